@@ -1,0 +1,69 @@
+"""What a person sees while something runs: one live line on a terminal, sparse plain lines elsewhere, always on stderr."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import Optional, TextIO
+
+
+def say(message: str) -> None:
+    """One message line on standard error; standard output is for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """'42s', '3m05s', '2h07m', '3d04h'."""
+    seconds = int(max(seconds, 0))
+    if seconds < 60:
+        return '%ds' % seconds
+    if seconds < 3600:
+        return '%dm%02ds' % divmod(seconds, 60)
+    if seconds < 86400:
+        return '%dh%02dm' % (seconds // 3600, seconds % 3600 // 60)
+    return '%dd%02dh' % (seconds // 86400, seconds % 86400 // 3600)
+
+
+class Progress:
+    """A bar with rate and time left.
+
+    On a terminal it redraws itself at most ten times a second. Elsewhere it is silent,
+    or prints a plain line every `plain_seconds` where that is given.
+    """
+
+    def __init__(self, total: int, label: str, unit: str = 'images', start: int = 0,
+                 plain_seconds: Optional[float] = None, stream: Optional[TextIO] = None, enabled: bool = True) -> None:
+        self.total, self.label, self.unit, self.start = total, label, unit, start
+        self.stream = stream or sys.stderr
+        self.terminal = enabled and self.stream.isatty()
+        self.interval = 0.1 if self.terminal else plain_seconds if enabled else None
+        self.begun = self.drawn = time.monotonic()
+        self.width = 0
+
+    def update(self, done: int, note: str = '') -> None:
+        """`done` of `total` units are finished; `note` is shown behind the rate."""
+        now = time.monotonic()
+        if self.interval is None or (now - self.drawn < self.interval and done < self.total):
+            return
+        self.drawn = now
+        rate = (done - self.start) / max(now - self.begun, 1e-9)
+        left = duration((self.total - done) / rate) if rate > 0 else '?'
+        text = '%s %d/%d %s, %s %s/s, %s left%s' % (
+            self.label, done, self.total, self.unit, '%.1f' % rate if rate < 10 else '%d' % rate, self.unit, left,
+            ', ' + note if note else '')
+        if not self.terminal:
+            print(text, file=self.stream, flush=True)
+            return
+        columns = shutil.get_terminal_size().columns - 1
+        text = ('%3d%% %s' % (100 * done // max(self.total, 1), text))[:columns]
+        self.stream.write('\r' + text.ljust(min(self.width, columns)))
+        self.stream.flush()
+        self.width = len(text)
+
+    def close(self) -> None:
+        """Clear the live line, so that what is printed next starts on an empty one."""
+        if self.terminal and self.width:
+            self.stream.write('\r' + ' ' * self.width + '\r')
+            self.stream.flush()
+            self.width = 0
