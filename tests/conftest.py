@@ -1,0 +1,17 @@
+"""What tests share: where the real data lies, and quiet imports."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope='session')
+def shared_data():
+    """Folder of real images and published logs; tests that need it are skipped where it is missing."""
+    folder = Path(os.environ.get('GLUON_BOT_TEST_DATA', str(REPOSITORY.parent / 'shared' / 'data'))).resolve()
+    if not folder.is_dir():
+        pytest.skip('no real data: set GLUON_BOT_TEST_DATA to its folder')
+    return folder
