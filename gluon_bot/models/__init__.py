@@ -1,0 +1,55 @@
+"""Networks by the names in `recipes.MODELS`, and how they start (Section 2.1): HybridBlocks from images to logits."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import List, Union
+
+import mxnet as mx
+from mxnet.gluon import HybridBlock
+
+from gluon_bot import InputError
+from gluon_bot.models.resnet import resnet
+from gluon_bot.models.zoo import peer
+from gluon_bot.recipes import MODELS, RESNETS
+
+
+def build(name: str, classes: int = 1000, zero_gamma: bool = False) -> HybridBlock:
+    """The network called `name`, not yet initialised: normalised images (N, 3, H, W) to logits (N, classes).
+
+    zero_gamma: gamma = 0 in the last normalisation of each residual block, where there are any (Section 3.1).
+    Raises InputError if there is no such network.
+    """
+    if name not in MODELS:
+        raise InputError("unknown model '%s'; choose one of %s" % (name, ' '.join(MODELS)))
+    return resnet(name, classes, zero_gamma) if name in RESNETS else peer(name, classes, zero_gamma)
+
+
+def initialize(network: HybridBlock, context: Union[mx.Context, List[mx.Context]], seed: int, image_size: int = 224) -> None:
+    """Give every parameter its shape and its first value, the same for the same seed (Section 2.1).
+
+    Weights are uniform in [-a, a], a = sqrt(6 / (d_in + d_out)), where d_in and d_out count a kernel's pixels too;
+    biases and beta are 0, gamma is 1, or 0 where the network was built with zero_gamma.
+    Raises InputError if the network can't take square images of `image_size` pixels.
+    """
+    check_image_size(network, image_size)
+    network.infer_shape(mx.nd.zeros((1, 3, image_size, image_size)))
+    mx.random.seed(seed)
+    network.initialize(mx.init.Xavier('uniform', 'avg', 3), context, force_reinit=True)
+
+
+def check_image_size(network: HybridBlock, image_size: int) -> None:
+    """Raise InputError, with the next size that fits, if the network can't take square images of `image_size` pixels."""
+    logits = network(mx.sym.var('data'))
+    if not _fits(logits, image_size):
+        larger = next(size for size in count(image_size + 1) if _fits(logits, size))
+        raise InputError("%s can't take images of %d pixels; the next size it can take is %d" % (
+            network.name, image_size, larger))
+
+
+def _fits(logits: mx.sym.Symbol, image_size: int) -> bool:
+    try:
+        logits.infer_shape_partial(data=(1, 3, image_size, image_size))  # infer_shape would print the error
+    except mx.MXNetError:
+        return False
+    return True
