@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Dict, Iterable, Tuple
+from typing import Any, Dict, Iterable, List, Tuple
 
 from gluon_bot import InputError
 
@@ -124,6 +124,15 @@ def from_dict(values: Dict[str, Any]) -> Recipe:
             raise InputError("recipe '%s': %s has the wrong type" % (values['name'], key))
         typed[key] = value
     return Recipe(**typed)
+
+
+def tricks(recipe: Recipe) -> List[str]:
+    """The paper's names of the refinements a recipe has on, in the paper's order."""
+    named = [('warmup', recipe.warmup_epochs > 0), ('zero-gamma', recipe.zero_gamma),
+             ('no-bias-decay', recipe.no_bias_decay), ('float16', recipe.precision == 'float16'),
+             ('cosine', recipe.lr_schedule == 'cosine'), ('smoothing', recipe.label_smoothing > 0),
+             ('distillation', recipe.teacher != ''), ('mixup', recipe.mixup_alpha > 0)]
+    return [name for name, on in named if on]
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:

@@ -1,0 +1,104 @@
+"""Ranks: the only module that knows of Horovod. One process is the same code with a size of 1.
+
+Under `horovodrun` each worker is a process with one device; alone, nothing of Horovod is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Dict, List, Sequence
+
+import mxnet as mx
+import numpy as np
+
+from gluon_bot import InputError
+
+
+class Ranks:
+    """The workers of a job, seen from one of them: who am I, how many are we, and what we tell each other."""
+
+    def __init__(self, horovod: Any = None) -> None:
+        self.horovod = horovod
+        self.rank = horovod.rank() if horovod else 0
+        self.size = horovod.size() if horovod else 1
+        self.local_rank = horovod.local_rank() if horovod else 0
+
+    @property
+    def first(self) -> bool:
+        """Rank 0 alone writes files and speaks to the user."""
+        return self.rank == 0
+
+    def trainer(self, parameters: Dict[str, Any], optimizer: mx.optimizer.Optimizer) -> mx.gluon.Trainer:
+        """A trainer whose gradients are averaged over ranks before each update."""
+        if self.size == 1:
+            return mx.gluon.Trainer(parameters, optimizer, kvstore=None)
+        return self.horovod.DistributedTrainer(parameters, optimizer)
+
+    def broadcast(self, arrays: Sequence[mx.nd.NDArray], name: str) -> None:
+        """Overwrite the arrays of every rank with rank 0's."""
+        if self.size > 1:
+            for index, array in enumerate(arrays):
+                self.horovod.broadcast_(array, root_rank=0, name='%s.%d' % (name, index))
+            mx.nd.waitall()
+
+    def broadcast_object(self, value: Any, name: str) -> Any:
+        """Rank 0's JSON value on every rank."""
+        if self.size == 1:
+            return value
+        text = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+        length = mx.nd.array([len(text)], dtype='int32')
+        self.horovod.broadcast_(length, root_rank=0, name=name + '.length')
+        buffer = mx.nd.zeros(int(length.asscalar()), dtype='uint8')
+        if self.first:
+            buffer[:] = mx.nd.array(text, dtype='uint8')
+        self.horovod.broadcast_(buffer, root_rank=0, name=name)
+        return json.loads(buffer.asnumpy().tobytes().decode())
+
+    def sum_(self, array: mx.nd.NDArray, name: str) -> mx.nd.NDArray:
+        """Add up a small array over ranks, in place, without waiting for the result."""
+        if self.size > 1:
+            self.horovod.allreduce_(array, average=False, name=name)
+        return array
+
+    def sum_counts(self, counts: List[int], name: str) -> List[int]:
+        """Exact sums over ranks of whole numbers below 2^53."""
+        total = self.sum_(mx.nd.array(counts, dtype='float64'), name)
+        return [int(count) for count in total.asnumpy()]
+
+    def average(self, arrays: Sequence[mx.nd.NDArray], name: str) -> None:
+        """Replace the arrays of every rank by their mean over ranks."""
+        if self.size > 1:
+            for index, array in enumerate(arrays):
+                self.horovod.allreduce_(array, average=True, name='%s.%d' % (name, index))
+            mx.nd.waitall()
+
+    def gather(self, array: mx.nd.NDArray, name: str) -> np.ndarray:
+        """The arrays of all ranks, shape (size, *array.shape)."""
+        if self.size == 1:
+            return array.asnumpy()[None]
+        return self.horovod.allgather(array.expand_dims(0), name=name).asnumpy()
+
+
+def join() -> Ranks:
+    """Meet the other workers, if `horovodrun` started this one."""
+    if 'HOROVOD_RANK' not in os.environ:
+        return Ranks()
+    try:
+        import horovod.mxnet as horovod
+    except ImportError as error:
+        raise InputError('horovod can not be loaded (%s): run scripts/quickstart.sh, or install it '
+                         'with HOROVOD_WITH_MXNET=1' % error) from None
+    horovod.init()
+    return Ranks(horovod)
+
+
+def device(ranks: Ranks) -> mx.Context:
+    """The GPU of this worker, or the CPU where MXNet sees no GPU."""
+    gpus = mx.context.num_gpus()
+    if gpus == 0:
+        return mx.cpu()
+    if ranks.local_rank >= gpus:
+        raise InputError('worker %d of this machine has no GPU of its own: there are %d; start %d workers here'
+                         % (ranks.local_rank, gpus, gpus))
+    return mx.gpu(ranks.local_rank)

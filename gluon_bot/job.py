@@ -1,0 +1,141 @@
+"""What a training run needs before its first update, made and checked: data, batches, network, teacher, optimizer."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import mxnet as mx
+
+from gluon_bot import InputError, checkpoint, dist, evaluate, models, optim, precision, runlog
+from gluon_bot.data import imagenet, recordio
+from gluon_bot.models import flops
+from gluon_bot.recipes import RECIPES, Recipe, as_dict, from_dict, tricks
+from gluon_bot.state import State
+
+
+class Job(NamedTuple):
+    """A recipe with its place."""
+
+    recipe: Recipe
+    data: str
+    out: str
+    class_names: List[str]
+    manifest: Dict[str, Any]  # as the record shows it: name, image counts, checksums
+    steps_an_epoch: int
+    accumulate: int
+    micro_batch: int  # images of one rank in one forward
+    limit: Optional[int]
+
+
+def describe(recipe: Recipe, data: str, out: str, workers: int, accumulate: int, limit: Optional[int]) -> Job:
+    """Check data and batch sizes for `workers` ranks.
+
+    Raises InputError where the batch can't be divided evenly, or leaves an epoch without a step.
+    """
+    train, val = recordio.check(data, 'train'), recordio.check(data, 'val')
+    if train.classes != val.classes:
+        raise InputError('%s: train and val records have different classes; pack them together' % data)
+    images = min(train.images, limit or train.images)
+    return Job(
+        recipe=recipe, data=data, out=out, class_names=list(train.classes),
+        manifest={'name': train.name, 'classes': len(train.classes), 'train_images': images,
+                  'val_images': min(val.images, limit or val.images),
+                  'train_sha256': train.sha256, 'val_sha256': val.sha256},
+        steps_an_epoch=imagenet.steps_an_epoch(images, recipe.batch_size), accumulate=accumulate,
+        micro_batch=micro_batch(recipe.batch_size, workers, accumulate), limit=limit)
+
+
+def micro_batch(batch_size: int, workers: int, accumulate: int) -> int:
+    """Images of one rank in one forward: batch_size / (workers * accumulate).
+
+    Raises InputError, naming the sizes that do divide, where that is not a whole number.
+    """
+    parts = workers * accumulate
+    if batch_size % parts == 0:
+        return batch_size // parts
+    below = batch_size // parts * parts
+    near = ['batch_size=%d' % size for size in (below, below + parts) if size]
+    divisors = [str(n) for n in range(1, batch_size + 1) if batch_size % n == 0 and n % workers == 0]
+    fits = ' or --accumulate %s' % ', '.join(str(int(n) // workers) for n in divisors[:8]) if divisors else ''
+    raise InputError('a batch of %d images can not be divided over %d workers with --accumulate %d; take --set %s%s'
+                     % (batch_size, workers, accumulate, ' or --set '.join(near), fits))
+
+
+def teacher_network(recipe: Recipe, path: str, classes: int, context: mx.Context) -> Optional[mx.gluon.HybridBlock]:
+    """The network of Section 5.3's teacher, from its checkpoint; None for a recipe without distillation.
+
+    Raises InputError for a missing or superfluous teacher, another architecture or another number of classes.
+    """
+    if not recipe.teacher:
+        if path:
+            raise InputError("recipe '%s' has no teacher, but --teacher was given" % recipe.name)
+        return None
+    if not path:
+        raise InputError("recipe '%s' learns from '%s': train that first and give its run with --teacher"
+                         % (recipe.name, recipe.teacher))
+    network, taught, _, _ = evaluate.load(path, context, classes)
+    wanted = RECIPES[recipe.teacher].model
+    if taught.model != wanted:
+        raise InputError("%s: the teacher is a %s, recipe '%s' wants a %s" % (path, taught.model, recipe.name, wanted))
+    return network
+
+
+def new_state(recipe: Recipe, classes: int, ranks: dist.Ranks, context: mx.Context, accumulate: int) -> State:
+    """An initialised network (Section 2.1; zero gamma, Section 3.1) with its optimizer, before any checkpoint."""
+    used = precision.supported(recipe.precision, context, precision.cpu_flags())
+    network = models.build(recipe.model, classes, zero_gamma=recipe.zero_gamma)
+    models.initialize(network, context, recipe.seed, recipe.image_size)
+    precision.apply(network, used)
+    network.hybridize(static_alloc=True, static_shape=True)
+    optim.set_decay(network, recipe.no_bias_decay)
+    if accumulate > 1:
+        for parameter in network.collect_params().values():
+            if parameter.grad_req != 'null':
+                parameter.grad_req = 'add'
+    trainer = ranks.trainer(network.collect_params(), optim.optimizer(recipe))
+    optim.create_state(trainer)
+    scale = precision.LossScale(1.0 if used == 'float32' else recipe.loss_scale)
+    return State(network, trainer, scale, ranks, context, used)
+
+
+def check_out(out: str, resume: bool) -> None:
+    """InputError where `out` already holds a run that `resume` was not asked to go on with, or is no folder."""
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise InputError('%s: is a file; --out wants a folder for the run' % out)
+    if not resume and any(os.path.exists(os.path.join(out, name)) for name in (runlog.RECORD, checkpoint.FOLDER)):
+        raise InputError('%s: holds a run already; go on with --resume, or choose another --out' % out)
+
+
+def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
+    """InputError where a checkpoint belongs to another recipe or other data than the job it shall go on with."""
+    saved = as_dict(from_dict(meta['recipe']))
+    changed = ['%s=%s (now %s)' % (field, saved[field], value)
+               for field, value in as_dict(job.recipe).items() if saved[field] != value and field != 'name']
+    changed += ['data %s=%s (now %s)' % (field, meta['data'].get(field), value)
+                for field, value in job.manifest.items() if meta['data'].get(field) != value]
+    if changed:
+        raise InputError('%s: was made with %s; resume with the same, or choose another --out' % (path, ', '.join(changed)))
+
+
+def plan(recipe: Recipe, data: str, out: str, workers: int, accumulate: int, teacher: str, limit: Optional[int],
+         resume: bool) -> str:
+    """What a run would do, a line each, after every check that needs no network trained: the dry run."""
+    job = describe(recipe, data, out, workers, accumulate, limit)
+    check_out(out, resume)
+    teacher_network(recipe, teacher, len(job.class_names), mx.cpu())
+    figures = flops.figures(recipe.model, recipe.image_size, len(job.class_names))
+    found = checkpoint.newest(out)[0] if resume else None
+    if found:
+        check_resumed(job, found.meta, found.path)
+    lines = [
+        ('recipe', '%s: %s' % (recipe.name, ' '.join(tricks(recipe)) or 'no trick')),
+        ('network', '%s, %.2f M parameters, %.2f GFLOPs at %d pixels'
+         % (recipe.model, figures[0] / 1e6, figures[1] / 1e9, recipe.image_size)),
+        ('data', '%(name)s, %(classes)d classes, %(train_images)d to train, %(val_images)d to evaluate' % job.manifest),
+        ('batch', '%d = %d workers x %d accumulated x %d images' % (recipe.batch_size, workers, accumulate, job.micro_batch)),
+        ('steps', '%d epochs x %d = %d' % (recipe.epochs, job.steps_an_epoch, recipe.epochs * job.steps_an_epoch)),
+        ('learning rate', '%.4g after %d warmup epochs, then %s' % (recipe.peak_lr, recipe.warmup_epochs, recipe.lr_schedule)),
+        ('start', 'from %s' % found.path if found else 'from initialisation'),
+        ('output', out)]
+    return '\n'.join('%-14s %s' % line for line in lines)

@@ -1,0 +1,36 @@
+"""Accuracy as counts, never averages: counts add up exactly over batches and ranks."""
+
+from __future__ import annotations
+
+from typing import Dict
+
+import mxnet as mx
+
+
+def correct(logits: mx.nd.NDArray, labels: mx.nd.NDArray, k: int = 1) -> mx.nd.NDArray:
+    """How many rows of `logits` (batch, classes) have their label (batch,) among the k largest; shape (1,), float32."""
+    logits, labels = logits.astype('float32'), labels.astype('float32')
+    if k == 1:
+        return (logits.argmax(axis=1) == labels).sum()
+    best = mx.nd.topk(logits, k=min(k, logits.shape[1]), axis=1)
+    return mx.nd.broadcast_equal(best, labels.reshape((-1, 1))).sum()
+
+
+def percent(count: float, total: float) -> float:
+    """100 * count / total; 0 for nothing out of nothing."""
+    return 100.0 * count / total if total else 0.0
+
+
+class Tally:
+    """Sums over the images of an epoch so far: all that a checkpoint must carry to go on with them."""
+
+    def __init__(self, images: int = 0, loss: float = 0.0, correct: float = 0.0) -> None:
+        self.images, self.loss, self.correct = images, loss, correct
+
+    def add(self, images: int, loss: float, correct: float) -> None:
+        """Count `images` with the sum of their losses and the number of right ones."""
+        self.images, self.loss, self.correct = self.images + images, self.loss + loss, self.correct + correct
+
+    def means(self) -> Dict[str, float]:
+        """Mean loss in nats and training top-1 in percent."""
+        return {'loss': self.loss / max(self.images, 1), 'train_top1': percent(self.correct, self.images)}

@@ -1,0 +1,62 @@
+"""Nesterov accelerated gradient as in the paper: NAG with momentum, decay on weights only (Section 3.1), master weights.
+
+The optimizer's arrays are read and written as plain arrays by parameter name; MXNet's own save_states pickles.
+"""
+
+from __future__ import annotations
+
+from typing import Dict
+
+import mxnet as mx
+import numpy as np
+
+from gluon_bot import InputError
+from gluon_bot.recipes import Recipe
+
+
+def set_decay(network: mx.gluon.Block, no_bias_decay: bool) -> None:
+    """No bias decay: weight decay on the weights of convolutions and dense layers, none on biases, gamma and beta."""
+    for name, parameter in network._collect_params_with_prefix().items():
+        parameter.wd_mult = 0.0 if no_bias_decay and not name.endswith('weight') else 1.0
+
+
+def optimizer(recipe: Recipe) -> mx.optimizer.Optimizer:
+    """v = momentum * v + g + wd * w; w = w - lr * (g + wd * w + momentum * v), on float32 master weights."""
+    return mx.optimizer.NAG(learning_rate=recipe.peak_lr, momentum=recipe.momentum, wd=recipe.weight_decay,
+                            multi_precision=True)
+
+
+def create_state(trainer: mx.gluon.Trainer) -> None:
+    """Make momentum (zeros) and master weights now; MXNet would at the first update, too late for a resume."""
+    for index, parameter in enumerate(trainer._params):
+        if parameter.grad_req != 'null':
+            for updater, weight in zip(trainer._updaters, parameter.list_data()):
+                updater.states[index] = updater.optimizer.create_state_multi_precision(index, weight)
+                updater.states_synced[index] = True
+
+
+def state_arrays(trainer: mx.gluon.Trainer, network: mx.gluon.Block) -> Dict[str, mx.nd.NDArray]:
+    """The optimizer's own arrays by name: 'momentum/<parameter>' and, for float16 weights, 'master/<parameter>'."""
+    names = {id(parameter): name for name, parameter in network._collect_params_with_prefix().items()}
+    arrays = {}
+    for index, state in trainer._updaters[0].states.items():
+        name = names[id(trainer._params[index])]
+        parts = state if isinstance(state, tuple) else (state,)
+        for kind, array in zip(('momentum', 'master'), parts):
+            if array is not None:
+                arrays['%s/%s' % (kind, name)] = array
+    return arrays
+
+
+def load_state(trainer: mx.gluon.Trainer, network: mx.gluon.Block, saved: Dict[str, np.ndarray], source: str) -> None:
+    """Fill the optimizer's arrays from `saved`; InputError, naming `source`, where names or shapes differ."""
+    arrays = state_arrays(trainer, network)
+    momentum = {name for name in arrays if name.startswith('momentum/')}
+    if not momentum <= set(saved):
+        raise InputError('%s: holds no momentum for %s' % (source, sorted(momentum - set(saved))[0]))
+    for name, array in arrays.items():
+        if name not in saved:  # saved by a float32 run, resumed in float16: the weights are the master weights
+            continue
+        if saved[name].shape != array.shape:
+            raise InputError('%s: %s has shape %s, not %s' % (source, name, saved[name].shape, array.shape))
+        array[:] = mx.nd.array(saved[name], dtype=saved[name].dtype)

@@ -1,0 +1,97 @@
+"""Low-precision training, Section 3.2: what precision a device can train in, and the scaled loss.
+
+float16 (GPU): weights, activations and gradients in float16, float32 master weights in the optimizer.
+bfloat16 (CPU with the instructions): float32 weights, cast inside the graph by MXNet's automatic mixed precision.
+"""
+
+from __future__ import annotations
+
+from typing import List
+
+import mxnet as mx
+
+from gluon_bot import RunError
+
+GROWTH_INTERVAL = 2000  # updates without an overflow after which the scale doubles
+LARGEST_SCALE, SMALLEST_SCALE = 65536.0, 2.0 ** -14
+
+
+def supported(wanted: str, context: mx.Context, cpu_flags: str) -> str:
+    """The precision a recipe that wants `wanted` trains in on this device.
+
+    CPUs have no float16 convolution: they take bfloat16 where `cpu_flags` show its instructions, else float32.
+    """
+    if wanted != 'float16' or context.device_type == 'gpu':
+        return wanted
+    flags = cpu_flags.split()
+    return 'bfloat16' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'float32'
+
+
+def cpu_flags() -> str:
+    """Instruction sets of this CPU, as Linux names them; empty where that can't be known."""
+    try:
+        with open('/proc/cpuinfo') as file:
+            return next((line.partition(':')[2] for line in file if line.startswith('flags')), '')
+    except OSError:
+        return ''
+
+
+def apply(network: mx.gluon.HybridBlock, precision: str) -> None:
+    """Make an initialised network, not yet run, compute in `precision`. Batch norm keeps float32 parameters."""
+    if precision == 'float16':
+        network.cast('float16')
+    elif precision == 'bfloat16':
+        _mixed_precision()
+
+
+def input_type(precision: str) -> str:
+    """The type the images are given to the network in."""
+    return 'float16' if precision == 'float16' else 'float32'
+
+
+class LossScale:
+    """Scales the loss so that small gradients survive float16; halves and skips the update at an overflow."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+        self.updates_since_overflow = 0
+        self.fixed = value == 1  # float32 recipes: nothing to scale, nothing to check
+
+    def update(self, trainer: mx.gluon.Trainer, accumulated: int) -> bool:
+        """Sum the gradients of all ranks and update, unless one overflowed. True where the update was done.
+
+        Gradients are of the mean loss times `value`, added up over `accumulated` small batches.
+        Raises RunError when not even the smallest scale keeps the gradients finite.
+        """
+        trainer.allreduce_grads()
+        if self.fixed or _all_finite(gradients(trainer)):
+            trainer.update(self.value * accumulated)
+            self._grow()
+            return True
+        self.value /= 2
+        self.updates_since_overflow = 0
+        if self.value < SMALLEST_SCALE:
+            raise RunError('gradients are not finite at any loss scale: lower base_lr, or set precision=float32')
+        return False
+
+    def _grow(self) -> None:
+        self.updates_since_overflow += 1
+        if not self.fixed and self.updates_since_overflow >= GROWTH_INTERVAL and self.value < LARGEST_SCALE:
+            self.value, self.updates_since_overflow = self.value * 2, 0
+
+
+def gradients(trainer: mx.gluon.Trainer) -> List[mx.nd.NDArray]:
+    """The gradient arrays the trainer will use, in its order."""
+    return [parameter.grad() for parameter in trainer._params if parameter.grad_req != 'null']
+
+
+def _all_finite(arrays: List[mx.nd.NDArray]) -> bool:
+    by_type = {}
+    for array in arrays:
+        by_type.setdefault(array.dtype, []).append(array)
+    return all(mx.nd.multi_all_finite(*group, num_arrays=len(group)).asscalar() for group in by_type.values())
+
+
+def _mixed_precision() -> None:
+    from mxnet.contrib import amp
+    amp.init(target_dtype='bfloat16')

@@ -1,0 +1,104 @@
+"""The whole state of a training run: into a checkpoint, out of it again, bit for bit, on any number of ranks."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import mxnet as mx
+import numpy as np
+
+from gluon_bot import InputError, checkpoint, optim
+from gluon_bot.dist import Ranks
+from gluon_bot.precision import LossScale
+
+
+class State(NamedTuple):
+    """What an update changes, and the ranks it is changed on."""
+
+    network: mx.gluon.HybridBlock
+    trainer: mx.gluon.Trainer
+    loss_scale: LossScale
+    ranks: Ranks
+    context: mx.Context
+    precision: str  # used: float32, float16 or bfloat16
+
+
+def parameters(network: mx.gluon.Block) -> Dict[str, mx.nd.NDArray]:
+    """The network's arrays by structural name ('stage1.0.conv1.weight'), running statistics included."""
+    return {name: parameter.data() for name, parameter in network._collect_params_with_prefix().items()}
+
+
+def running_statistics(network: mx.gluon.Block) -> Dict[str, mx.nd.NDArray]:
+    """The running means and variances of batch norm, by structural name."""
+    return {name: array for name, array in parameters(network).items() if name.endswith(('running_mean', 'running_var'))}
+
+
+def average_running_statistics(network: mx.gluon.Block, ranks: Ranks) -> None:
+    """Each rank has seen its own batches: before an evaluation or a checkpoint all take the mean over ranks."""
+    ranks.average(list(running_statistics(network).values()), 'running_statistics')
+
+
+def load_parameters(network: mx.gluon.Block, saved: Dict[str, np.ndarray], source: str) -> None:
+    """Copy arrays into the network; InputError, naming `source`, unless names and shapes are exactly the network's."""
+    wanted = network._collect_params_with_prefix()
+    odd = sorted(set(saved) ^ set(wanted))
+    if odd:
+        where = 'lacks' if odd[0] in wanted else 'has an unknown'
+        raise InputError('%s: is of another architecture: it %s %s' % (source, where, odd[0]))
+    for name, parameter in wanted.items():
+        if saved[name].shape != parameter.shape:
+            raise InputError('%s: %s has shape %s where the network has %s; is the number of classes right?'
+                             % (source, name, saved[name].shape, parameter.shape))
+        parameter.set_data(mx.nd.array(saved[name], dtype=parameter.dtype))
+
+
+def save(state: State, run: str, meta: Dict[str, Any], between_epochs: bool) -> Optional[str]:
+    """Write a checkpoint from rank 0 (all ranks must call this). Returns its folder, None on other ranks.
+
+    In the middle of an epoch the running statistics of every rank are kept apart; between epochs they are equal.
+    """
+    training = {} if between_epochs else {'ranks/' + name: state.ranks.gather(array, 'gather.' + name)
+                                          for name, array in running_statistics(state.network).items()}
+    if not state.ranks.first:
+        return None
+    for name, array in optim.state_arrays(state.trainer, state.network).items():
+        training[name] = array.asnumpy()
+    network = {name: array.asnumpy() for name, array in parameters(state.network).items()}
+    scale = {'value': state.loss_scale.value, 'updates_since_overflow': state.loss_scale.updates_since_overflow}
+    return checkpoint.save(run, {**meta, 'loss_scale': scale}, network, training)
+
+
+def restore(state: State, saved: Optional[checkpoint.Checkpoint], meta: Optional[Dict[str, Any]]) -> None:
+    """Load on rank 0 the checkpoint `saved` (None on other ranks, or for a new run), then make all ranks equal to it.
+
+    `meta` is its checkpoint.json, the same on every rank; None for a new run.
+    """
+    per_rank: Dict[str, np.ndarray] = {}
+    if saved is not None:
+        training = checkpoint.arrays(saved, 'training.npz')
+        network = checkpoint.arrays(saved, 'parameters.npz')
+        weights = {name: training.get('master/' + name, array) for name, array in network.items()}
+        load_parameters(state.network, weights, saved.path)
+        masters = {'master/' + name: array for name, array in weights.items()}
+        optim.load_state(state.trainer, state.network, {**masters, **training}, saved.path)
+        per_rank = {name[len('ranks/'):]: array for name, array in training.items() if name.startswith('ranks/')}
+    everything = {**parameters(state.network), **optim.state_arrays(state.trainer, state.network)}
+    state.ranks.broadcast(list(everything.values()), 'restore')
+    if meta is not None:
+        state.loss_scale.value = meta['loss_scale']['value']
+        state.loss_scale.updates_since_overflow = meta['loss_scale']['updates_since_overflow']
+        if not meta['between_epochs']:
+            _restore_statistics(state, per_rank, meta['world_size'])
+
+
+def _restore_statistics(state: State, per_rank: Dict[str, np.ndarray], saved_size: int) -> None:
+    """Give each rank its own running statistics back; the mean of all where the number of ranks has changed."""
+    names: List[str] = sorted(running_statistics(state.network))
+    stacks = []
+    for name in names:
+        array = running_statistics(state.network)[name]
+        stacks.append(mx.nd.array(per_rank[name]) if name in per_rank else mx.nd.zeros((saved_size,) + array.shape))
+    state.ranks.broadcast(stacks, 'restore.ranks')
+    for name, stack in zip(names, stacks):
+        mine = stack[state.ranks.rank] if state.ranks.size == saved_size else stack.mean(axis=0)
+        state.network._collect_params_with_prefix()[name].set_data(mine)

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# From nothing to a trained and evaluated network: installs into .venv, trains on the embedded digits with two workers.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+./scripts/install.sh
+export PATH="$PWD/.venv/bin:$PATH"
+gluon-bot pack digits data/digits
+DATA=data/digits OUT=runs/digits ./scripts/train_imagenet.sh digits
+gluon-bot evaluate runs/digits --data data/digits
+echo "record:      runs/digits/record.jsonl
+curves:      runs/digits/curves.png
+checkpoints: runs/digits/checkpoints"
