@@ -19,7 +19,8 @@ def peer(name: str, classes: int, zero_gamma: bool) -> HybridBlock:
     """
     if name in FROM_GLUON:
         network = FROM_GLUON[name](classes=classes, prefix=name + '_')
-        _pool_globally(network.features)
+        with network.name_scope():
+            _pool_globally(network.features)
         return network
     network = _gluoncv_constructor(FROM_GLUONCV[name])(classes=classes, prefix=name + '_')
     for block in _residual_blocks(network.features):
