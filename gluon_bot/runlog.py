@@ -7,6 +7,8 @@
     done    step, seconds                                                                                   once, last
 
 Epochs count from 1, steps are updates done so far, accuracies are in percent.
+
+`read_lines` is strict, for our own runs; `RecordReader` takes what a stranger's file holds and says what it lacks.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from gluon_bot import InputError, __version__
 from gluon_bot.files import atomic_write
@@ -26,6 +29,43 @@ from gluon_bot.files import atomic_write
 RECORD = 'record.jsonl'
 # fields that differ between two runs that are otherwise the same, bit for bit
 TIMES = ('time', 'seconds', 'images_per_second')
+PERCENT = ('train_top1', 'train_top5', 'val_top1', 'val_top5', 'val_map', 'val_pixel_accuracy', 'val_miou')
+QUANTITIES = PERCENT + ('step', 'lr', 'loss', 'images_per_second', 'seconds')
+MOST_EPOCHS, MOST_RUNS, MOST_TEXT, MOST_ITEMS = 100_000, 1000, 300, 300  # what is kept of a stranger's file
+
+Note = Callable[[int, str], None]  # takes a line number and what is wrong there
+
+
+@dataclass
+class Run:
+    """What a log says of one run, whichever program wrote it. What the log doesn't say is not here."""
+
+    source: str  # the file, and #2, #3 where it holds several runs
+    writer: str  # 'gluon_bot' or 'gluoncv'
+    task: str = ''  # 'classify', 'detect' or 'segment'
+    recipe: Dict[str, Any] = field(default_factory=dict)  # the fields of the recipe that are stated
+    data: Dict[str, Any] = field(default_factory=dict)  # name, classes, train_images, val_images
+    header: Dict[str, Any] = field(default_factory=dict)  # what else is said at the start
+    epochs: Dict[int, Dict[str, Any]] = field(default_factory=dict)  # from 1: QUANTITIES and val_ap, as in a record
+    suspect: str = ''  # why its numbers can't be real; '' where nothing speaks against them
+
+    def add(self, epoch: Any, values: Dict[str, Any], number: int, note: Note) -> None:
+        """Take the numbers of an epoch from line `number`; anything that can't be one is noted and left out."""
+        if type(epoch) is not int or not 1 <= epoch <= MOST_EPOCHS:
+            return note(number, 'an epoch must be a whole number from 1 on; the line is left out')
+        known = self.epochs.setdefault(epoch, {})
+        for name, value in values.items():
+            if type(value) not in (int, float) or not math.isfinite(value):
+                note(number, '%s of epoch %d is not a finite number' % (name, epoch))
+                known.pop(name, None)
+            elif value < 0 or (name in PERCENT and value > 100):
+                note(number, '%s of epoch %d is %.6g, which it can not be' % (name, epoch, value))
+                known.pop(name, None)
+            else:
+                if known.get(name, value) != value:
+                    self.suspect = 'line %d gives epoch %d another %s than before' % (number, epoch, name)
+                    note(number, 'epoch %d gets another %s than before; this one is kept' % (epoch, name))
+                known[name] = value
 
 
 class RunLog:
@@ -73,6 +113,67 @@ def read_lines(path: str) -> List[Dict[str, Any]]:
     return lines
 
 
+class RecordReader:
+    """Collects the runs of a record fed line by line. `note` hears of every line that is not used, with its number."""
+
+    def __init__(self, source: str, note: Note) -> None:
+        self.source, self.note = source, note
+        self.runs: List[Run] = []
+
+    def feed(self, number: int, text: str) -> None:
+        """Take one line. Whatever it holds, nothing is raised."""
+        try:
+            line = json.loads(text, parse_int=_short_int)
+            event = line['event']
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return self.note(number, 'not a line of a run record (JSON with an event): cut or damaged, left out')
+        if event == 'start':
+            self._start(number, cleaned(line))
+        elif event == 'epoch':
+            self._epoch(number, line)
+        elif event == 'resume' and self.runs and isinstance(line.get('step'), int):
+            latest = self.runs[-1].epochs
+            for epoch in [epoch for epoch, values in latest.items() if values.get('step', 0) > line['step']]:
+                del latest[epoch]  # trained again from here
+        elif event == 'failed':
+            self.note(number, 'the run failed: %s' % cleaned(line.get('reason')))
+
+    def _start(self, number: int, line: Dict[str, Any]) -> None:
+        if len(self.runs) >= MOST_RUNS:
+            return self.note(number, 'more than %d runs in a file; the rest is left out' % MOST_RUNS)
+        parts = [line.pop(name, None) for name in ('recipe', 'data')]
+        recipe, data = (part if isinstance(part, dict) else {} for part in parts)
+        task = line.pop('task', '')
+        del line['event']
+        self.runs.append(Run(self.source, 'gluon_bot', task if isinstance(task, str) else '', recipe, data, line))
+
+    def _epoch(self, number: int, line: Dict[str, Any]) -> None:
+        if not self.runs:
+            self.note(number, 'an epoch before any start line: whose it is can not be known')
+            self.runs.append(Run(self.source, 'gluon_bot'))
+        values = {name: line[name] for name in QUANTITIES if name in line}
+        images, expected = line.get('val_images'), self.runs[-1].data.get('val_images')
+        for name, count in (('val_top1', 'val_correct_top1'), ('val_top5', 'val_correct_top5')):
+            if name in values and images is not None and not _agrees(values[name], line.get(count), images, expected):
+                self.note(number, '%s is not the %s of %s images it says it is; left out' % (name, count, cleaned(images)))
+                del values[name]
+        self.runs[-1].add(line.get('epoch'), values, number, self.note)
+        if isinstance(line.get('val_ap'), dict):
+            classes = {name: value for name, value in cleaned(line['val_ap']).items() if _is_percent(value)}
+            self.runs[-1].epochs.get(line.get('epoch'), {})['val_ap'] = classes
+
+
+def cleaned(value: Any, depth: int = 0) -> Any:
+    """A stranger's JSON value in bounded size: printable text (no terminal or direction codes), short lists, few levels."""
+    if isinstance(value, str):
+        return ''.join(letter if letter.isprintable() else '\ufffd' for letter in value[:MOST_TEXT])
+    if isinstance(value, dict) and depth < 4:
+        return {cleaned(key): cleaned(item, depth + 1) for key, item in list(value.items())[:MOST_ITEMS]}
+    if isinstance(value, list) and depth < 4:
+        return [cleaned(item, depth + 1) for item in value[:MOST_ITEMS]]
+    return value if value is None or isinstance(value, (bool, int, float)) else '\ufffd'
+
+
 def rewind(run: str, step: int) -> None:
     """Drop what a killed run recorded after the checkpoint at `step` updates, from which it goes on."""
     path = os.path.join(run, RECORD)
@@ -112,6 +213,20 @@ def _git_state() -> Optional[Dict[str, Any]]:
         return {'commit': git('rev-parse', 'HEAD'), 'clean': not git('status', '--porcelain')}
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _short_int(text: str) -> float:
+    return int(text) if len(text) < 19 else float(text)
+
+
+def _is_percent(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 100
+
+
+def _agrees(percent: Any, correct: Any, images: Any, expected: Any) -> bool:
+    """Whether an accuracy is `correct` of `images`, and these are all that the data has."""
+    counts = type(correct) is int and type(images) is int and 0 <= correct <= images > 0 and expected in (None, images)
+    return counts and type(percent) in (int, float) and abs(percent - 100 * correct / images) < 1e-6
 
 
 def _jsonable(value: Any) -> Any:
