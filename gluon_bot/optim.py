@@ -21,9 +21,25 @@ def set_decay(network: mx.gluon.Block, no_bias_decay: bool) -> None:
 
 
 def optimizer(recipe: Recipe) -> mx.optimizer.Optimizer:
-    """v = momentum * v + g + wd * w; w = w - lr * (g + wd * w + momentum * v), on float32 master weights."""
+    """g = g + wd * w; v = momentum * v + g; w = w - lr * (g + momentum * v), on float32 master weights.
+
+    Set its rate with `set_learning_rate` below.
+    """
     return mx.optimizer.NAG(learning_rate=recipe.peak_lr, momentum=recipe.momentum, wd=recipe.weight_decay,
                             multi_precision=True)
+
+
+def set_learning_rate(trainer: mx.gluon.Trainer, rate: float, previous: float) -> None:
+    """Set the rate of the next update, where the last one had `previous`.
+
+    MXNet 1.9's kernel keeps the momentum multiplied by the rate, so that a change of rate reaches it late. The paper's
+    update (and MXNet's at its time) keeps it plain; scaling what is kept by rate / previous gives the same.
+    """
+    trainer.set_learning_rate(rate)
+    if rate != previous:
+        for state in trainer._updaters[0].states.values():
+            momentum = state[0] if isinstance(state, tuple) else state
+            momentum *= rate / previous
 
 
 def create_state(trainer: mx.gluon.Trainer) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 import mxnet as mx
 import numpy as np
 
-from gluon_bot import RunError, checkpoint, dist, metrics, precision, runlog, state
+from gluon_bot import RunError, checkpoint, dist, metrics, optim, precision, runlog, state
 from gluon_bot.console import Progress, duration, say
 from gluon_bot.data import imagenet
 from gluon_bot.evaluate import evaluate
@@ -116,7 +116,7 @@ def train_epoch(run: State, teacher: Optional[mx.gluon.Block], job: Job, epoch: 
 
     for step in range(epoch * steps + done, (epoch + 1) * steps):
         rate = learning_rate(recipe, step, steps)  # linear scaling, warmup, step or cosine decay
-        run.trainer.set_learning_rate(rate)
+        optim.set_learning_rate(run.trainer, rate, learning_rate(recipe, max(step - 1, 0), steps))
         totals = train_step(run, teacher, batches, recipe, len(job.class_names), step, job.accumulate)
         stop = mx.nd.full(1, interruption.requested, ctx=run.context)
         queued.append((step, rate, ranks.sum_(mx.nd.concat(totals, stop, dim=0), 'totals')))

@@ -27,14 +27,14 @@ fi
 echo "installing into .venv with $("$python" --version) for $extra; about four minutes, Horovod's build is the longest" >&2
 "$python" -m venv --clear .venv
 export PATH="$PWD/.venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
-pip install --quiet --no-deps -r scripts/constraints.txt "$mxnet==1.9.1"
+pip install -qq --no-deps -r scripts/constraints.txt "$mxnet==1.9.1"
 horovod_log=.venv/horovod-build.log
 echo "building Horovod 0.28.1 with MXNet and Gloo$([ "$extra" = gpu ] && echo ' and NCCL'); log: $horovod_log" >&2
 env HOROVOD_WITH_MXNET=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 \
   $([ "$extra" = gpu ] && echo HOROVOD_GPU_OPERATIONS=NCCL) \
   pip install --no-deps --no-build-isolation --no-cache-dir horovod==0.28.1 >"$horovod_log" 2>&1 \
   || { tail -n 20 "$horovod_log" >&2; echo "install.sh: Horovod did not build; the whole log is in $horovod_log" >&2; exit 1; }
-pip install --quiet --no-deps --no-build-isolation --editable .
+pip install -qq --no-deps --no-build-isolation --editable .
 python -W ignore -c 'import gluoncv, horovod.mxnet' 2>/dev/null \
   || { echo "install.sh: the installed packages do not load; see: .venv/bin/python -c 'import gluoncv, horovod.mxnet'" >&2; exit 1; }
 touch "$stamp"
