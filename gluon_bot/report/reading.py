@@ -129,13 +129,9 @@ def doubt(run: Run) -> str:
     """Why the validation numbers of a run can't be real; '' where nothing speaks against them."""
     curve = [(epoch, values['val_top1']) for epoch, values in sorted(run.epochs.items()) if 'val_top1' in values]
     reasons = []
-    steady, first = 0, 0.0
-    for (epoch, value), (following, next_value) in zip(curve, curve[1:]):
-        step = (next_value - value) / (following - epoch)
-        steady, first = (steady + 1, first) if steady and abs(step - first) < 0.002 else (1, step)
-        if steady == STEADY_EPOCHS and abs(first) > 0.01:
-            reasons.append('validation top-1 moves by the same %.3f points in %d epochs on end' % (first, steady))
-            break
+    steady, step = _steadiest(curve)
+    if steady >= STEADY_EPOCHS:
+        reasons.append('validation top-1 moves by the same %.3f points %d epochs on end' % (step, steady))
     best = max((value for _, value in curve), default=0.0)
     imagenet = run.data.get('name') == 'imagenet' or (run.data.get('classes'), run.data.get('val_images')) == (1000, 50000)
     if imagenet and best > MOST_TOP1:
@@ -143,6 +139,18 @@ def doubt(run: Run) -> str:
     if any(values.get('val_top5', 100) < values.get('val_top1', 0) for values in run.epochs.values()):
         reasons.append('top-1 is above top-5')
     return '; '.join(reasons)
+
+
+def _steadiest(curve: List[Tuple[int, float]]) -> Tuple[int, float]:
+    """The longest stretch of equal steps of a curve of (epoch, percent), flat ones aside: (number of steps, step)."""
+    longest, stretch = (0, 0.0), (0, 0.0)
+    for (epoch, value), (next_epoch, next_value) in zip(curve, curve[1:]):
+        step = (next_value - value) / (next_epoch - epoch)
+        same = stretch[0] > 0 and abs(step - stretch[1]) < 0.002
+        stretch = (stretch[0] + 1, stretch[1]) if same else (1, step)
+        if abs(step) > 0.01:
+            longest = max(longest, stretch)
+    return longest
 
 
 def _gaps(run: Run, notes: List[str]) -> None:

@@ -1,0 +1,85 @@
+"""The report as Markdown: short for a README (rows that have a run), or in full."""
+
+from __future__ import annotations
+
+from typing import List, Sequence
+
+from gluon_bot import paper
+from gluon_bot.report import wording
+from gluon_bot.report.compare import TOLERANCE_REASON, Comparison
+from gluon_bot.report.placing import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, data_title
+
+# characters with which a stranger's text could leave its code span, its table cell, or our markers
+_HARMLESS = str.maketrans({'`': "'", '|': '¦', '\\': '/', '<': '‹', '>': '›', '\n': ' ', '\r': ' '})
+
+
+def markdown(comparison: Comparison, full: bool = False) -> str:
+    """All tables. `full` shows the rows without a run and the notes too."""
+    parts = [wording.summary(comparison)]
+    shown = [table for table in paper.TABLES if full or any(row.touched for row in wording.rows(comparison, table))]
+    for table in shown:
+        parts.append(_paper_table(comparison, table, full))
+    parts += [_deltas(comparison, full), _ratios(comparison, full),
+              _runs(comparison, 'Runs on other data', (OTHER_DATA,)),
+              _runs(comparison, "Runs on the paper's data that fill no cell", (DIFFERS, UNKNOWN)),
+              _runs(comparison, 'Suspect runs: they fill no cell and enter no mean', (SUSPECT,))]
+    if any(placed.kind in (FILLS, PUBLISHED) for placed in comparison.placed) or full:
+        parts.append('**Tolerance.** ' + TOLERANCE_REASON)
+    if any(not table.verified for table in shown):
+        parts.append(wording.RECALLED_NOTE)
+    if full and comparison.notes:
+        parts.append('### Notes on reading\n\n' + '\n'.join('- %s' % code(note) for note in comparison.notes))
+    return '\n\n'.join(part for part in parts if part) + '\n'
+
+
+def code(text: object) -> str:
+    """A stranger's text as a code span that can't end early, in a table or outside."""
+    return '`%s`' % (str(text).translate(_HARMLESS) or ' ')
+
+
+def _paper_table(comparison: Comparison, table: paper.Table, full: bool) -> str:
+    lines = []
+    for row in wording.rows(comparison, table):
+        if not (full or row.touched):
+            continue
+        beside = '<br>'.join('%s %s: %s' % (code(placed.name), wording.nearby_numbers(found),
+                                            code(wording.nearby_remark(placed, found)))
+                             for placed, found in wording.nearby_runs(row)) or '-'
+        lines.append((' · '.join(filter(None, (row.group, row.name))), wording.labels(row.results), wording.printed(row),
+                      wording.measured(row), wording.runs_and_epoch(row), wording.difference(row),
+                      ', '.join(text for _, text in wording.verdicts(row)), beside))
+    hidden = len(wording.rows(comparison, table)) - len(lines)
+    heading = '### Table %d: %s\n\n' % (table.number, table.title)
+    return heading + _table(('Row', 'Metrics', 'Paper', 'Here', 'Runs', 'Difference', 'Verdict', 'Nearest other runs'), lines) \
+        + ('\n\n%d more rows without a run.' % hidden if hidden else '')
+
+
+def _deltas(comparison: Comparison, full: bool) -> str:
+    lines = [('%d' % delta.cell.table, delta.cell.group or '-', wording.step_name(delta), paper.METRICS[delta.cell.metric].label,
+              wording.signed(delta.cell.metric, delta.claimed) + ('' if delta.cell.verified else ' ' + wording.RECALLED_MARK),
+              wording.signed(delta.cell.metric, delta.measured), delta.verdict,
+              '<br>'.join('%s (%s minus %s)' % (wording.signed(delta.cell.metric, one.value), code(one.run.name),
+                                                code(one.parent.name)) for one in delta.published) or '-')
+             for delta in comparison.deltas if full or delta.measured is not None or delta.published]
+    heading = '### What each trick adds\n\nEach row minus its parent, in points.\n\n'
+    return heading + _table(('Table', 'Network', 'Step', 'Metric', 'Paper', 'Here', 'Verdict', 'Between published runs'),
+                            lines) if lines else ''
+
+
+def _ratios(comparison: Comparison, full: bool) -> str:
+    lines = [(ratio.network, '%.2f' % ratio.claimed, '-' if ratio.measured is None else '%.2f' % ratio.measured,
+              ', '.join(map(code, ratio.devices)) or '-')
+             for ratio in comparison.ratios if full or ratio.measured is not None]
+    return '### Minutes an epoch: efficient over baseline (Table 3)\n\n' \
+        + _table(('Network', 'Paper', 'Here', 'Devices'), lines) if lines else ''
+
+
+def _runs(comparison: Comparison, heading: str, kinds: Sequence[str]) -> str:
+    lines = [(code(placed.name), code(wording.stated_name(placed)), code(data_title(placed.run)),
+              wording.outcome(placed), code(wording.why_not(placed)))
+             for placed in comparison.of(*kinds)]
+    return '### %s\n\n%s' % (heading, _table(('Record', 'Recipe', 'Data', 'Result', 'Why no cell'), lines)) if lines else ''
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return '\n'.join('| %s |' % ' | '.join(line) for line in [list(heads), ['---'] * len(heads), *lines])
