@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -181,15 +182,9 @@ def _ratio(efficient: Result, baseline: Result) -> Ratio:
 def _short_names(sources: Sequence[str]) -> List[str]:
     """The ends of paths, each with as many folders as tell it from the others."""
     parts = [source.split('/') for source in sources]
-
-    def end(path: List[str], length: int) -> str:
-        return '/'.join(path[-length:])
-
-    def unique(path: List[str]) -> str:
-        lengths = range(1, len(path))
-        return end(path, next((length for length in lengths if sum(end(other, length) == end(path, length)
-                                                                   for other in parts) == 1), len(path)))
-    return [unique(path) for path in parts]
+    ends = [['/'.join(path[-length:]) for length in range(1, len(path) + 1)] for path in parts]
+    uses = Counter(end for path_ends in ends for end in path_ends)
+    return [next((end for end in path_ends if uses[end] == 1), path_ends[-1]) for path_ends in ends]
 
 
 def as_json(comparison: Comparison) -> Dict[str, Any]:

@@ -11,6 +11,7 @@ from gluon_bot.report.placing import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSP
 
 # characters with which a stranger's text could leave its code span, its table cell, or our markers
 _HARMLESS = str.maketrans({'`': "'", '|': '¦', '\\': '/', '<': '‹', '>': '›', '\n': ' ', '\r': ' '})
+_PLAIN = str.maketrans({'*': '∗', '[': '(', ']': ')', '~': '∼', '@': '＠', '&': '＆'})  # and could format, link or mention
 
 
 def markdown(comparison: Comparison, full: bool = False) -> str:
@@ -37,13 +38,18 @@ def code(text: object) -> str:
     return '`%s`' % (str(text).translate(_HARMLESS) or ' ')
 
 
+def plain(text: str) -> str:
+    """A text that may hold a stranger's words, so that none of them is Markdown."""
+    return text.translate(_HARMLESS).translate(_PLAIN).replace('://', ': //').replace('www.', 'www .')
+
+
 def _paper_table(comparison: Comparison, table: paper.Table, full: bool) -> str:
     lines = []
     for row in wording.rows(comparison, table):
         if not (full or row.touched):
             continue
         beside = '<br>'.join('%s %s: %s' % (code(placed.name), wording.nearby_numbers(found),
-                                            code(wording.nearby_remark(placed, found)))
+                                            plain(wording.nearby_remark(placed, found)))
                              for placed, found in wording.nearby_runs(row)) or '-'
         lines.append((' · '.join(filter(None, (row.group, row.name))), wording.labels(row.results), wording.printed(row),
                       wording.measured(row), wording.runs_and_epoch(row), wording.difference(row),
@@ -75,8 +81,8 @@ def _ratios(comparison: Comparison, full: bool) -> str:
 
 
 def _runs(comparison: Comparison, heading: str, kinds: Sequence[str]) -> str:
-    lines = [(code(placed.name), code(wording.stated_name(placed)), code(data_title(placed.run)),
-              wording.outcome(placed), code(wording.why_not(placed)))
+    lines = [(code(placed.name), code(wording.stated_name(placed)), plain(data_title(placed.run)),
+              wording.outcome(placed), plain(wording.why_not(placed)))
              for placed in comparison.of(*kinds)]
     return '### %s\n\n%s' % (heading, _table(('Record', 'Recipe', 'Data', 'Result', 'Why no cell'), lines)) if lines else ''
 

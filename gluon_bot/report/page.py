@@ -1,0 +1,211 @@
+"""The report as one HTML page that opens from disk: no script, no network, every stranger's word escaped."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from typing import Any, Callable, Iterable, List, Sequence, Tuple
+
+from gluon_bot import paper
+from gluon_bot.report import wording
+from gluon_bot.report.compare import TOLERANCE_REASON, Comparison
+from gluon_bot.report.placing import (DIFFERS, FILLS, MAIN_METRIC, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed,
+                                      data_title)
+from gluon_bot.report.plots import Curve
+from gluon_bot.report.style import CSS
+
+Draw = Callable[[Sequence[Curve], str], str]  # curves and a quantity to an SVG; '' for none
+TASK_QUANTITIES = {'classify': ('val_top1', 'train_top1', 'lr'), 'detect': ('val_map', 'loss', 'lr'),
+                   'segment': ('val_miou', 'loss', 'lr')}
+SECTIONS = (
+    ('other-data', 'Runs on other data', (OTHER_DATA,), "They say that the code works, and nothing about the paper's numbers."),
+    ('no-cell', "Runs on the paper's data that fill no cell", (DIFFERS, UNKNOWN), 'Each with what keeps it out.'),
+    ('published', 'Published runs', (PUBLISHED,), 'Logs that GluonCV published: beside the nearest row, never in a cell, since they '
+     'state neither their seed nor the counts of their images.'),
+    ('suspect', 'Suspect runs', (SUSPECT,), 'Numbers that can not be measurements. They fill no cell and enter no mean.'))
+
+
+def page(comparison: Comparison, draw: Draw) -> str:
+    """The whole page. `draw` makes a figure, so that a page without curves needs no matplotlib."""
+    tables = [(table, wording.rows(comparison, table)) for table in paper.TABLES]
+    extra = [(anchor, title, comparison.of(*kinds), text) for anchor, title, kinds, text in SECTIONS if comparison.of(*kinds)]
+    links = [('table-%d' % table.number, 'Table %d' % table.number) for table, _ in tables]
+    links += [('tricks', 'What each trick adds'), ('minutes', 'Minutes an epoch')]
+    links += [(anchor, title) for anchor, title, _, _ in extra] + ([('notes', 'Notes')] if comparison.notes else [])
+    body = [_head(comparison), '<nav>%s</nav>' % ''.join('<a href="#%s">%s</a>' % (to, escape(text)) for to, text in links)]
+    body += [_paper_section(comparison, table, rows, draw) for table, rows in tables]
+    body += [_deltas(comparison), _ratios(comparison)]
+    body += [_runs_section(anchor, title, text, placed, draw) for anchor, title, placed, text in extra]
+    if comparison.notes:
+        body.append(_section('notes', 'Notes on reading', '<ul>%s</ul>' % ''.join(
+            '<li>%s</li>' % escape(note) for note in comparison.notes)))
+    return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'; img-src data:">'
+            '<title>Bag of Tricks: runs beside the paper</title><style>%s</style></head><body><main>\n%s\n</main></body></html>\n'
+            % (CSS, '\n'.join(body)))
+
+
+def _head(comparison: Comparison) -> str:
+    counts = comparison.counts()
+    tiles = [('%d' % counts[word], word) for word in ('reproduced', 'above', 'below', 'not run')]
+    tiles += [('%d' % len(comparison.placed), 'runs read'), ('%d' % len(comparison.of(FILLS)), 'runs that fill a cell')]
+    return ('<h1>Runs beside the paper</h1><p class="lead">Bag of Tricks for Image Classification with Convolutional Neural '
+            'Networks (arXiv 1812.01187), reproduced in Apache MXNet. Every number is taken from the last epoch of a log; '
+            'nothing is typed.</p><div class="tiles">%s</div>'
+            '<details class="wide"><summary>When is a number called reproduced?</summary><p class="small">%s</p>'
+            '<p class="small">A run fills a cell only if every field of its recipe but the seed is the named recipe\'s, its data has '
+            "the paper's counts, and it trained to the end. Minutes an epoch depend on the machine and get no verdict. %s.</p></details>"
+            % (''.join('<div><b>%s</b><span>%s</span></div>' % tile for tile in tiles), escape(TOLERANCE_REASON),
+               escape(wording.RECALLED_NOTE)))
+
+
+def _paper_section(comparison: Comparison, table: paper.Table, rows: List[wording.Row], draw: Draw) -> str:
+    heads = ('Row', 'Paper', 'Here', 'Difference', 'Runs', 'Verdict', 'Nearest other runs')
+    lines, group = [], None
+    for row in rows:
+        if row.group != group or group is None:
+            group = row.group
+            lines.append('<tr class="group"><th colspan="%d">%s</th></tr>' % (
+                len(heads), escape(' · '.join(filter(None, (group, wording.labels(row.results)))))))
+        lines.append(_row(row, heads))
+    badge = '' if table.verified else '<span class="chip recalled">recalled, not verified</span>'
+    return _section('table-%d' % table.number, 'Table %d · %s' % (table.number, table.title),
+                    '<p class="small">Paper: %s.</p>' % escape(table.source) + _table(heads, lines)
+                    + _curves(_table_curves(rows), draw), badge)
+
+
+def _row(row: wording.Row, heads: Sequence[str]) -> str:
+    counted = ', '.join('%s %s %s' % (result.cell.printed, result.cell.unit, paper.METRICS[result.cell.metric].label)
+                        for result in row.counted)
+    chips = ' '.join('<span class="chip %s">%s</span>' % (verdict.replace(' ', '-').replace("'", ''), escape(text))
+                     for verdict, text in wording.verdicts(row))
+    filled = {id(one): one for result in row.results for one in result.filled}.values()
+    runs = ''.join(_provenance(one, escape('%s, epoch %d' % (one.name, one.last_epoch))) for one in filled)
+    beside = ''.join(_provenance(placed, '%s<br>%s' % (escape(placed.name), escape(wording.nearby_numbers(found))),
+                                 wording.nearby_remark(placed, found)) for placed, found in wording.nearby_runs(row))
+    cells = [(wording.printed(row), True), (wording.measured(row), True), (wording.difference(row), True)]
+    html = ''.join(_cell(head, escape(text), number) for head, (text, number) in zip(heads[1:], cells))
+    html += _cell(heads[4], runs or '-') + _cell(heads[5], chips or '-') + _cell(heads[6], beside or '-')
+    return '<tr class="%s"><th scope="row">%s%s</th>%s</tr>' % (
+        'touched' if row.touched else 'untouched', escape(row.name),
+        '<br><span class="small">%s</span>' % escape(counted) if counted else '', html)
+
+
+def _deltas(comparison: Comparison) -> str:
+    heads = ('Step', 'Paper', 'Here', 'Verdict', 'Between published runs')
+    lines, place = [], None
+    for delta in comparison.deltas:
+        here = 'Table %d%s · %s' % (delta.cell.table, ' · ' + delta.cell.group if delta.cell.group else '',
+                                    paper.METRICS[delta.cell.metric].label)
+        if not (delta.measured is not None or delta.published):
+            continue
+        if here != place:
+            place = here
+            lines.append('<tr class="group"><th colspan="%d">%s</th></tr>' % (len(heads), escape(here)))
+        published = '<br>'.join('%s: %s minus %s' % tuple(map(escape, (
+            wording.signed(delta.cell.metric, one.value), one.run.name, one.parent.name))) for one in delta.published)
+        mark = '' if delta.cell.verified else ' ' + wording.RECALLED_MARK
+        lines.append('<tr><th scope="row">%s</th>%s%s%s%s</tr>' % (
+            escape(wording.step_name(delta)), _cell(heads[1], wording.signed(delta.cell.metric, delta.claimed) + mark, True),
+            _cell(heads[2], wording.signed(delta.cell.metric, delta.measured), True),
+            _cell(heads[3], '<span class="chip %s">%s</span>' % (delta.verdict.replace(' ', '-'), delta.verdict)),
+            _cell(heads[4], published or '-')))
+    left = len(comparison.deltas) - sum('scope="row"' in line for line in lines)
+    return _section('tricks', 'What each trick adds',
+                    '<p class="small">Each row minus its parent, in points: the claim of the paper. Published runs are subtracted '
+                    'where both differ from their rows in the same fields.</p>'
+                    + (_table(heads, lines) if lines else '')
+                    + '<p class="small">%d more steps have no pair of runs yet.</p>' % left)
+
+
+def _ratios(comparison: Comparison) -> str:
+    heads = ('Network', 'Paper', 'Here', 'Devices')
+    lines = ['<tr><th scope="row">%s</th>%s%s%s</tr>' % (
+        escape(ratio.network), _cell(heads[1], '%.2f' % ratio.claimed, True),
+        _cell(heads[2], '-' if ratio.measured is None else '%.2f' % ratio.measured, True),
+        _cell(heads[3], escape(', '.join(ratio.devices)) or '-')) for ratio in comparison.ratios]
+    return _section('minutes', 'Minutes an epoch: efficient over baseline',
+                    '<p class="small">Table 3. The minutes depend on the machine; their ratio on one machine less so.</p>'
+                    + _table(heads, lines))
+
+
+def _runs_section(anchor: str, title: str, text: str, placed: List[Placed], draw: Draw) -> str:
+    heads = ('Run', 'Recipe', 'Data', 'Result', 'Remarks')
+    lines = ['<tr><th scope="row">%s</th>%s%s%s%s</tr>' % (
+        _provenance(one, escape(one.name)), _cell(heads[1], escape(wording.stated_name(one))),
+        _cell(heads[2], escape(data_title(one.run))), _cell(heads[3], escape(wording.outcome(one))),
+        _cell(heads[4], escape(wording.why_not(one)) or '-')) for one in placed]
+    curves = [] if anchor == 'published' else [(one.run.task, Curve(one.name, one.run)) for one in placed]
+    return _section(anchor, title, '<p class="small">%s</p>' % escape(text) + _table(heads, lines) + _curves(curves, draw))
+
+
+def _table_curves(rows: Iterable[wording.Row]) -> List[Tuple[str, Curve]]:
+    """The runs in and beside a table's rows with the paper's number of their main metric, those of its own task only."""
+    found = {}
+    for row in rows:
+        for result in row.results:
+            for placed in list(result.filled) + [near.placed for near in result.nearby]:
+                if MAIN_METRIC.get(placed.run.task) == result.cell.metric and result.cell.value is not None:
+                    target = (placed.last_epoch, result.cell.value)
+                    found.setdefault(id(placed), (placed.run.task, Curve(placed.name, placed.run, target)))
+    tasks = {task for task, _ in found.values()}
+    own = next((task for task in ('detect', 'segment', 'classify') if task in tasks), '')
+    return [(task, curve) for task, curve in found.values() if task == own]
+
+
+def _curves(curves: List[Tuple[str, Curve]], draw: Draw) -> str:
+    figures = []
+    for task in dict.fromkeys(task for task, _ in curves if task in TASK_QUANTITIES):
+        chosen = [curve for curve_task, curve in curves if curve_task == task]
+        for quantity in TASK_QUANTITIES[task]:
+            svg = draw(chosen, quantity)
+            if svg:
+                names = ', '.join(curve.name for curve in chosen)
+                figures.append('<img alt="%s" src="data:image/svg+xml;base64,%s">' % (
+                    escape('%s against epochs: %s' % (quantity, names)), base64.b64encode(svg.encode()).decode()))
+    diamond = any(curve.target for _, curve in curves)
+    caption = '<p class="small">◇ the paper\'s number of the row a run stands in or beside.</p>' if figures and diamond else ''
+    return '<div class="curves">%s</div>%s' % (''.join(figures), caption) if figures else ''
+
+
+def _provenance(placed: Placed, summary: str, remark: str = '') -> str:
+    """A run behind a click, and in short on hover: what made it and what its log says of itself. `summary` is HTML."""
+    run, header = placed.run, placed.run.header
+    facts = [('remark', remark), ('file', run.source), ('kind', wording.KINDS[placed.kind]), ('nearest recipe', placed.recipe),
+             ('data', data_title(run)), ('result', wording.outcome(placed)), ('devices', placed.devices),
+             ('precision', header.get('precision') or run.recipe.get('precision')), ('commit', _commit(header.get('git'))),
+             ('versions', _pairs(header.get('versions'))), ('recipe', _pairs(run.recipe)),
+             ('arguments', _pairs(header.get('arguments'))), ('command', _words(header.get('command')))]
+    shown = [(name, str(value)) for name, value in facts if value]
+    hover = '\n'.join('%s: %s' % fact for fact in shown if fact[0] in ('file', 'data', 'result', 'commit', 'remark'))
+    return '<details class="run"><summary title="%s">%s</summary><dl>%s</dl></details>' % (
+        escape(hover), summary, ''.join('<dt>%s</dt><dd>%s</dd>' % (escape(name), escape(value)) for name, value in shown))
+
+
+def _commit(git: Any) -> str:
+    if not isinstance(git, dict):
+        return ''
+    return '%s%s' % (git.get('commit'), '' if git.get('clean') is True else ', with changes that are not committed')
+
+
+def _pairs(values: Any) -> str:
+    return ', '.join('%s=%s' % pair for pair in values.items()) if isinstance(values, dict) else ''
+
+
+def _words(values: Any) -> str:
+    return ' '.join(map(str, values)) if isinstance(values, list) else ''
+
+
+def _cell(label: str, html: str, number: bool = False) -> str:
+    kinds = (['number'] if number else []) + (['empty'] if html == '-' else [])
+    return '<td data-label="%s"%s>%s</td>' % (escape(label), ' class="%s"' % ' '.join(kinds) if kinds else '', html)
+
+
+def _table(heads: Sequence[str], lines: Sequence[str]) -> str:
+    return '<table><thead><tr>%s</tr></thead><tbody>%s</tbody></table>' % (
+        ''.join('<th scope="col">%s</th>' % escape(head) for head in heads), '\n'.join(lines))
+
+
+def _section(anchor: str, title: str, html: str, badge: str = '') -> str:
+    return '<section id="%s"><h2>%s%s</h2>%s</section>' % (anchor, escape(title), badge, html)

@@ -1,0 +1,102 @@
+"""Curves: validation and training accuracy, loss and learning rate against epochs. The only part of the report that needs matplotlib."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
+
+from gluon_bot import paper
+from gluon_bot.files import atomic_write
+from gluon_bot.runlog import RECORD, Run
+
+# Okabe and Ito's colours, told apart with any colour vision, without their yellow; then again with another line
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#444444')
+LINES = ('-', '--', ':')
+MOST_CURVES = len(COLOURS) * 2
+SPAN = 25  # points shown below the lowest last value: the epochs that matter
+STYLE = {'svg.fonttype': 'path', 'svg.hashsalt': 'gluon_bot', 'font.size': 8.5, 'axes.spines.top': False,
+         'axes.spines.right': False, 'axes.edgecolor': '#888888', 'axes.grid': True, 'grid.color': '#E6E6E6',
+         'axes.axisbelow': True, 'axes.titlesize': 9, 'axes.titlelocation': 'left', 'axes.titleweight': 'bold',
+         'legend.frameon': False, 'legend.fontsize': 8, 'lines.linewidth': 1.4}
+LABELS = {'val_top1': 'Validation top-1, %', 'train_top1': 'Training top-1, %', 'loss': 'Training loss',
+          'lr': 'Learning rate', 'val_map': 'Validation mAP, %', 'val_miou': 'Validation mIoU, %'}
+
+
+class Curve(NamedTuple):
+    """One run in a figure, and the paper's number it is held against."""
+
+    name: str
+    run: Run
+    target: Optional[Tuple[int, float]] = None  # (epoch, the paper's value)
+
+
+def svg(curves: Sequence[Curve], quantity: str) -> str:
+    """An SVG of `quantity` (a key of LABELS) against epochs; '' where no run has two epochs of it."""
+    drawn = [(curve, _points(curve.run, quantity)) for curve in curves]
+    drawn = [(curve, points) for curve, points in drawn if len(points) > 1][:MOST_CURVES]
+    if not drawn:
+        return ''
+
+    def draw(figure: Any) -> None:
+        _panel(figure.add_subplot(), drawn, quantity, legend=True)
+    return _rendered(draw, (4.2, 2.75 + 0.17 * len(drawn)), 'svg').decode()
+
+
+def run_curves(folder: str) -> None:
+    """Draw a run's record, FOLDER/record.jsonl, to FOLDER/curves.png. Nothing is written before the second epoch."""
+    from gluon_bot.report.reading import read
+    runs = read([os.path.join(folder, RECORD)]).runs
+    quantities = [quantity for quantity in LABELS if runs and len(_points(runs[-1], quantity)) > 1]
+    if not quantities:
+        return
+
+    def draw(figure: Any) -> None:
+        for position, quantity in enumerate(quantities, 1):
+            curve = Curve(str(runs[-1].recipe.get('name', '')), runs[-1])
+            _panel(figure.add_subplot(1, len(quantities), position), [(curve, _points(curve.run, quantity))], quantity)
+    with atomic_write(os.path.join(folder, 'curves.png'), 'wb') as file:
+        file.write(_rendered(draw, (3.6 * len(quantities), 2.8), 'png'))
+
+
+def _points(run: Run, quantity: str) -> List[Tuple[int, float]]:
+    return [(epoch, values[quantity]) for epoch, values in sorted(run.epochs.items()) if quantity in values]
+
+
+def _panel(axes: Any, drawn: Sequence[Tuple[Curve, List[Tuple[int, float]]]], quantity: str, legend: bool = False) -> None:
+    percent = quantity.startswith(('val_', 'train_'))
+    for position, (curve, points) in enumerate(drawn):
+        colour = COLOURS[position % len(COLOURS)]
+        epochs, values = zip(*points)
+        axes.plot(epochs, values, LINES[position // len(COLOURS)], color=colour, label=_label(curve.name))
+        if curve.target and percent:
+            axes.plot(*curve.target, 'D', color=colour, markerfacecolor='white', markersize=6, clip_on=False, zorder=4)
+    if percent:
+        lasts = [points[-1][1] for _, points in drawn]
+        targets = [curve.target[1] for curve, _ in drawn if curve.target]
+        tops = [value for _, points in drawn for _, value in points] + targets
+        axes.set_ylim(max(0, min(lasts + targets) - SPAN), min(100, max(tops) + 2))
+    axes.set_xlim(0, None)
+    axes.set_xlabel('epoch')
+    axes.set_title(LABELS[quantity])
+    if legend:
+        axes.legend(loc='upper left', bbox_to_anchor=(-0.1, -0.2), borderaxespad=0)
+
+
+def _label(name: str) -> str:
+    """A name that matplotlib takes literally: no mathematics between dollars, not hidden by an underscore."""
+    shown = name if len(name) <= 52 else '…' + name[-51:]
+    return (' ' if shown.startswith('_') else '') + shown.replace('$', r'\$')
+
+
+def _rendered(draw: Callable[[Any], None], inches: Tuple[float, float], kind: str) -> bytes:
+    import matplotlib
+    from matplotlib.figure import Figure
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # a name may have letters the font lacks
+        figure = Figure(figsize=inches, layout='constrained')
+        draw(figure)
+        out = io.BytesIO()
+        figure.savefig(out, format=kind, dpi=120, metadata={'Date': None} if kind == 'svg' else {})
+    return out.getvalue()
