@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import tempfile
 import time
-from typing import Optional, TextIO
+from contextlib import contextmanager
+from typing import Iterator, Optional, TextIO
 
 
 def say(message: str) -> None:
@@ -23,6 +26,25 @@ def duration(seconds: float) -> str:
     if seconds < 86400:
         return '%dh%02dm' % (seconds // 3600, seconds % 3600 // 60)
     return '%dd%02dh' % (seconds // 86400, seconds % 86400 // 3600)
+
+
+@contextmanager
+def without_native_lines(marker: str) -> Iterator[None]:
+    """Within the block, keep lines that contain `marker` off the console when native code writes them to standard error."""
+    console = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        sys.stderr.flush()
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(console, 2)
+            os.close(console)
+            written.seek(0)
+            for line in written:
+                if marker.encode() not in line:
+                    os.write(2, line)
 
 
 class Progress:

@@ -41,6 +41,20 @@ def evaluate(network: mx.gluon.HybridBlock, data: str, images: int, recipe: reci
             'val_images': seen, 'val_correct_top1': correct1, 'val_correct_top5': correct5}
 
 
+def evaluation_network(recipe: recipes.Recipe, classes: int, context: mx.Context) -> Any:
+    """A network that only evaluates: (network, precision), its parameters still to be loaded.
+
+    Training needs one apart from its own: MXNet's inference on the CPU turns weights into another memory layout in place,
+    which an update that follows may or may not see, so that two equal runs would differ.
+    """
+    used = precision.supported(recipe.precision, context, precision.cpu_flags())
+    network = models.build(recipe.model, classes)
+    models.initialize(network, context, recipe.seed, recipe.image_size)
+    precision.apply(network, used)
+    network.hybridize(static_alloc=True, static_shape=True)
+    return network, used
+
+
 def load(path: str, context: mx.Context, classes: Optional[int] = None) -> Any:
     """The network of a checkpoint, ready to run on `context`: (network, recipe, meta, precision).
 
@@ -50,12 +64,8 @@ def load(path: str, context: mx.Context, classes: Optional[int] = None) -> Any:
     recipe = recipes.from_dict(found.meta['recipe'])
     if classes is not None and len(found.meta['classes']) != classes:
         raise InputError('%s: was trained on %d classes, the data has %d' % (found.path, len(found.meta['classes']), classes))
-    network = models.build(recipe.model, len(found.meta['classes']))
-    models.initialize(network, context, recipe.seed, recipe.image_size)
+    network, used = evaluation_network(recipe, len(found.meta['classes']), context)
     state.load_parameters(network, checkpoint.arrays(found, 'parameters.npz'), found.path)
-    used = precision.supported(recipe.precision, context, precision.cpu_flags())
-    precision.apply(network, used)
-    network.hybridize(static_alloc=True, static_shape=True)
     return network, recipe, found.meta, used
 
 

@@ -38,6 +38,13 @@ def average_running_statistics(network: mx.gluon.Block, ranks: Ranks) -> None:
     ranks.average(list(running_statistics(network).values()), 'running_statistics')
 
 
+def copy_parameters(source: mx.gluon.Block, target: mx.gluon.Block) -> None:
+    """Give `target`, of the same architecture, the parameters of `source`."""
+    arrays = parameters(target)
+    for name, array in parameters(source).items():
+        array.copyto(arrays[name])
+
+
 def load_parameters(network: mx.gluon.Block, saved: Dict[str, np.ndarray], source: str) -> None:
     """Copy arrays into the network; InputError, naming `source`, unless names and shapes are exactly the network's."""
     wanted = network._collect_params_with_prefix()

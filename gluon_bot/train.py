@@ -6,6 +6,7 @@ What happens in an update is a function of (recipe, step, rank) alone, so a resu
 from __future__ import annotations
 
 import collections
+import contextlib
 import math
 import os
 import time
@@ -15,19 +16,20 @@ import mxnet as mx
 import numpy as np
 
 from gluon_bot import RunError, checkpoint, dist, metrics, optim, precision, runlog, state
-from gluon_bot.console import Progress, duration, say
+from gluon_bot.console import Progress, say, without_native_lines
 from gluon_bot.data import imagenet
-from gluon_bot.evaluate import evaluate
+from gluon_bot.evaluate import evaluate, evaluation_network
 from gluon_bot.interrupt import Interrupted, Interruption
 from gluon_bot.job import Job, check_out, check_resumed, describe, new_state, teacher_network
 from gluon_bot.losses import distillation, soft_cross_entropy
 from gluon_bot.recipes import Recipe, as_dict
+from gluon_bot.report import plots
 from gluon_bot.schedule import learning_rate
 from gluon_bot.state import State
 from gluon_bot.targets import mixup, mixup_weight, one_hot, smooth
 from gluon_bot.tensorboard import Events
 
-LOOK_AHEAD = 2  # updates the device may have queued before we read the oldest one's loss
+LOOK_AHEAD = 2  # updates the device may have queued before the oldest one's loss is read; below 4, the names in flight
 
 
 def fit(recipe: Recipe, data: str, out: str, resume: bool = False, accumulate: int = 1, teacher: str = '',
@@ -44,6 +46,7 @@ def fit(recipe: Recipe, data: str, out: str, resume: bool = False, accumulate: i
     check_out(out, resume)
     teacher_net = teacher_network(recipe, teacher, len(job.class_names), context)
     run = new_state(recipe, len(job.class_names), ranks, context, accumulate)
+    tested, _ = evaluation_network(recipe, len(job.class_names), context)
     meta = _restore(run, job, resume)
     first = meta or {'epoch': 0, 'step': 0, 'tally': {}}
     if first['epoch'] == recipe.epochs:
@@ -61,7 +64,8 @@ def fit(recipe: Recipe, data: str, out: str, resume: bool = False, accumulate: i
                 train_epoch(run, teacher_net, job, epoch, done, tally, interruption, progress, log, events, log_every)
                 trained = time.monotonic()
                 state.average_running_statistics(run.network, ranks)
-                accuracy = evaluate(run.network, data, job.manifest['val_images'], recipe, ranks, context, run.precision,
+                state.copy_parameters(run.network, tested)
+                accuracy = evaluate(tested, data, job.manifest['val_images'], recipe, ranks, context, run.precision,
                                     job.micro_batch, limit)
                 step = (epoch + 1) * job.steps_an_epoch
                 line = {'epoch': epoch + 1, 'step': step, 'lr': learning_rate(recipe, step - 1, job.steps_an_epoch),
@@ -117,9 +121,10 @@ def train_epoch(run: State, teacher: Optional[mx.gluon.Block], job: Job, epoch: 
     for step in range(epoch * steps + done, (epoch + 1) * steps):
         rate = learning_rate(recipe, step, steps)  # linear scaling, warmup, step or cosine decay
         optim.set_learning_rate(run.trainer, rate, learning_rate(recipe, max(step - 1, 0), steps))
-        totals = train_step(run, teacher, batches, recipe, len(job.class_names), step, job.accumulate)
+        with _compiling(step == epoch * steps + done):
+            totals = train_step(run, teacher, batches, recipe, len(job.class_names), step, job.accumulate)
         stop = mx.nd.full(1, interruption.requested, ctx=run.context)
-        queued.append((step, rate, ranks.sum_(mx.nd.concat(totals, stop, dim=0), 'totals')))
+        queued.append((step, rate, ranks.sum_(mx.nd.concat(totals, stop, dim=0), 'totals.%d' % (step % 4))))
         if len(queued) > LOOK_AHEAD and settle():
             while queued:
                 settle()
@@ -158,6 +163,15 @@ def train_step(run: State, teacher: Optional[mx.gluon.Block], batches: Iterator[
     if accumulate > 1:
         run.network.collect_params().zero_grad()
     return totals
+
+
+@contextlib.contextmanager
+def _compiling(first: bool) -> Iterator[None]:
+    """MXNet compiles its graph in the first update and says so with a line for each pooling: not the user's concern."""
+    with without_native_lines('MKLDNN Pooling') if first else contextlib.nullcontext():
+        yield
+        if first:
+            mx.nd.waitall()
 
 
 def _restore(run: State, job: Job, resume: bool) -> Optional[Dict[str, Any]]:

@@ -1,0 +1,82 @@
+"""Imports point down: each module against the table of layers, by its syntax tree."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / 'gluon_bot'
+
+# layer 0 needs the standard library only (plots: matplotlib too, where used); 1 are parts that know of no task; 2 tasks; 3 the command line
+LAYERS = {
+    0: {'', 'recipes', 'finetune', 'schedule', 'runlog', 'gluoncv_logs', 'paper', 'report', 'files', 'console', 'interrupt'},
+    1: {'models', 'targets', 'losses', 'optim', 'precision', 'dist', 'state', 'checkpoint', 'metrics', 'metrics_transfer', 'data', 'pictures',
+        'tensorboard'},
+    2: {'job', 'train', 'evaluate', 'detect', 'segment', 'benchmark', 'export', 'predict', 'figures'},
+    3: {'__main__'},
+}
+LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
+HEAVY = {'mxnet', 'numpy', 'gluoncv', 'horovod', 'PIL', 'cv2', 'sklearn', 'scipy'}
+
+
+def top_module(path):
+    """'gluon_bot/data/voc.py' is of the module 'data'; the package's own __init__ is ''."""
+    name = path.relative_to(PACKAGE).parts[0]
+    return {'__init__.py': ''}.get(name, name[:-3] if name.endswith('.py') else name)
+
+
+def imports(path):
+    """Dotted names that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, '%s: relative import' % path
+            yield from ('%s.%s' % (node.module, alias.name) for alias in node.names)
+
+
+def ours(name):
+    """The module of gluon_bot that a dotted name leads to, None for other packages."""
+    parts = name.split('.')
+    if parts[0] != 'gluon_bot':
+        return None
+    return parts[1] if len(parts) > 1 and parts[1] in LAYER else ''
+
+
+SOURCES = sorted(PACKAGE.rglob('*.py'))
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    module = top_module(path)
+    assert module in LAYER, '%s is in no layer' % module
+    for name in imports(path):
+        imported = ours(name)
+        if imported is not None and imported != module:
+            assert LAYER[imported] <= LAYER[module], '%s imports %s' % (module, imported)
+        if LAYER[module] == 0:
+            assert name.split('.')[0] not in HEAVY, '%s imports %s' % (module, name)
+        if module != 'dist':
+            assert name.split('.')[0] != 'horovod', 'only dist imports horovod'
+
+
+def test_every_layer_is_real():
+    present = {top_module(path) for path in SOURCES}
+    assert {'recipes', 'train', 'dist', '__main__'} <= present
+
+
+def test_no_pickle_and_no_shell():
+    for path in SOURCES:
+        names = set(imports(path))
+        assert not {name.split('.')[0] for name in names} & {'pickle', 'dill', 'shelve', 'marshal'}, path
+        assert 'shell=True' not in path.read_text() and 'allow_pickle=True' not in path.read_text(), path
+
+
+@pytest.mark.parametrize('words', [['--help'], ['train', '--help'], ['recipes']])
+def test_light_commands_do_not_load_mxnet(words):
+    code = 'import sys; sys.argv = ["gluon-bot"] + %r\nfrom gluon_bot.__main__ import main\ntry: main()\nexcept SystemExit: pass\n' \
+        'print(sorted({name.split(".")[0] for name in sys.modules} & %r), file=sys.stderr)' % (words, HEAVY)
+    result = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert result.stderr.strip() == '[]'
