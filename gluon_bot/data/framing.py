@@ -1,0 +1,97 @@
+"""The bytes of a RecordIO file as dmlc-core defines them, and of the image header MXNet puts before each image.
+
+Plain Python, so that processes which pack or verify need not import mxnet.
+A frame is MAGIC, a word of 3 bits of flag and 29 bits of length, the bytes, and zeros up to a multiple of 4.
+Where the bytes hold MAGIC at a multiple of 4 they are cut there, and the parts have the flags 1 (first), 2 and 3 (last).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import List, Tuple
+
+import numpy as np
+
+from gluon_bot import InputError
+
+MAGIC = struct.pack('<I', 0xced7230a)
+WORDS = struct.Struct('<4sI')
+HEADER = struct.Struct('<IfQQ')  # flag (0: one label follows), label, id, id2
+MOST_BYTES = (1 << 29) - 1 - HEADER.size  # of an image, by the 29 bits of its frame's length
+
+
+def image_record(label: int, number: int, image: bytes) -> bytes:
+    """The frame of one image: `number` is its place in the file, from 0."""
+    data = HEADER.pack(0, label, number, 0) + image
+    cuts = _aligned_magics(data)
+    frames, begin = [], 0
+    for place, cut in enumerate(cuts + [len(data)]):
+        flag = 0 if not cuts else 1 if place == 0 else 3 if place == len(cuts) else 2
+        frames += [WORDS.pack(MAGIC, flag << 29 | cut - begin), data[begin:cut]]
+        begin = cut + 4
+    return b''.join(frames + [b'\0' * (-len(data) % 4)])
+
+
+def read_image_record(frame: bytes) -> Tuple[float, int, bytes]:
+    """(label, number, image) of the bytes of exactly one record; ValueError says what is wrong with them."""
+    parts, begin, last = [], 0, False
+    while not last:
+        if len(frame) < begin + WORDS.size or frame[begin:begin + 4] != MAGIC:
+            raise ValueError('no record starts where the index says')
+        word = WORDS.unpack_from(frame, begin)[1]
+        flag, length = word >> 29, word & (1 << 29) - 1
+        if flag not in ((1, 2, 3) if begin else (0, 1)) or begin and flag == 1:
+            raise ValueError('the parts of the record are out of order')
+        last, begin = flag in (0, 3), begin + WORDS.size
+        parts.append(frame[begin:begin + length])
+        begin += length + -length % 4
+        if begin > len(frame):
+            raise ValueError('the record is cut off')
+    if begin != len(frame):
+        raise ValueError('the record is %d bytes shorter than the index says' % (len(frame) - begin))
+    data = MAGIC.join(parts)
+    if len(data) <= HEADER.size:
+        raise ValueError('the record is empty')
+    flag, label, number, _ = HEADER.unpack_from(data)
+    if flag:
+        raise ValueError('the record has %d labels instead of one' % flag)
+    return label, number, data[HEADER.size:]
+
+
+def index_text(offsets: np.ndarray) -> str:
+    """The .idx file: a line of number, tab and offset in bytes for each record."""
+    return ''.join('%d\t%d\n' % pair for pair in enumerate(offsets.tolist()))
+
+
+def read_index(path: str, records: int, rec_bytes: int) -> np.ndarray:
+    """Offsets of the records, int64, and the end of the file behind the last: `records` + 1 numbers.
+
+    Raises InputError unless the records are numbered from 0 and fill a file of `rec_bytes` in order.
+    """
+    try:
+        with open(path, 'rb') as file:
+            words = file.read(records * 40 + 1).split()
+        numbers = np.array(words, dtype='S20').astype(np.int64)
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError('%s: not an index of records: %s' % (path, error)) from None
+    if numbers.size != 2 * records:
+        raise InputError('%s: %d numbers, but %d records need two each' % (path, numbers.size, records))
+    wrong = np.flatnonzero(numbers[::2] != np.arange(records))
+    offsets = np.append(numbers[1::2], rec_bytes)
+    if wrong.size:
+        raise InputError('%s: line %d is not that of record %d' % (path, wrong[0] + 1, wrong[0]))
+    gaps = np.diff(offsets)
+    wrong = np.flatnonzero((gaps < WORDS.size + HEADER.size) | (gaps % 4 != 0))
+    if offsets[0] != 0 or wrong.size:
+        raise InputError('%s: line %d: offsets must rise from 0 by whole records, inside a record file of %d bytes'
+                         % (path, wrong[0] + 1 if wrong.size else 1, rec_bytes))
+    return offsets
+
+
+def _aligned_magics(data: bytes) -> List[int]:
+    found, place = [], data.find(MAGIC)
+    while place >= 0:
+        if place % 4 == 0:
+            found.append(place)
+        place = data.find(MAGIC, place + (4 if place % 4 == 0 else 1))
+    return found

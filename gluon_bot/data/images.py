@@ -1,0 +1,118 @@
+"""One image on its way into a record: wholly decoded, and encoded again only where ImageRecordIter needs it.
+
+ImageRecordIter dies with its process on bytes that are no image, and shows the half of a truncated one (OpenCV fills the
+rest with grey), so nothing reaches a record that was not decoded to its end here.
+The EXIF orientation is neither used nor kept: ImageRecordIter shows the pixels as they are stored.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import NamedTuple, Optional
+
+from PIL import Image, ImageFile
+
+MOST_PIXELS = 1 << 27  # of one image, known from its header before anything is decoded
+MOST_ASPECT = 100  # a longer strip, scaled to a network's input by its short side, needs gigabytes
+FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP')
+HUFFMAN_FRAMES = (0xc0, 0xc1, 0xc2)  # baseline, extended and progressive JPEG: what every decoder reads
+
+
+class Unreadable(ValueError):
+    """The image can't be decoded to its end, or no training pipeline would survive it. The message is the reason."""
+
+
+class Packed(NamedTuple):
+    """The bytes for a record, and what the manifest counts."""
+
+    data: bytes
+    width: int
+    height: int
+    greyscale: bool
+    reencoded: str  # '' where `data` is the file's own; else 'cmyk', 'not_jpeg' or 'resized'
+
+
+def packed(data: bytes, resize: Optional[int] = None, quality: int = 95) -> Packed:
+    """Decode the whole image and return what goes into its record.
+
+    A JPEG of one or three channels is kept byte for byte. Other formats and CMYK become RGB JPEGs of `quality`, and so does
+    an image whose short side is above `resize` pixels, scaled down to it. Raises Unreadable.
+    """
+    image = decode(data)
+    kept = is_plain_jpeg(image, data)
+    reason = '' if kept else 'cmyk' if image.mode == 'CMYK' else 'not_jpeg'
+    try:
+        if not kept:
+            image = _as_rgb(image)
+        if resize and min(image.size) > resize:
+            scale = resize / min(image.size)
+            size = [max(resize, round(side * scale)) for side in image.size]
+            image, reason = image.resize(size, Image.BICUBIC), reason or 'resized'
+        if reason:
+            buffer = io.BytesIO()
+            image.save(buffer, 'JPEG', quality=quality)
+            data = buffer.getvalue()
+    except Exception as error:
+        raise Unreadable('can not be converted: %s' % _said(error)) from None
+    return Packed(data, image.width, image.height, image.mode == 'L', reason)
+
+
+def decode(data: bytes) -> Image.Image:
+    """The image with all its pixels. Raises Unreadable for what is not an image, is cut off, too large or too long."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # importing gluoncv.data turns it on for the whole process
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > MOST_PIXELS:
+                raise Unreadable('%d x %d pixels are more than %d million' % (*image.size, MOST_PIXELS / 1e6))
+            if max(image.size) > MOST_ASPECT * min(image.size):
+                raise Unreadable('%d x %d pixels: one side is more than %d times the other' % (*image.size, MOST_ASPECT))
+            image.load()
+    except Unreadable:
+        raise
+    except Exception as error:  # decoders meet hostile bytes here, and raise nearly anything
+        raise Unreadable(_said(error)) from None
+    return image
+
+
+def is_plain_jpeg(image: Image.Image, data: bytes) -> bool:
+    """Whether `data`, decoded as `image`, is a JPEG of one or three channels with Huffman coding."""
+    return image.format in ('JPEG', 'MPO') and image.mode in ('L', 'RGB') and _frame_kind(data) in HUFFMAN_FRAMES
+
+
+def _frame_kind(data: bytes) -> int:
+    """The marker that starts the frame of a JPEG (0xc0 baseline, 0xc9 arithmetic coding, ...), 0 if there is none."""
+    place = 2
+    while place + 4 <= len(data):
+        if data[place] != 0xff:
+            return 0
+        marker = data[place + 1]
+        if marker == 0xff:  # fill byte
+            place += 1
+            continue
+        if 0xc0 <= marker <= 0xcf and marker not in (0xc4, 0xc8, 0xcc):
+            return marker
+        place += 2 + int.from_bytes(data[place + 2:place + 4], 'big')
+    return 0
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """Eight bits and three channels; transparent parts on white; 16-bit greyscale scaled down, not clipped."""
+    if image.mode.startswith('I') or image.mode == 'F':
+        low, high = image.getextrema()
+        if image.mode == 'F' or low < 0 or high > 65535:
+            raise ValueError('pixels of more than 16 bits')
+        image = image.convert('I').point(lambda value: value / 256).convert('L')
+    if image.mode in ('LA', 'PA', 'RGBA', 'La', 'RGBa') or 'transparency' in image.info:
+        image = image.convert('RGBA')
+        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+    return image.convert('RGB')
+
+
+def _said(error: Exception) -> str:
+    """The first line of what a decoder complained about, printable and short."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    text = 'not an image of a known kind' if lines[0].startswith('cannot identify') else lines[0]
+    return text[:100].encode('unicode_escape').decode()

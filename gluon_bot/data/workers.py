@@ -1,0 +1,88 @@
+"""A function over many tasks in several processes: results in order, a bounded number under way, none outliving the parent.
+
+Each process has one pipe, whose other end only the parent holds: when the parent dies, however it dies, the pipe ends and
+so does the process. (The standard pools' processes wait for ever on a queue when their parent is killed.)
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from multiprocessing.connection import Connection
+from typing import Any, Callable, Iterable, Iterator, Optional, Tuple
+
+from gluon_bot import RunError
+
+TASK_BYTES = 4 << 20
+TASK_ITEMS = 64
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def ordered(function: Callable[[Any], Any], tasks: Iterable[Any], workers: Optional[int] = None) -> Iterator[Any]:
+    """Yield function(task) for each task, in their order, computed in `workers` processes (default: one a core).
+
+    At most two tasks a process are under way. `function` must be a module's own and may raise nothing.
+    Raises RunError if a process is killed.
+    """
+    context = multiprocessing.get_context('spawn')  # a fork would copy the threads' locks of mxnet where it is loaded
+    tasks = iter(tasks)
+    processes, pipes, waiting = [], [], []
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is the parent's to answer
+    try:
+        for _ in range(workers or cores()):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(function, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            pipes.append(ours)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+    try:
+        turn = 0
+        for task in tasks:
+            if len(waiting) == 2 * len(pipes):
+                yield waiting.pop(0).recv()
+            pipes[turn].send(task)
+            waiting.append(pipes[turn])
+            turn = (turn + 1) % len(pipes)
+        for pipe in pipes:
+            pipe.send(None)
+        for pipe in waiting:
+            yield pipe.recv()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise RunError('a process was killed, probably for want of memory; try again with fewer workers') from None
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def spans(sizes: Iterable[int]) -> Iterator[Tuple[int, int]]:
+    """Cut items of these sizes in bytes into tasks of some megabytes: (begin, end) of each."""
+    begin, end, held = 0, 0, 0
+    for end, size in enumerate(sizes):
+        if end > begin and (held + size > TASK_BYTES or end - begin == TASK_ITEMS):
+            yield begin, end
+            begin, held = end, 0
+        held += size
+    yield begin, end + 1
+
+
+def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
+    """Answer tasks until None. The next task is taken before an answer is sent, so that the two ends never wait for each other."""
+    try:
+        task = pipe.recv()
+        while task is not None:
+            answer = function(task)
+            task = pipe.recv()
+            pipe.send(answer)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent is gone
