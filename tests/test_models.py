@@ -1,12 +1,14 @@
 """The networks: equal to GluonCV's, of the paper's size and cost, and started as the paper says."""
 
 import math
+import re
 
 import mxnet as mx
 import numpy as np
 import pytest
 from gluoncv import model_zoo
 from gluoncv.model_zoo.resnetv1b import BasicBlockV1b, ResNetV1b
+from mxnet.gluon.model_zoo import vision
 
 from gluon_bot import InputError
 from gluon_bot.models import build, check_image_size, flops, initialize, zoo
@@ -20,11 +22,12 @@ def gluoncv_resnet(name, classes=10, **settings):
         return getattr(model_zoo, name + '_v1')(classes=classes, **settings)
     if name.startswith('resnet50'):
         return getattr(model_zoo, 'resnet50_v1' + name[-1])(classes=classes, **settings)
-    return ResNetV1b(BasicBlockV1b, [2, 2, 2, 2], classes=classes, deep_stem=name[-1] >= 'c', avg_down=name[-1] >= 'd', **settings)
+    tweaks = dict(deep_stem=name[-1] >= 'c', avg_down=name[-1] >= 'd')
+    return ResNetV1b(BasicBlockV1b, [2, 2, 2, 2], classes=classes, **tweaks, **settings)
 
 
 def randomised(network, seed=1):
-    """Every parameter and statistic away from the value it starts with, so that none can be missed or exchanged unnoticed."""
+    """Every parameter and statistic away from the value it starts with: none can be missed or exchanged unnoticed."""
     random = np.random.RandomState(seed)
     network.initialize(mx.init.Xavier())
     network(mx.nd.zeros((1, 3, 64, 64)))
@@ -113,7 +116,7 @@ def test_logits_are_finite_at_an_odd_size(name):
 
 
 def test_sizes_a_network_cannot_take():
-    with pytest.raises(InputError, match="inception-v3 can't take images of 64 pixels; the next size it can take is 75"):
+    with pytest.raises(InputError, match="inception-v3 can't take images of 64 pixels; use 75 or more"):
         initialize(build('inception-v3'), mx.cpu(), seed=0, image_size=64)
     check_image_size(build('inception-v3'), 75)
     with pytest.raises(InputError, match='resnet18d .* 16 pixels.* 17'):
@@ -128,7 +131,7 @@ def test_unknown_names():
         resnet('mobilenet')
 
 
-@pytest.mark.parametrize('name, original', [('densenet201', zoo.vision.densenet201), ('inception-v3', zoo.vision.inception_v3)])
+@pytest.mark.parametrize('name, original', [('densenet201', vision.densenet201), ('inception-v3', vision.inception_v3)])
 def test_global_pooling_changes_nothing_at_the_standard_size(name, original):
     size = zoo.standard_image_size(name)
     ours = build(name, classes=5)
@@ -239,3 +242,17 @@ def test_a_seed_fixes_the_first_values(name):
 def test_names_do_not_depend_on_what_was_built_before(name):
     graphs = [build(name)(mx.sym.var('data')).tojson() for _ in range(2)]
     assert graphs[0] == graphs[1]
+
+
+def test_table_of_models_puts_the_papers_figures_beside_ours():
+    rows = {row['model']: row for row in flops.rows()}
+    assert list(rows) == list(MODELS)
+    biases = 3 * 5 * 64 + 4 * 5 * 128 + 6 * 5 * 256 + 3 * 5 * 512  # in the 1x1 convolutions of v1 alone
+    assert rows['resnet50']['parameters'] - rows['resnet50b']['parameters'] == biases
+    assert rows['resnet50'] == {
+        'model': 'resnet50', 'image_size': 224, 'parameters': 25575912, 'flops': 3857973248,
+        'paper_parameters_millions': {'Table 5': 25}, 'paper_flops_billions': {'Table 1': 3.9, 'Table 5': 3.8}}
+    assert rows['inception-v3']['image_size'] == 299 and rows['inception-v3']['paper_flops_billions'] == {}
+    line = next(line for line in flops.table().splitlines() if line.startswith('resnet50d '))
+    assert re.split('  +', line) == ['resnet50d', '224', '25.58 M', '4.33 G', '25 M (Table 5)',
+                                     '4.3 G (Table 1), 4.3 G (Table 5)']

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import List, Union
 
 import mxnet as mx
@@ -12,6 +11,8 @@ from gluon_bot import InputError
 from gluon_bot.models.resnet import resnet
 from gluon_bot.models.zoo import peer
 from gluon_bot.recipes import MODELS, RESNETS
+
+ENOUGH_PIXELS = 75  # every network takes square images of this size and above; Inception-V3 none below
 
 
 def build(name: str, classes: int = 1000, zero_gamma: bool = False) -> HybridBlock:
@@ -39,12 +40,11 @@ def initialize(network: HybridBlock, context: Union[mx.Context, List[mx.Context]
 
 
 def check_image_size(network: HybridBlock, image_size: int) -> None:
-    """Raise InputError, with the next size that fits, if the network can't take square images of `image_size` pixels."""
+    """Raise InputError, which says from what size on it can, if the network can't take square images of this size."""
     logits = network(mx.sym.var('data'))
-    if not _fits(logits, image_size):
-        larger = next(size for size in count(image_size + 1) if _fits(logits, size))
-        raise InputError("%s can't take images of %d pixels; the next size it can take is %d" % (
-            network.name, image_size, larger))
+    if image_size < ENOUGH_PIXELS and not _fits(logits, image_size):
+        enough = next(size for size in range(image_size + 1, ENOUGH_PIXELS + 1) if _fits(logits, size))
+        raise InputError("%s can't take images of %d pixels; use %d or more" % (network.name, image_size, enough))
 
 
 def _fits(logits: mx.sym.Symbol, image_size: int) -> bool:

@@ -1,14 +1,17 @@
-"""Parameters and multiply-adds of every network, counted on its symbol graph (the FLOPs of Tables 1 and 5)."""
+"""Parameters and multiply-adds of every network, counted on its symbol graph, beside those of Tables 1 and 5."""
 
 from __future__ import annotations
 
 import json
 from math import prod
-from typing import NamedTuple
+from typing import Any, Dict, List, NamedTuple
 
 import mxnet as mx
 
 from gluon_bot.models import build, check_image_size
+from gluon_bot.models.zoo import standard_image_size
+from gluon_bot.paper import CELLS
+from gluon_bot.recipes import MODELS, RECIPES
 
 
 class Figures(NamedTuple):
@@ -35,3 +38,31 @@ def figures(name: str, image_size: int) -> Figures:
             flops += prod(shapes[node['name'] + '_output']) * inputs_each
     parameters = sum(prod(shapes[argument]) for argument in graph.list_arguments() if argument != 'data')
     return Figures(parameters, flops)
+
+
+def rows() -> List[Dict[str, Any]]:
+    """For each network its name, image size, parameters and flops, and what the paper prints, by table."""
+    return [{'model': name, 'image_size': standard_image_size(name), **figures(name, standard_image_size(name))._asdict(),
+             'paper_parameters_millions': _printed(name, 'parameters'), 'paper_flops_billions': _printed(name, 'flops')}
+            for name in MODELS]
+
+
+def table() -> str:
+    """`rows` as aligned text, a line for each network."""
+    lines = [('model', 'pixels', 'parameters', 'FLOPs', "paper's parameters", "paper's FLOPs")]
+    for row in rows():
+        lines.append((row['model'], '%d' % row['image_size'], '%.2f M' % (row['parameters'] / 1e6),
+                      '%.2f G' % (row['flops'] / 1e9), _by_table(row['paper_parameters_millions'], 'M'),
+                      _by_table(row['paper_flops_billions'], 'G')))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    aligned = ['  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    return '\n'.join(aligned + ['FLOPs are the multiply-adds of convolutions and dense layers for one image.'])
+
+
+def _printed(name: str, metric: str) -> Dict[str, float]:
+    return {'Table %d' % cell.table: cell.value for cell in CELLS
+            if cell.metric == metric and cell.value is not None and RECIPES[cell.recipe].model == name}
+
+
+def _by_table(values: Dict[str, float], unit: str) -> str:
+    return ', '.join('%g %s (%s)' % (value, unit, source) for source, value in values.items()) or '-'

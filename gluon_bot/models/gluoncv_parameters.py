@@ -16,24 +16,24 @@ def from_gluoncv(network: ResNet, gluoncv_parameters: Dict[str, NDArray]) -> Non
 
     Raises InputError, before anything is set, if a parameter is missing, left over or of another shape.
     """
-    ours = network._collect_params_with_prefix()
-    pairs = {gluoncv_name(name, network.variant): parameter for name, parameter in ours.items()}
-    for trouble, names in (('lack', set(pairs) - set(gluoncv_parameters)), ('have unknown', set(gluoncv_parameters) - set(pairs))):
+    wanted = {gluoncv_name(name, network.variant): parameter
+              for name, parameter in network._collect_params_with_prefix().items()}
+    for trouble, names in (('lack', set(wanted) - set(gluoncv_parameters)),
+                           ('have an unknown', set(gluoncv_parameters) - set(wanted))):
         if names:
-            raise InputError("GluonCV's parameters for %s %s '%s'%s; take those of the same depth and variant" % (
-                network.name, trouble, min(names), ' and %d more' % (len(names) - 1) if len(names) > 1 else ''))
-    for name, parameter in pairs.items():
+            raise InputError("GluonCV's parameters for %s %s '%s' (%d such); take those of the same depth and variant" % (
+                network.name, trouble, min(names), len(names)))
+    for name, parameter in wanted.items():
         if gluoncv_parameters[name].shape != parameter.shape:
-            raise InputError("GluonCV's parameter '%s' for %s has shape %s instead of %s; is the number of classes right?" % (
+            raise InputError("GluonCV's '%s' for %s has shape %s instead of %s; check depth and number of classes" % (
                 name, network.name, gluoncv_parameters[name].shape, parameter.shape))
-    for name, parameter in pairs.items():
+    for name, parameter in wanted.items():
         parameter.set_data(gluoncv_parameters[name])
 
 
 def gluoncv_name(name: str, variant: str) -> str:
-    """What GluonCV calls our parameter: 'stage1.0.body.3.weight' is 'features.4.0.body.3.weight' in v1, else 'layer1.0.conv2.weight'.
-
-    Both are the names of `save_parameters`, the attributes and positions that lead to a parameter.
+    """What GluonCV calls our parameter: 'stage1.0.body.3.weight' is 'features.4.0.body.3.weight' in v1 and
+    'layer1.0.conv2.weight' in the others. Both are names as `save_parameters` makes them, of attributes and positions.
     """
     layer, _, parameter = name.rpartition('.')
     return '%s.%s' % (_layer_in_v1(layer) if variant == '' else _layer_in_tweaked(layer, variant), parameter)

@@ -83,7 +83,8 @@ class ResNet(HybridBlock):
 
     def _stem(self) -> nn.HybridSequential:
         if self.tweak_c:
-            convolutions = [*self._conv(3, 32, 3, stride=2), _relu(), *self._conv(32, 32, 3), _relu(), *self._conv(32, 64, 3)]
+            convolutions = [*self._conv(3, 32, 3, stride=2), _relu(), *self._conv(32, 32, 3), _relu(),
+                            *self._conv(32, 64, 3)]
         else:
             convolutions = self._conv(3, 64, 7, stride=2)
         return _sequential(*convolutions, _relu(), nn.MaxPool2D(3, strides=2, padding=1))

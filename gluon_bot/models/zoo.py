@@ -1,4 +1,4 @@
-"""The networks beside ResNet in Tables 1, 3 and 6: from Gluon's model zoo, or GluonCV's where Gluon has none. No download."""
+"""The networks beside ResNet in Tables 1, 3 and 6: from Gluon's model zoo, GluonCV's where it has none; no download."""
 
 from __future__ import annotations
 
