@@ -33,7 +33,7 @@ PERCENT = ('train_top1', 'train_top5', 'val_top1', 'val_top5', 'val_map', 'val_p
 QUANTITIES = PERCENT + ('step', 'lr', 'loss', 'images_per_second', 'seconds')
 MOST_EPOCHS, MOST_RUNS, MOST_TEXT, MOST_ITEMS = 100_000, 1000, 300, 300  # what is kept of a stranger's file
 
-Note = Callable[[int, str], None]  # takes a line number and what is wrong there
+Note = Callable[[int, str], None]  # takes a line number, 0 for the whole file, and what is wrong there
 
 
 @dataclass

@@ -84,8 +84,8 @@ def _row(row: wording.Row, heads: Sequence[str]) -> str:
     runs = ''.join(_provenance(one, escape('%s, epoch %d' % (one.name, one.last_epoch))) for one in filled)
     beside = ''.join(_provenance(placed, '%s<br>%s' % (escape(placed.name), escape(wording.nearby_numbers(found))),
                                  wording.nearby_remark(placed, found)) for placed, found in wording.nearby_runs(row))
-    cells = [(wording.printed(row), True), (wording.measured(row), True), (wording.difference(row), True)]
-    html = ''.join(_cell(head, escape(text), number) for head, (text, number) in zip(heads[1:], cells))
+    html = _cell(heads[1], escape(wording.printed(row)), 'number paper')
+    html += _cell(heads[2], escape(wording.measured(row)), 'number') + _cell(heads[3], escape(wording.difference(row)), 'number')
     html += _cell(heads[4], runs or '-') + _cell(heads[5], chips or '-') + _cell(heads[6], beside or '-')
     return '<tr class="%s"><th scope="row">%s%s</th>%s</tr>' % (
         'touched' if row.touched else 'untouched', escape(row.name),
@@ -107,8 +107,8 @@ def _deltas(comparison: Comparison) -> str:
             wording.signed(delta.cell.metric, one.value), one.run.name, one.parent.name))) for one in delta.published)
         mark = '' if delta.cell.verified else ' ' + wording.RECALLED_MARK
         lines.append('<tr><th scope="row">%s</th>%s%s%s%s</tr>' % (
-            escape(wording.step_name(delta)), _cell(heads[1], wording.signed(delta.cell.metric, delta.claimed) + mark, True),
-            _cell(heads[2], wording.signed(delta.cell.metric, delta.measured), True),
+            escape(wording.step_name(delta)), _cell(heads[1], wording.signed(delta.cell.metric, delta.claimed) + mark, 'number'),
+            _cell(heads[2], wording.signed(delta.cell.metric, delta.measured), 'number'),
             _cell(heads[3], '<span class="chip %s">%s</span>' % (delta.verdict.replace(' ', '-'), delta.verdict)),
             _cell(heads[4], published or '-')))
     left = len(comparison.deltas) - sum('scope="row"' in line for line in lines)
@@ -122,8 +122,8 @@ def _deltas(comparison: Comparison) -> str:
 def _ratios(comparison: Comparison) -> str:
     heads = ('Network', 'Paper', 'Here', 'Devices')
     lines = ['<tr><th scope="row">%s</th>%s%s%s</tr>' % (
-        escape(ratio.network), _cell(heads[1], '%.2f' % ratio.claimed, True),
-        _cell(heads[2], '-' if ratio.measured is None else '%.2f' % ratio.measured, True),
+        escape(ratio.network), _cell(heads[1], '%.2f' % ratio.claimed, 'number'),
+        _cell(heads[2], '-' if ratio.measured is None else '%.2f' % ratio.measured, 'number'),
         _cell(heads[3], escape(', '.join(ratio.devices)) or '-')) for ratio in comparison.ratios]
     return _section('minutes', 'Minutes an epoch: efficient over baseline',
                     '<p class="small">Table 3. The minutes depend on the machine; their ratio on one machine less so.</p>'
@@ -172,15 +172,16 @@ def _curves(curves: List[Tuple[str, Curve]], draw: Draw) -> str:
 def _provenance(placed: Placed, summary: str, remark: str = '') -> str:
     """A run behind a click, and in short on hover: what made it and what its log says of itself. `summary` is HTML."""
     run, header = placed.run, placed.run.header
-    facts = [('remark', remark), ('file', run.source), ('kind', wording.KINDS[placed.kind]), ('nearest recipe', placed.recipe),
+    facts = [('file', run.source), ('kind', wording.KINDS[placed.kind]), ('nearest recipe', placed.recipe),
              ('data', data_title(run)), ('result', wording.outcome(placed)), ('devices', placed.devices),
              ('precision', header.get('precision') or run.recipe.get('precision')), ('commit', _commit(header.get('git'))),
              ('versions', _pairs(header.get('versions'))), ('recipe', _pairs(run.recipe)),
              ('arguments', _pairs(header.get('arguments'))), ('command', _words(header.get('command')))]
     shown = [(name, str(value)) for name, value in facts if value]
-    hover = '\n'.join('%s: %s' % fact for fact in shown if fact[0] in ('file', 'data', 'result', 'commit', 'remark'))
-    return '<details class="run"><summary title="%s">%s</summary><dl>%s</dl></details>' % (
-        escape(hover), summary, ''.join('<dt>%s</dt><dd>%s</dd>' % (escape(name), escape(value)) for name, value in shown))
+    hover = '\n'.join('%s: %s' % fact for fact in shown if fact[0] in ('file', 'data', 'result', 'commit'))
+    return '<div class="run"><details><summary title="%s">%s</summary><dl>%s</dl></details>%s</div>' % (
+        escape(hover), summary, ''.join('<dt>%s</dt><dd>%s</dd>' % (escape(name), escape(value)) for name, value in shown),
+        '<p class="small">%s</p>' % escape(remark) if remark else '')
 
 
 def _commit(git: Any) -> str:
@@ -197,9 +198,9 @@ def _words(values: Any) -> str:
     return ' '.join(map(str, values)) if isinstance(values, list) else ''
 
 
-def _cell(label: str, html: str, number: bool = False) -> str:
-    kinds = (['number'] if number else []) + (['empty'] if html == '-' else [])
-    return '<td data-label="%s"%s>%s</td>' % (escape(label), ' class="%s"' % ' '.join(kinds) if kinds else '', html)
+def _cell(label: str, html: str, kind: str = '') -> str:
+    kinds = ' '.join(filter(None, (kind, 'empty' if html == '-' else '')))
+    return '<td data-label="%s"%s>%s</td>' % (escape(label), ' class="%s"' % kinds if kinds else '', html)
 
 
 def _table(heads: Sequence[str], lines: Sequence[str]) -> str:

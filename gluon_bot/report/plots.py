@@ -32,16 +32,22 @@ class Curve(NamedTuple):
     target: Optional[Tuple[int, float]] = None  # (epoch, the paper's value)
 
 
+Points = List[Tuple[int, float]]  # (epoch, value)
+Drawn = Tuple[int, Curve, Points]  # with its position among all curves of the figure, which gives its colour
+
+
 def svg(curves: Sequence[Curve], quantity: str) -> str:
     """An SVG of `quantity` (a key of LABELS) against epochs; '' where no run has two epochs of it."""
-    drawn = [(curve, _points(curve.run, quantity)) for curve in curves]
-    drawn = [(curve, points) for curve, points in drawn if len(points) > 1][:MOST_CURVES]
+    drawn = [(position, curve, _points(curve.run, quantity)) for position, curve in enumerate(curves[:MOST_CURVES])]
+    drawn = [(position, curve, points) for position, curve, points in drawn if len(points) > 1]
+    if quantity == 'lr':
+        drawn = _merged(drawn)
     if not drawn:
         return ''
 
     def draw(figure: Any) -> None:
         _panel(figure.add_subplot(), drawn, quantity, legend=True)
-    return _rendered(draw, (4.2, 2.75 + 0.17 * len(drawn)), 'svg').decode()
+    return _rendered(draw, (3.8, 2.6 + 0.17 * len(curves[:MOST_CURVES])), 'svg').decode()
 
 
 def run_curves(folder: str) -> None:
@@ -55,29 +61,37 @@ def run_curves(folder: str) -> None:
     def draw(figure: Any) -> None:
         for position, quantity in enumerate(quantities, 1):
             curve = Curve(str(runs[-1].recipe.get('name', '')), runs[-1])
-            _panel(figure.add_subplot(1, len(quantities), position), [(curve, _points(curve.run, quantity))], quantity)
+            _panel(figure.add_subplot(1, len(quantities), position), [(0, curve, _points(curve.run, quantity))], quantity)
     with atomic_write(os.path.join(folder, 'curves.png'), 'wb') as file:
         file.write(_rendered(draw, (3.6 * len(quantities), 2.8), 'png'))
 
 
-def _points(run: Run, quantity: str) -> List[Tuple[int, float]]:
+def _points(run: Run, quantity: str) -> Points:
     return [(epoch, values[quantity]) for epoch, values in sorted(run.epochs.items()) if quantity in values]
 
 
-def _panel(axes: Any, drawn: Sequence[Tuple[Curve, List[Tuple[int, float]]]], quantity: str, legend: bool = False) -> None:
-    percent = quantity.startswith(('val_', 'train_'))
-    for position, (curve, points) in enumerate(drawn):
+def _merged(drawn: Sequence[Drawn]) -> List[Drawn]:
+    """Curves that coincide, such as schedules, as one with all their names."""
+    alike = {}
+    for position, curve, points in drawn:
+        alike.setdefault(tuple(points), []).append((position, curve))
+    return [(found[0][0], found[0][1]._replace(name='\n'.join(curve.name for _, curve in found)), list(points))
+            for points, found in alike.items()]
+
+
+def _panel(axes: Any, drawn: Sequence[Drawn], quantity: str, legend: bool = False) -> None:
+    targets = [curve.target[1] for _, curve, _ in drawn if curve.target and quantity.startswith('val_')]
+    for position, curve, points in drawn:
         colour = COLOURS[position % len(COLOURS)]
-        epochs, values = zip(*points)
-        axes.plot(epochs, values, LINES[position // len(COLOURS)], color=colour, label=_label(curve.name))
-        if curve.target and percent:
+        axes.plot(*zip(*points), LINES[position // len(COLOURS)], color=colour, label=_label(curve.name))
+        if curve.target and targets:
             axes.plot(*curve.target, 'D', color=colour, markerfacecolor='white', markersize=6, clip_on=False, zorder=4)
-    if percent:
-        lasts = [points[-1][1] for _, points in drawn]
-        targets = [curve.target[1] for curve, _ in drawn if curve.target]
-        tops = [value for _, points in drawn for _, value in points] + targets
-        axes.set_ylim(max(0, min(lasts + targets) - SPAN), min(100, max(tops) + 2))
+    if quantity.startswith(('val_', 'train_')):
+        values = [value for _, _, points in drawn for _, value in points] + targets
+        lowest = min([points[-1][1] for _, _, points in drawn] + targets)
+        axes.set_ylim(max(0, lowest - SPAN), min(100, max(values) + 2))
     axes.set_xlim(0, None)
+    axes.locator_params(axis='x', nbins=7, integer=True)
     axes.set_xlabel('epoch')
     axes.set_title(LABELS[quantity])
     if legend:
@@ -86,8 +100,8 @@ def _panel(axes: Any, drawn: Sequence[Tuple[Curve, List[Tuple[int, float]]]], qu
 
 def _label(name: str) -> str:
     """A name that matplotlib takes literally: no mathematics between dollars, not hidden by an underscore."""
-    shown = name if len(name) <= 52 else '…' + name[-51:]
-    return (' ' if shown.startswith('_') else '') + shown.replace('$', r'\$')
+    lines = [line if len(line) <= 46 else '…' + line[-45:] for line in name.split('\n')]
+    return (' ' if name.startswith('_') else '') + '\n'.join(lines).replace('$', r'\$')
 
 
 def _rendered(draw: Callable[[Any], None], inches: Tuple[float, float], kind: str) -> bytes:

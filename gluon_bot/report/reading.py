@@ -62,7 +62,7 @@ def _read_file(path: str, source: str, logs: Logs) -> None:
     found = []
 
     def note(number: int, text: str) -> None:
-        found.append('%s:%d: %s' % (source, number, text))
+        found.append('%s: %s' % ('%s:%d' % (source, number) if number else source, text))
 
     record, text_log = RecordReader(source, note), LogReader(source, note)
     other_lines = []
@@ -72,6 +72,7 @@ def _read_file(path: str, source: str, logs: Logs) -> None:
         elif text.strip():
             other_lines.append(number) if len(other_lines) < 2 else None
             text_log.feed(number, text, whole)
+    text_log.finish()
     runs = record.runs + text_log.runs
     if record.runs and not text_log.runs and other_lines:
         note(other_lines[0], 'not a line of a run record, left out')

@@ -30,14 +30,15 @@ tr.group th { background: var(--ground); color: var(--soft); font-weight: 600; f
 td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 td.number { white-space: nowrap; }
 tr.untouched th, tr.untouched td { color: var(--soft); }
-.chip { display: inline-block; border-radius: 999px; padding: .05rem .6rem; font-size: .82rem; white-space: nowrap; }
+.chip { display: inline-block; font-size: .84rem; white-space: nowrap; color: var(--soft); }
+.reproduced, .above, .below, .recalled { border-radius: 999px; padding: .05rem .6rem; }
 .reproduced { background: var(--good-ground); color: var(--good); }
 .above { background: var(--over-ground); color: var(--over); }
 .below { background: var(--under-ground); color: var(--under); }
-.not-run { padding-left: 0; color: var(--soft); }
 .recalled { background: var(--odd-ground); color: var(--odd); font-size: .78rem; margin-left: .5rem; vertical-align: .12rem; }
 details > summary { cursor: pointer; overflow-wrap: anywhere; }
-details + details { margin-top: .3rem; }
+.run + .run { margin-top: .6rem; }
+.run .small { margin: .1rem 0 0; max-width: 44ch; }
 details.wide { margin-top: .8rem; }
 details dl { margin: .4rem 0 .6rem; padding: .6rem .8rem; background: var(--ground); border-radius: 8px; font-size: .84rem;
              display: grid; grid-template-columns: max-content 1fr; gap: .15rem .9rem; }
@@ -63,6 +64,11 @@ li { overflow-wrap: anywhere; font-size: .9rem; }
   td[data-label]::before { content: attr(data-label); color: var(--soft); font-size: .84rem; }
   td.number { white-space: normal; }
   td.empty { display: none; }
+  tr.untouched { display: flex; justify-content: space-between; gap: 1rem; padding: .3rem 0; }
+  tr.untouched th, tr.untouched td { width: auto; }
+  tr.untouched td { display: none; }
+  tr.untouched td.paper { display: block; white-space: nowrap; }
+  tr.untouched td.paper::before { content: none; }
   details dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .3rem; }
 }
