@@ -192,12 +192,10 @@ def _run(source: str, arguments: Dict[str, Any]) -> Run:
     else:
         task, network = 'classify', arguments.get('model')
     stated = {'model': NETWORKS.get(network, network) if isinstance(network, str) else None}
-    for key, field in (('num_epochs', 'epochs'), ('epochs', 'epochs'), ('momentum', 'momentum'), ('wd', 'weight_decay')):
+    for key, field in (('num_epochs', 'epochs'), ('epochs', 'epochs'), ('momentum', 'momentum'), ('wd', 'weight_decay'),
+                       ('weight_decay', 'weight_decay')):
         stated[field] = arguments.get(key, stated.get(field))
-    if task == 'classify':
-        stated.update(_classification(arguments, stated['model']))
-    else:
-        stated.update(batch_size=arguments.get('batch_size'))
+    stated.update(_classification(arguments, stated['model']) if task == 'classify' else _fine_tuning(arguments))
     name = arguments.get('dataset') if task != 'classify' else \
         'imagenet' if 'imagenet' in str(arguments.get('data_dir')) else None
     return Run(source, 'gluoncv', task, {key: value for key, value in stated.items() if value is not None},
@@ -214,9 +212,7 @@ def _classification(arguments: Dict[str, Any], model: Any) -> Dict[str, Any]:
         if type(rate) in (int, float) and batch > 0:
             stated['base_lr'] = round(rate * 256 / stated['batch_size'], 9)  # its rate is that of the whole batch
     if arguments.get('lr_mode', 'step') == 'step':
-        decays = str(arguments.get('lr_decay_epoch')).split(',')
-        if all(part.isdigit() and len(part) < 9 for part in decays):
-            stated.update(lr_decay_epochs=[int(part) for part in decays], lr_decay_factor=arguments.get('lr_decay'))
+        stated.update(_decays(arguments, arguments.get('num_epochs')))
     if model not in WITHOUT_RESIDUAL_BLOCKS:
         stated['zero_gamma'] = arguments.get('last_gamma')
     if type(arguments.get('label_smoothing')) is bool:
@@ -226,6 +222,26 @@ def _classification(arguments: Dict[str, Any], model: Any) -> Dict[str, Any]:
     if 'teacher' in arguments:
         stated['teacher'] = '' if arguments['teacher'] is None else 'GluonCV %s' % arguments['teacher']
     return stated
+
+
+def _fine_tuning(arguments: Dict[str, Any]) -> Dict[str, Any]:
+    stated = {'short_side': arguments.get('short'), 'long_side': arguments.get('max_size'),
+              'crop_size': arguments.get('crop_size'), 'base_size': arguments.get('base_size'),
+              'batch_size': arguments.get('batch_size'), **_decays(arguments, arguments.get('epochs'))}
+    if type(arguments.get('batch_size')) is int and type(arguments.get('lr')) is float:
+        stated.update(base_lr=arguments['lr'], lr_batch_size=arguments['batch_size'])
+    if arguments.get('lr_warmup') in (-1, 0, '-1', '0'):
+        stated['warmup_epochs'] = 0  # otherwise it counts batches
+    return stated
+
+
+def _decays(arguments: Dict[str, Any], epochs: Any) -> Dict[str, Any]:
+    """Epochs of a step schedule before the last one, and the factor."""
+    decays = str(arguments.get('lr_decay_epoch')).split(',')
+    if type(epochs) is not int or not all(part.isdigit() and len(part) < 9 for part in decays):
+        return {}
+    return {'lr_decay_epochs': [int(part) for part in decays if int(part) < epochs],
+            'lr_decay_factor': arguments.get('lr_decay')}
 
 
 def _value(text: str) -> Any:

@@ -1,6 +1,6 @@
 """Logs against the paper: `gluon-bot report LOGS... --out DIR`.
 
-reading (files to runs) -> placing (where a run belongs) -> compare (cells, verdicts, deltas) -> tables, page (what is shown).
+reading (files to runs) -> placing (where a run belongs) -> comparing (cells, verdicts, deltas) -> tables, page (what is shown).
 Only plots needs more than the standard library.
 """
 
@@ -14,7 +14,7 @@ from gluon_bot import InputError
 from gluon_bot.console import say
 from gluon_bot.files import atomic_write
 from gluon_bot.report import page, plots, tables
-from gluon_bot.report.compare import as_json, compare
+from gluon_bot.report.comparing import as_json, compare
 from gluon_bot.report.reading import read
 
 BEGIN, END = '<!-- report:begin -->', '<!-- report:end -->'

@@ -8,7 +8,7 @@ from typing import Any, Callable, Iterable, List, Sequence, Tuple
 
 from gluon_bot import paper
 from gluon_bot.report import wording
-from gluon_bot.report.compare import TOLERANCE_REASON, Comparison
+from gluon_bot.report.comparing import TOLERANCE_REASON, Comparison
 from gluon_bot.report.placing import (DIFFERS, FILLS, MAIN_METRIC, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed,
                                       data_title)
 from gluon_bot.report.plots import Curve

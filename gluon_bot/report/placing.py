@@ -6,15 +6,19 @@ from the seed, its data has the paper's counts, it trained to the last epoch, an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from gluon_bot import InputError, paper
-from gluon_bot.recipes import RECIPES, as_dict, from_dict
+from gluon_bot import paper
+from gluon_bot.finetune import FINE_TUNINGS
+from gluon_bot.recipes import RECIPES, as_dict
 from gluon_bot.runlog import Run
 
 FILLS, PUBLISHED, DIFFERS, OTHER_DATA, SUSPECT, UNKNOWN = (
     'fills', 'published', 'differs', 'other data', 'suspect', 'unknown')
+NAMED = {**RECIPES, **FINE_TUNINGS}
+FILLING = {cell.recipe for cell in paper.CELLS if cell.recipe}
+Difference = Tuple[str, Any, Any]  # field, the run's value, the recipe's
 MAIN_METRIC = {'classify': 'val_top1', 'detect': 'val_map', 'segment': 'val_miou'}
 
 
@@ -44,7 +48,7 @@ class Placed:
     name: str  # the end of its file's path, as short as tells it from the others
     kind: str  # one of the six above
     recipe: str  # the recipe, or fine-tuning recipe, it is or is nearest to; ''
-    differences: Tuple[Tuple[str, Any, Any], ...]  # (field, the run's value, the recipe's)
+    differences: Tuple[Difference, ...]
     reasons: Tuple[str, ...]  # what else keeps it out of the cell, or should be known of it
     last_epoch: int  # the epoch whose numbers are taken: the last one evaluated; 0 for none
     finished: bool  # whether that is the recipe's last epoch
@@ -99,58 +103,63 @@ def data_title(run: Run) -> str:
     return '%s (%s)' % (run.data.get('name', 'unnamed data'), ', '.join(parts or ['counts not stated']))
 
 
-def _ours(run: Run) -> Tuple[str, List[Tuple[str, Any, Any]], List[str]]:
+def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
     """Recipe, differences and other reasons of a run that our own record tells of."""
     if not run.recipe:
         return '', [], ['its start line is missing: recipe and data are not known']
-    name = run.recipe.get('name')
-    try:
-        stated = as_dict(from_dict(run.recipe))
-    except InputError as error:
-        return '', [], ['its recipe can not be read: %s' % error]
-    why = ["'%s' is not a run of the paper" % name] if name not in RECIPES else []
-    parent = name if name in RECIPES else name.split('+')[0]
-    nearest = parent if parent in RECIPES else _nearest(stated)[0]
-    used, wanted = run.header.get('precision'), stated['precision']
-    if isinstance(used, str) and used != wanted:
+    name = str(run.recipe.get('name'))
+    why = [] if name in FILLING else ["'%s' is not a run of the paper" % name]
+    parent = name.split('+')[0]  # `--set` adds what it changed to the name
+    nearest = parent if parent in NAMED else _nearest(run)
+    used, wanted = run.header.get('precision'), run.recipe.get('precision')
+    if used is not None and wanted is not None and used != wanted:
         why.append('computed in %s, the recipe says %s' % (used, wanted))
     if run.header.get('limit'):
         why.append('trained on the first %s images only' % run.header['limit'])
-    return nearest, _differences(stated, nearest), why
+    if not nearest:
+        return '', [], why
+    known = {field.name: field.default for field in fields(NAMED[nearest])}
+    unknown = sorted(set(run.recipe) - set(known))
+    if unknown:
+        why.append('this version does not know its fields %s' % ', '.join(unknown))
+    # a field that an older record lacks had no effect then, which is its default
+    defaults = {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()
+                if value is not MISSING}
+    return nearest, _differences({**defaults, **run.recipe}, nearest), why
 
 
-def _published(run: Run) -> Tuple[str, List[Tuple[str, Any, Any]], List[str]]:
+def _published(run: Run) -> Tuple[str, List[Difference], List[str]]:
     """Nearest recipe, differences and remarks of a run that a GluonCV log tells of."""
     if not run.recipe:
         return '', [], ["the script's arguments are missing: recipe and data are not known"]
-    if run.task != 'classify':
-        rows = [cell.recipe for cell in paper.CELLS if cell.metric == MAIN_METRIC[run.task]
-                and RECIPES[cell.recipe.split('-', 1)[1]].model == run.recipe.get('model')]
-        return (rows[0], [], ["the base network's own training is not stated"]) if rows else ('', [], [])
-    recipe, differences = _nearest(run.recipe)
-    arguments = run.header.get('arguments', {})
-    why = ['starts from pretrained parameters'] if arguments.get('use_pretrained') is True else []
-    why += ['no recipe has its network'] if not recipe else []
+    nearest = _nearest(run)
+    why = [] if nearest else ['no recipe has its network']
+    if (run.header.get('arguments') or {}).get('use_pretrained') is True:
+        why.append('starts from pretrained parameters')
+    if run.task != 'classify' and nearest:
+        why.append("the base network's own training is not stated")
     counted = _padded_count(run)
     why += ['its last accuracy is counted over %s images, not 50,000' % _count(counted)] if counted else []
-    return recipe, differences, why
+    return nearest, _differences(run.recipe, nearest) if nearest else [], why
 
 
-def _nearest(stated: Dict[str, Any]) -> Tuple[str, List[Tuple[str, Any, Any]]]:
-    """The recipe of the same network that differs from the stated fields in the fewest; of equals the one with fewer tricks."""
-    candidates = [name for name, recipe in RECIPES.items() if recipe.model == stated.get('model')]
-    if not candidates:
-        return '', []
-    best = min(candidates, key=lambda name: len(_differences(stated, name)))
-    return best, _differences(stated, best)
+def _nearest(run: Run) -> str:
+    """The recipe for the same network that differs in the fewest stated fields; of equals the one with fewer tricks."""
+    stated = run.recipe
+    if run.task == 'classify':
+        candidates = [name for name, recipe in RECIPES.items() if recipe.model == stated.get('model')]
+    else:
+        candidates = [name for name, recipe in FINE_TUNINGS.items() if recipe.task == run.task and (
+            stated.get('backbone') == recipe.backbone or stated.get('model') == RECIPES[recipe.backbone].model)]
+    return min(candidates, key=lambda name: len(_differences(stated, name)), default='')
 
 
-def _differences(stated: Dict[str, Any], name: str) -> List[Tuple[str, Any, Any]]:
-    if name not in RECIPES:
-        return []
-    wanted = as_dict(RECIPES[name])
-    return [(field, value, wanted[field]) for field, value in stated.items()
-            if field not in ('name', 'seed') and field in wanted and value != wanted[field]]
+def _differences(stated: Dict[str, Any], name: str) -> List[Difference]:
+    """Fields whose stated value is not the named recipe's; the seed and the name may differ."""
+    wanted = as_dict(NAMED[name])
+    return [(field, value, wanted[field]) for field, value in stated.items() if field in wanted
+            and field not in ('name', 'seed')
+            and (value != wanted[field] or isinstance(value, bool) != isinstance(wanted[field], bool))]
 
 
 def _other_data(run: Run) -> str:

@@ -6,7 +6,7 @@ from typing import List, Sequence
 
 from gluon_bot import paper
 from gluon_bot.report import wording
-from gluon_bot.report.compare import TOLERANCE_REASON, Comparison
+from gluon_bot.report.comparing import TOLERANCE_REASON, Comparison
 from gluon_bot.report.placing import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, data_title
 
 # characters with which a stranger's text could leave its code span, its table cell, or our markers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot import paper
-from gluon_bot.report.compare import REPRODUCED, Comparison, Delta, Nearby, Result, tolerance, verdict
+from gluon_bot.report.comparing import REPRODUCED, Comparison, Delta, Nearby, Result, tolerance, verdict
 from gluon_bot.report.placing import FILLS, PUBLISHED, Placed
 
 RECALLED_MARK = '†'
