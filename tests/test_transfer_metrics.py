@@ -9,13 +9,14 @@ from gluoncv.utils.metrics import SegmentationMetric
 from gluoncv.utils.metrics.voc_detection import VOC07MApMetric
 
 from gluon_bot.data import ade20k, voc
+from gluon_bot.data.transfer import Boxes, Masks
 from gluon_bot.metrics_transfer import MeanAveragePrecision, PixelMetric, average_precision
 
 
 @pytest.fixture(scope='module')
 def truth(shared_data):
     """Labels (boxes, 6) of voc-mini's 40 test images, one of which has a difficult object added in every class."""
-    labels = voc.Detection(str(shared_data / 'voc-mini'), 'test').labels
+    labels = Boxes(str(shared_data / 'voc-mini'), 'test').labels
     return labels + [np.array([[10, 10, 60, 60, index, 1] for index in range(20)], np.float32)]
 
 
@@ -171,7 +172,7 @@ def plain_pixel_scores(pairs, classes):
 @pytest.fixture(scope='module')
 def masks(shared_data):
     root = str(shared_data / 'ade20k-mini')
-    return [ade20k.Segmentation(root, split)[index][1].asnumpy()[:160, :200]
+    return [Masks(root, split)[index][1][:160, :200].copy()
             for split, count in (('val', 3), ('train', 1)) for index in range(count)]
 
 

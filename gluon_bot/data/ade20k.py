@@ -4,9 +4,7 @@
     ROOT/ADEChallengeData2016/annotations/{training,validation}/NAME.png    8 bits a pixel: 0 unlabelled, else Idx
     ROOT/ADEChallengeData2016/objectInfo150.txt                             Idx, Ratio, Train, Val, Name, with tabs between
 
-Training crops are GluonCV's: flip, the *long* side scaled to base_size times U[0.5, 2], black (unlabelled) padding, a crop
-of crop_size, a blur half of the time. Class indices are Idx - 1, so that -1, unlabelled, is left out of loss and score.
-
+Class indices are Idx - 1, so that -1, unlabelled, is left out of loss and score.
 What GluonCV's script prints after each epoch is of centre crops: the short side is resized to crop_size, masks too, and a
 third of a wide picture is never looked at. Its published numbers are of whole images at their own size; so are those here.
 """
@@ -15,73 +13,26 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
-import mxnet as mx
 import numpy as np
-from gluoncv.data.segbase import SegmentationDataset
 from PIL import Image
 
 from gluon_bot import InputError
 from gluon_bot.data import trees
-from gluon_bot.data.seeding import seed_item
 
 FOLDER = 'ADEChallengeData2016'
 OBJECT_FILE = 'objectInfo150.txt'
 SPLITS = {'train': 'training', 'val': 'validation'}
-MAX_CLASSES = 150
-UNLABELLED = 0
-IGNORED = UNLABELLED - 1
+MOST_CLASSES = 150
+IGNORED = -1  # class index of unlabelled pixels
 
 
-class Segmentation(SegmentationDataset):
-    """The images and masks of the split 'train' or 'val', in the order of their names.
-
-    Item i is (image, mask): RGB 0..255, float32 (height, width, 3), and class indices, int32 (height, width), -1 ignored.
-    'train': a random crop of (crop_size, crop_size), a function of (seed, epoch, i) alone. 'val': all of the image.
-    `epoch` may be set between loaders: a loader's worker processes keep the one they started with.
-    Raises InputError where the tree is not complete, and for a file that can't be used; see `verify`.
-    """
-
-    def __init__(self, root: str, split: str, base_size: int = 520, crop_size: int = 480, seed: int = 0) -> None:
-        self.folder = find_folder(root)
-        super().__init__(self.folder, split, None, None, base_size, crop_size)
-        self.names = split_names(self.folder, split)
-        self.class_names = read_classes(self.folder)
-        self.seed, self.epoch = seed, 0
-
-    @property
-    def classes(self) -> Tuple[str, ...]:
-        """Class names in the order of their indices."""
-        return self.class_names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Tuple[mx.nd.NDArray, mx.nd.NDArray]:
-        name = self.names[index]
-        try:
-            image, mask = _open_image(self.folder, name).convert('RGB'), _open_mask(self.folder, name)
-            problems = mask_problems(mask, image.size, len(self.class_names))
-        except InputError as error:
-            problems = [str(error)]
-        if problems:
-            path = _path(self.folder, 'images', name)
-            raise InputError('%s: %s; gluon-bot verify lists all such files' % (path, problems[0]))
-        if self.split == 'train':
-            seed_item(self.seed, self.epoch, index)
-            return self._sync_transform(image, mask)
-        return self._img_transform(image), self._mask_transform(mask)
-
-    def _mask_transform(self, mask: Image.Image) -> mx.nd.NDArray:
-        return super()._mask_transform(mask) - 1
-
-
-def verify(root: str, processes: int = 0) -> List[str]:
+def verify(root: str, processes: Optional[int] = None) -> List[str]:
     """Every problem of a tree as a line 'training/NAME: what is wrong', at most about a hundred; none is [].
 
     Decodes every image and mask. Raises InputError if `root` holds no ADEChallengeData2016 at all.
-    processes: 0 is one for each core.
+    processes: default one a core.
     """
     folder = find_folder(root)
     try:
@@ -96,7 +47,7 @@ def verify(root: str, processes: int = 0) -> List[str]:
         problems += ['%s/%s: a mask without an image' % (part, stem) for stem in sorted(masks - images)]
         names += ['%s/%s' % (part, stem) for stem in sorted(images)]
     check = partial(_image_problems, folder, len(classes))
-    return trees.bounded(problems + trees.verify_files(names, check, 'verify ADE20K', processes or None))
+    return trees.bounded(problems + trees.verify_files(names, check, 'verify ADE20K', processes))
 
 
 def manifest(root: str) -> Dict[str, Any]:
@@ -120,8 +71,8 @@ def read_classes(folder: str) -> Tuple[str, ...]:
     """Class names in the order of Idx, from objectInfo150.txt; InputError unless Idx counts from 1 to at most 150."""
     path = os.path.join(folder, OBJECT_FILE)
     rows = [line.split('\t') for line in trees.read_text(path).splitlines()[1:] if line.strip()]
-    if not 1 <= len(rows) <= MAX_CLASSES:
-        raise InputError('%s: lists %d classes; must be 1 to %d' % (path, len(rows), MAX_CLASSES))
+    if not 1 <= len(rows) <= MOST_CLASSES:
+        raise InputError('%s: lists %d classes; must be 1 to %d' % (path, len(rows), MOST_CLASSES))
     for number, row in enumerate(rows, 1):
         if len(row) != 5 or row[0].strip() != str(number) or not row[4].strip() or not row[4].strip().isprintable():
             raise InputError('%s: line %d must be Idx %d, Ratio, Train, Val, Name, with tabs between'
@@ -140,8 +91,8 @@ def split_names(folder: str, split: str) -> List[str]:
 
 def mask_problems(mask: Image.Image, size: Tuple[int, int], classes: int) -> List[str]:
     """What is wrong with a mask for an image of `size` (width, height): channels, size, labels above `classes`."""
-    if mask.mode not in ('L', 'P'):
-        return ['the mask has mode %s; must be one channel of 8 bits' % mask.mode]
+    if mask.format != 'PNG' or mask.mode not in ('L', 'P'):
+        return ['the mask is a %s of mode %s; must be a PNG of one channel of 8 bits' % (mask.format, mask.mode)]
     problems = []
     if mask.size != size:
         problems.append('the mask has %d x %d pixels, its image %d x %d' % (*mask.size, *size))
@@ -151,26 +102,35 @@ def mask_problems(mask: Image.Image, size: Tuple[int, int], classes: int) -> Lis
     return problems
 
 
+def open_pair(folder: str, name: str, classes: int) -> Tuple[Image.Image, Image.Image]:
+    """The RGB image called 'training/ADE_train_00000001' and its mask; InputError names the file that can't be used."""
+    image = _open(folder, 'images', name, 'image').convert('RGB')
+    mask = _open(folder, 'annotations', name, 'mask')
+    problems = mask_problems(mask, image.size, classes)
+    if problems:
+        raise InputError('%s: %s' % (_path(folder, 'annotations', name), problems[0]))
+    return image, mask
+
+
 def _image_problems(folder: str, classes: int, name: str) -> List[str]:
     problems, size = [], None
     try:
-        size = _open_image(folder, name).size
+        size = trees.open_image(_path(folder, 'images', name), 'image').size
     except InputError as error:
         problems.append(str(error))
     try:
-        mask = _open_mask(folder, name)
+        mask = trees.open_image(_path(folder, 'annotations', name), 'mask')
         problems += mask_problems(mask, size or mask.size, classes)
     except InputError as error:
         problems.append(str(error))
     return problems
 
 
-def _open_image(folder: str, name: str) -> Image.Image:
-    return trees.open_image(_path(folder, 'images', name), 'image')
-
-
-def _open_mask(folder: str, name: str) -> Image.Image:
-    return trees.open_image(_path(folder, 'annotations', name), 'mask', 'PNG')
+def _open(folder: str, kind: str, name: str, role: str) -> Image.Image:
+    try:
+        return trees.open_image(_path(folder, kind, name), role)
+    except InputError as error:
+        raise InputError('%s: %s' % (_path(folder, kind, name), error)) from None
 
 
 def _stems(folder: str, kind: str, part: str, extension: str) -> set:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from functools import partial
-from typing import Callable, Iterable, List, Optional, Sequence, Tuple
+from typing import Callable, Iterable, List, Optional, Sequence
 
-from PIL import Image, ImageFile
+from PIL import Image
 
-from gluon_bot import InputError, RunError
+from gluon_bot import InputError
 from gluon_bot.console import Progress
+from gluon_bot.data.images import Unreadable, decode
+from gluon_bot.data.workers import ordered
 
-MAX_PIXELS = 1 << 26  # of one image: 8192 x 8192; more is refused before decoding
-MAX_LIST_BYTES = 1 << 26  # of a list of names or classes
+MOST_LIST_BYTES = 64 << 20  # of a list of names or classes
+MOST_IMAGE_BYTES = 256 << 20
 PROBLEMS_SHOWN = 100
 PROBLEMS_A_FILE = 10
-FILES_A_TASK = 16
 
 Check = Callable[[str], List[str]]
 
@@ -55,8 +52,8 @@ def read_text(path: str) -> str:
     """A whole text file; InputError if it can't be read, is larger than 64 MB or is not UTF-8."""
     if not os.path.isfile(path):
         raise InputError('%s: no such file' % path)
-    if os.path.getsize(path) > MAX_LIST_BYTES:
-        raise InputError('%s: larger than %d MB, which no list of this kind is' % (path, MAX_LIST_BYTES >> 20))
+    if os.path.getsize(path) > MOST_LIST_BYTES:
+        raise InputError('%s: larger than %d MB, which no list of this kind is' % (path, MOST_LIST_BYTES >> 20))
     try:
         with open(path, encoding='utf-8') as file:
             return file.read()
@@ -64,26 +61,21 @@ def read_text(path: str) -> str:
         raise InputError('%s: can not be read as text: %s' % (path, error)) from None
 
 
-def open_image(path: str, role: str, kind: str = 'JPEG') -> Image.Image:
-    """Decode a whole JPEG or PNG file.
+def open_image(path: str, role: str) -> Image.Image:
+    """Decode a whole file.
 
-    Raises InputError, which says its role ('image', 'mask') and not its path, if it is missing, of another kind, cut off,
-    damaged, or larger than MAX_PIXELS, which is known from its header before anything is decoded.
+    Raises InputError, which says the image's role ('image', 'mask') and not its path, if it is missing, cut off, damaged, or
+    larger than any picture should be, which is known from its header before anything is decoded.
     """
     if not os.path.isfile(path):
         raise InputError('%s: no such file' % role)
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # importing gluoncv.data turns it on for the whole process
+    if os.path.getsize(path) > MOST_IMAGE_BYTES:
+        raise InputError('%s: a file larger than %d MB' % (role, MOST_IMAGE_BYTES >> 20))
     try:
-        image = Image.open(path, formats=(kind,))
-        if image.width * image.height > MAX_PIXELS:
-            raise InputError('%s: %d x %d pixels; at most %d are read' % (role, *image.size, MAX_PIXELS))
-        image.load()
-        return image
-    except InputError:
-        raise
-    except Exception as error:  # decoders meet hostile bytes here, and raise nearly anything
-        reason = printable(str(error).replace(path, 'the file')) or type(error).__name__
-        raise InputError('%s: not a readable %s: %s' % (role, kind, reason)) from None
+        with open(path, 'rb') as file:
+            return decode(file.read())
+    except (OSError, Unreadable) as error:
+        raise InputError('%s: %s' % (role, error)) from None
 
 
 def verify_files(names: Sequence[str], check: Check, label: str, processes: Optional[int] = None) -> List[str]:
@@ -93,16 +85,13 @@ def verify_files(names: Sequence[str], check: Check, label: str, processes: Opti
     """
     problems = []
     progress = Progress(len(names), label, 'files', plain_seconds=30)
-    try:
-        with ProcessPoolExecutor(processes or len(os.sched_getaffinity(0)), initializer=_leave_interrupts_to_parent) as pool:
-            with closing(pool.map(partial(_checked, check), names, chunksize=FILES_A_TASK)) as found:
-                for done, (name, said) in enumerate(zip(names, found), 1):
-                    problems += ['%s: %s' % (name, problem) for problem in said]
-                    progress.update(done, '%d problems' % len(problems))
-    except BrokenProcessPool:
-        raise RunError('%s: a process was killed, probably for want of memory; try again with fewer' % label) from None
-    finally:
-        progress.close()
+    with closing(ordered(check, names, processes)) as found:
+        for done, (name, said) in enumerate(zip(names, found), 1):
+            problems += ['%s: %s' % (name, problem) for problem in said[:PROBLEMS_A_FILE]]
+            if len(said) > PROBLEMS_A_FILE:
+                problems.append('%s: and %d more problems in this file' % (name, len(said) - PROBLEMS_A_FILE))
+            progress.update(done, '%d problems' % len(problems))
+    progress.close()
     return problems
 
 
@@ -122,13 +111,3 @@ def listing_sha256(root: str, files: Iterable[str]) -> str:
     except OSError as error:
         raise InputError('%s: %s' % (error.filename, error.strerror)) from None
     return hashlib.sha256(''.join(lines).encode()).hexdigest()
-
-
-def _checked(check: Check, name: str) -> List[str]:
-    problems = check(name)
-    left = len(problems) - PROBLEMS_A_FILE
-    return problems[:PROBLEMS_A_FILE] + (['and %d more problems in this file' % left] if left > 0 else [])
-
-
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

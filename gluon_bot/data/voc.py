@@ -9,8 +9,7 @@ Coordinates in the XML are pixels counted from 1, both corners inside the box; l
 off all four. GluonCV's transforms then treat boxes as [xmin, xmax] without the last pixel, its metric with it, as VOC's
 devkit does. Objects marked `difficult` are trained on, as in the published recipe, and left out of the score.
 
-GluonCV's VOCDetection reads the XML with a parser that expands entities, follows any name in a list, knows 20 fixed classes,
-and leaves out boxes it dislikes; this one refuses the file and says why. The labels are the same.
+Files are read as strangers' files: a list or an annotation that is not as it should be is refused, and the reason said.
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ import math
 import os
 import re
 from functools import partial
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-import mxnet as mx
 import numpy as np
 from defusedxml import DefusedXmlException, ElementTree
 
@@ -32,8 +30,8 @@ CLASSES = ('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat'
            'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
 CLASS_FILE = 'classes.txt'
 SPLITS = {'train': 'trainval', 'test': 'test'}
-MAX_XML_BYTES = 1 << 20
-MAX_CLASSES = 1000
+MOST_XML_BYTES = 1 << 20
+MOST_CLASSES = 1000
 
 
 class Thing(NamedTuple):
@@ -52,53 +50,11 @@ class Annotation(NamedTuple):
     things: List[Thing]
 
 
-class Detection(mx.gluon.data.Dataset):
-    """The images and boxes of the split 'train' (trainval of all years) or 'test'.
-
-    Item i is (image, label): uint8 RGB (height, width, 3) and float32 (boxes, 6), a row xmin, ymin, xmax, ymax in pixels
-    counted from 0, class index, difficult. The training split has only images with at least one box.
-    All annotations are read at the start. Raises InputError for the first one that can't be used; see `verify`.
-    """
-
-    def __init__(self, root: str, split: str) -> None:
-        self.devkit = find_devkit(root)
-        self.classes = read_classes(self.devkit)
-        self.names = split_names(self.devkit, split)
-        if not self.names:
-            raise InputError('%s: no images listed in VOC*/ImageSets/Main/%s.txt' % (self.devkit, SPLITS[split]))
-        self.sizes, self.labels = [], []
-        for name in self.names:
-            annotation = read_annotation(_annotation_path(self.devkit, name))
-            problems = annotation_problems(annotation, self.classes)
-            if problems:
-                raise InputError('%s: %s; gluon-bot verify lists all such files'
-                                 % (_annotation_path(self.devkit, name), problems[0]))
-            self.sizes.append(annotation.size)
-            self.labels.append(as_label(annotation, self.classes))
-        if split == 'train':
-            kept = [index for index, label in enumerate(self.labels) if len(label)]
-            self.names, self.sizes, self.labels = ([values[index] for index in kept]
-                                                   for values in (self.names, self.sizes, self.labels))
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Tuple[mx.nd.NDArray, np.ndarray]:
-        path = _image_path(self.devkit, self.names[index])
-        try:
-            image = trees.open_image(path, 'image')
-        except InputError as error:
-            raise InputError('%s: %s' % (path, error)) from None
-        if image.size != self.sizes[index]:
-            raise InputError('%s: %d x %d pixels, but its annotation says %d x %d' % (path, *image.size, *self.sizes[index]))
-        return mx.nd.array(np.asarray(image.convert('RGB')), dtype='uint8'), self.labels[index].copy()
-
-
-def verify(root: str, processes: int = 0) -> List[str]:
+def verify(root: str, processes: Optional[int] = None) -> List[str]:
     """Every problem of a devkit tree as a line 'VOC2007/NAME: what is wrong', at most about a hundred; none is [].
 
     Decodes every listed image and compares it with its annotation. Raises InputError if `root` is no devkit at all.
-    processes: 0 is one for each core.
+    processes: default one a core.
     """
     devkit = find_devkit(root)
     try:
@@ -122,7 +78,7 @@ def verify(root: str, processes: int = 0) -> List[str]:
     if not names and not problems:
         problems.append('%s: no images listed in VOC*/ImageSets/Main/trainval.txt or test.txt' % devkit)
     check = partial(_image_problems, devkit, classes)
-    return trees.bounded(problems + trees.verify_files(names, check, 'verify VOC', processes or None))
+    return trees.bounded(problems + trees.verify_files(names, check, 'verify VOC', processes))
 
 
 def manifest(root: str) -> Dict[str, Any]:
@@ -130,7 +86,7 @@ def manifest(root: str) -> Dict[str, Any]:
     devkit = find_devkit(root)
     counts = {split: split_names(devkit, split) for split in SPLITS}
     files = [part for name in counts['train'] + counts['test']
-             for part in (_annotation_path('', name), _image_path('', name))]
+             for part in (annotation_path('', name), image_path('', name))]
     return {'name': 'voc', 'train_images': len(counts['train']), 'val_images': len(counts['test']),
             'classes': list(read_classes(devkit)), 'sha256': trees.listing_sha256(devkit, files)}
 
@@ -149,8 +105,8 @@ def read_classes(devkit: str) -> Tuple[str, ...]:
     if not os.path.exists(path):
         return CLASSES
     classes = [line.strip() for line in trees.read_text(path).splitlines() if line.strip()]
-    if not 1 <= len(classes) <= MAX_CLASSES or len(set(classes)) < len(classes) or not all(map(str.isprintable, classes)):
-        raise InputError('%s: must be 1 to %d different names, one a line' % (path, MAX_CLASSES))
+    if not 1 <= len(classes) <= MOST_CLASSES or len(set(classes)) < len(classes) or not all(map(str.isprintable, classes)):
+        raise InputError('%s: must be 1 to %d different names, one a line' % (path, MOST_CLASSES))
     return tuple(classes)
 
 
@@ -161,12 +117,24 @@ def split_names(devkit: str, split: str) -> List[str]:
             for name in trees.read_names(path)]
 
 
+def image_path(devkit: str, name: str) -> str:
+    """Where the image called 'VOC2007/000005' lies."""
+    year, stem = name.split('/')
+    return os.path.join(devkit, year, 'JPEGImages', stem + '.jpg')
+
+
+def annotation_path(devkit: str, name: str) -> str:
+    """Where its annotation lies."""
+    year, stem = name.split('/')
+    return os.path.join(devkit, year, 'Annotations', stem + '.xml')
+
+
 def read_annotation(path: str) -> Annotation:
     """Parse one XML file; InputError if it is missing, malformed, lacks what is needed, or declares a DTD or entities."""
     if not os.path.isfile(path):
         raise InputError('%s: no such file' % path)
-    if os.path.getsize(path) > MAX_XML_BYTES:
-        raise InputError('%s: larger than %d MB, which no annotation is' % (path, MAX_XML_BYTES >> 20))
+    if os.path.getsize(path) > MOST_XML_BYTES:
+        raise InputError('%s: larger than %d MB, which no annotation is' % (path, MOST_XML_BYTES >> 20))
     try:
         tree = ElementTree.parse(path, forbid_dtd=True).getroot()
         size = tuple(int(_text(tree, 'size/' + side)) for side in ('width', 'height'))
@@ -207,13 +175,13 @@ def as_label(annotation: Annotation, classes: Tuple[str, ...]) -> np.ndarray:
 def _image_problems(devkit: str, classes: Tuple[str, ...], name: str) -> List[str]:
     problems, image = [], None
     try:
-        image = trees.open_image(_image_path(devkit, name), 'image')
+        image = trees.open_image(image_path(devkit, name), 'image')
     except InputError as error:
         problems.append(str(error))
     try:
-        annotation = read_annotation(_annotation_path(devkit, name))
+        annotation = read_annotation(annotation_path(devkit, name))
     except InputError as error:
-        return problems + [str(error).replace(_annotation_path(devkit, name), 'annotation')]
+        return problems + [str(error).replace(annotation_path(devkit, name), 'annotation')]
     stem = os.path.basename(name)
     if annotation.file_name not in ('', stem, stem + '.jpg'):
         problems.append("the annotation is of another file, '%s'" % trees.printable(annotation.file_name))
@@ -229,16 +197,6 @@ def _years(devkit: str) -> List[str]:
 
 def _list_path(devkit: str, year: str, split: str) -> str:
     return os.path.join(devkit, year, 'ImageSets', 'Main', split + '.txt')
-
-
-def _image_path(devkit: str, name: str) -> str:
-    year, stem = name.split('/')
-    return os.path.join(devkit, year, 'JPEGImages', stem + '.jpg')
-
-
-def _annotation_path(devkit: str, name: str) -> str:
-    year, stem = name.split('/')
-    return os.path.join(devkit, year, 'Annotations', stem + '.xml')
 
 
 def _text(element: Any, path: str, default: Any = None) -> str:
