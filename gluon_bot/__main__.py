@@ -11,19 +11,22 @@ import os
 import sys
 from typing import Any, List, NoReturn, Optional
 
-from gluon_bot import InputError, RunError, __version__
+from gluon_bot import InputError, RunError, __version__, launch
 from gluon_bot.console import say
 from gluon_bot.interrupt import Interrupted
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
+    options.arguments = arguments
+    launch.follow_parent()
     _own_cores()
     try:
-        options.command(options)
+        code = options.command(options)
         sys.stdout.flush()
-        return 0
+        return code or 0
     except InputError as error:
         say('gluon-bot: %s' % error)
         return 2
@@ -36,9 +39,27 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         say('gluon-bot: interrupted')
         return 130
+    except Exception as error:
+        if type(error).__name__ != 'MXNetError':
+            raise
+        say('gluon-bot: %s' % _first_line(error))
+        return launch.LOST if 'HOROVOD_RANK' in os.environ else 1
     except BrokenPipeError:  # the reader of our output, say `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _first_line(error: Exception) -> str:
+    """What MXNet says of an error, without its stack: 'another worker was lost', or its last line with text."""
+    text = str(error)
+    if 'Horovod has been shut down' in text or 'Connection reset' in text or 'Connection closed by peer' in text:
+        return 'another worker was lost'
+    return 'MXNet failed: ' + ([line.strip() for line in text.splitlines() if line.strip()] or ['no reason given'])[-1]
+
+
+def _is_launcher(options: argparse.Namespace) -> bool:
+    """True where this process shall start workers rather than be one."""
+    return 'HOROVOD_RANK' not in os.environ and bool(options.workers > 1 or options.hosts or options.restarts)
 
 
 def _own_cores() -> None:
@@ -82,27 +103,35 @@ def _verify(options: argparse.Namespace) -> None:
     print(recordio.verify(options.path, workers=options.workers))
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace) -> int:
     from gluon_bot import recipes
     settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
     recipe = recipes.override(recipes.recipe_named(options.recipe), settings)
-    if options.dry_run:
+    if options.dry_run or _is_launcher(options):
         from gluon_bot import job
-        print(job.plan(recipe, options.data, options.out, options.workers, options.accumulate, options.teacher,
-                       options.limit, options.resume))
-        return
+        plan = job.plan(recipe, options.data, options.out, options.workers, options.accumulate, options.teacher,
+                        options.limit, options.resume)
+        if options.dry_run:
+            print(plan)
+            return 0
+        say(plan)
+        return launch.run(options.arguments, options.workers, options.hosts, options.restarts)
     from gluon_bot import train
     train.fit(recipe, options.data, options.out, options.resume, options.accumulate, options.teacher, options.limit,
               options.log_every, options.keep, options.tensorboard)
+    return 0
 
 
-def _evaluate(options: argparse.Namespace) -> None:
+def _evaluate(options: argparse.Namespace) -> int:
+    if _is_launcher(options):
+        return launch.run(options.arguments, options.workers, options.hosts)
     from gluon_bot import evaluate
     result = evaluate.run(options.checkpoint, options.data, options.batch_size, options.limit)
     if result is not None:
         print(json.dumps(result) if options.json else
               '%(recipe)s after step %(step)d on %(data)s: top-1 %(val_top1).3f %%, top-5 %(val_top5).3f %% '
               '(%(val_correct_top1)d and %(val_correct_top5)d of %(val_images)d images, %(precision)s)' % result)
+    return 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -127,6 +156,16 @@ def _command(commands: Any, name: str, function: Any, help_text: str, examples: 
                                  formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.set_defaults(command=function)
     return parser
+
+
+def _workers(parser: argparse.ArgumentParser, restarts: bool) -> None:
+    parser.add_argument('--workers', type=_count, default=1, metavar='N', help='processes, one a GPU, on this machine or over '
+                        '--hosts (default: 1)')
+    parser.add_argument('--hosts', default='', metavar='NAME:N,...', help='machines and their numbers of workers, through ssh')
+    parser.set_defaults(restarts=0)
+    if restarts:
+        parser.add_argument('--restarts', type=int, choices=range(1000), default=0, metavar='N', help='start again from the last '
+                            'checkpoint, up to N times, when a worker dies (default: 0)')
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -165,11 +204,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument('path', metavar='PATH', help='folder of records, or one .rec')
     command.add_argument('--workers', type=_count, help='processes (default: one a core)')
 
-    command = _command(commands, 'train', _train, 'train a recipe, alone or as one worker of horovodrun',
+    command = _command(commands, 'train', _train, 'train a recipe with one worker or several',
                        '  gluon-bot train digits --data data/digits --out runs/digits\n'
                        '  gluon-bot train resnet50d-cosine --data data/imagenette --out runs/trial --limit 640 \\\n'
                        '      --set epochs=2 --set warmup_epochs=0 --set batch_size=64\n'
-                       '  horovodrun -np 8 gluon-bot train resnet50d-mixup --data data/imagenet --out runs/mixup --resume\n')
+                       '  gluon-bot train resnet50d-mixup --data data/imagenet --out runs/mixup --workers 8 --restarts 3\n')
     command.add_argument('recipe', metavar='RECIPE')
     command.add_argument('--data', required=True, metavar='DIR', help='folder made by gluon-bot pack')
     command.add_argument('--out', required=True, metavar='RUN', help='folder for record, curves and checkpoints')
@@ -183,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument('--keep', type=_count, default=3, metavar='K', help='newest checkpoints kept, and the best (default: 3)')
     command.add_argument('--tensorboard', action='store_true', help='also write TensorBoard event files')
     command.add_argument('--dry-run', action='store_true', help='check everything, say what would be done, and stop')
-    command.add_argument('--workers', type=_count, default=1, metavar='N', help='with --dry-run: plan for N workers')
+    _workers(command, restarts=True)
 
     command = _command(commands, 'evaluate', _evaluate, 'exact top-1 and top-5 accuracy of a checkpoint',
                        '  gluon-bot evaluate runs/digits --data data/digits\n')
@@ -192,6 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument('--batch-size', type=_count, default=64, metavar='N', help='images of one worker (default: 64)')
     command.add_argument('--limit', type=_count, metavar='N', help='use N images only, for a trial')
     command.add_argument('--json', action='store_true', help='as JSON')
+    _workers(command, restarts=False)
     return parser
 
 

@@ -123,15 +123,16 @@ def plan(recipe: Recipe, data: str, out: str, workers: int, accumulate: int, tea
     """What a run would do, a line each, after every check that needs no network trained: the dry run."""
     job = describe(recipe, data, out, workers, accumulate, limit)
     check_out(out, resume)
-    teacher_network(recipe, teacher, len(job.class_names), mx.cpu())
-    figures = flops.figures(recipe.model, recipe.image_size, len(job.class_names))
+    if teacher or recipe.teacher:
+        teacher_network(recipe, teacher, len(job.class_names), mx.cpu())
+    parameters, multiply_adds = flops.figures(recipe.model, recipe.image_size)
     found = checkpoint.newest(out)[0] if resume else None
     if found:
         check_resumed(job, found.meta, found.path)
     lines = [
         ('recipe', '%s: %s' % (recipe.name, ' '.join(tricks(recipe)) or 'no trick')),
-        ('network', '%s, %.2f M parameters, %.2f GFLOPs at %d pixels'
-         % (recipe.model, figures[0] / 1e6, figures[1] / 1e9, recipe.image_size)),
+        ('network', '%s, %.2f M parameters (1,000 classes), %.2f GFLOPs at %d pixels'
+         % (recipe.model, parameters / 1e6, multiply_adds / 1e9, recipe.image_size)),
         ('data', '%(name)s, %(classes)d classes, %(train_images)d to train, %(val_images)d to evaluate' % job.manifest),
         ('batch', '%d = %d workers x %d accumulated x %d images' % (recipe.batch_size, workers, accumulate, job.micro_batch)),
         ('steps', '%d epochs x %d = %d' % (recipe.epochs, job.steps_an_epoch, recipe.epochs * job.steps_an_epoch)),

@@ -205,7 +205,7 @@ SMOOTH = dict(label_smoothing=0.1)
 DISTILL = dict(teacher=TEACHERS[0], distill_temperature=20.0)
 MIXUP = dict(mixup_alpha=0.2, epochs=200)
 DISTILL_MIXUP = {**MIXUP, **DISTILL, 'teacher': TEACHERS[1]}
-TINY = dict(model='resnet18d', image_size=32, epochs=40, batch_size=64, base_lr=0.2, crop_area_min=0.5,
+TINY = dict(model='resnet18d', image_size=32, epochs=20, batch_size=64, base_lr=0.2, crop_area_min=0.5,
             random_flip=False, precision='float32', loss_scale=1.0)
 
 RECIPES: Dict[str, Recipe] = {}

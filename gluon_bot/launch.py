@@ -1,0 +1,130 @@
+"""Starts the workers of a job and starts them again from the last checkpoint when one dies (Horovod can't, for MXNet).
+
+On one machine the workers are our children: rank 0 keeps the terminal, exit codes arrive, no worker outlives us.
+Over several machines `horovodrun` starts them through ssh.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import Dict, List
+
+from gluon_bot import InputError
+from gluon_bot.console import say
+
+LOST = 70  # exit code of a worker that crashed, or lost another one: worth a restart
+FINAL = (0, 1, 2, 130)  # done, failed for good, bad input, interrupted: not worth one
+GRACE_SECONDS = 20  # for the other workers to notice that one is gone
+
+
+def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0) -> int:
+    """Run `gluon-bot ARGUMENTS` as `workers` ranks; returns the job's exit code.
+
+    `hosts` is 'name:slots,name:slots' for several machines. After a worker's death all are started again with --resume,
+    `restarts` times at the most.
+    """
+    if restarts and '--resume' not in arguments:
+        arguments = arguments + ['--resume']
+    for attempt in range(restarts + 1):
+        if attempt:
+            say('a worker died; restart %d of %d from the last checkpoint' % (attempt, restarts))
+        code = _over_ssh(arguments, workers, hosts) if hosts else _here(arguments, workers)
+        if code in FINAL:
+            return code
+    say('gluon-bot: a worker died%s; go on with --resume' % (' and %d restarts did not help' % restarts if restarts else ''))
+    return 1
+
+
+def follow_parent() -> None:
+    """In a worker: when the process that started us dies, be asked to stop as by SIGTERM (Linux)."""
+    parent = os.environ.get('GLUON_BOT_LAUNCHER')
+    if parent and sys.platform == 'linux':
+        import ctypes
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != int(parent):  # it died before we asked
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _here(arguments: List[str], workers: int) -> int:
+    server, environments = _rendezvous(workers)
+    asked = []
+    before = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in (signal.SIGTERM, signal.SIGINT)}
+    command = [sys.executable, '-m', 'gluon_bot', *arguments]
+    processes = [subprocess.Popen(command, env=environment) for environment in environments]
+    try:
+        return _wait(processes, asked)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        server.stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(processes: List[subprocess.Popen], asked: List[int]) -> int:
+    """Wait for all workers; pass a SIGTERM on to them (the terminal itself passes Ctrl-C to all)."""
+    forwarded, deadline = 0, None
+    while True:
+        codes = [process.poll() for process in processes]
+        for number in asked[forwarded:]:
+            for process in processes:
+                if number == signal.SIGTERM and process.poll() is None:
+                    process.terminate()
+        forwarded = len(asked)
+        ended = [code for code in codes if code is not None]
+        if len(ended) == len(codes):
+            return _verdict(ended, bool(asked))
+        if any(ended) and deadline is None:
+            deadline = time.monotonic() + GRACE_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            return _verdict([code for code in ended if code], bool(asked))
+        time.sleep(0.05)
+
+
+def _verdict(codes: List[int], asked: bool) -> int:
+    """One exit code for the job: bad input before a crash before a failure, since a crash makes the other workers fail."""
+    if 2 in codes:
+        return 2
+    if any(code == LOST or code < 0 for code in codes):
+        return 130 if asked else LOST
+    return max(codes)
+
+
+def _rendezvous(workers: int) -> 'tuple[object, List[Dict[str, str]]]':
+    """Horovod's meeting point for workers on this machine, and the environment of each of them."""
+    try:
+        from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
+        from horovod.runner.http.http_server import RendezvousServer
+        from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
+    except ImportError as error:
+        raise InputError('several workers need Horovod (%s): run scripts/quickstart.sh, which builds it' % error) from None
+    server = RendezvousServer(0)
+    port = server.start()
+    slots = get_host_assignments(parse_hosts('localhost:%d' % workers), workers)
+    server.init(slots)
+    shared = {**os.environ, **create_run_env_vars('127.0.0.1', ['lo'], str(port)), 'GLUON_BOT_LAUNCHER': str(os.getpid())}
+    return server, [{**shared, **create_slot_env_vars(slot)} for slot in slots]
+
+
+def _over_ssh(arguments: List[str], workers: int, hosts: str) -> int:
+    """The same through horovodrun, whose own tracebacks are kept off the console; it names the first exit code in them."""
+    if not re.fullmatch(r'[\w.-]+(:\d+)?(,[\w.-]+(:\d+)?)*', hosts):
+        raise InputError("--hosts '%s' is not of the form name:slots,name:slots" % hosts)
+    command = ['horovodrun', '--gloo', '-np', str(workers), '-H', hosts, sys.executable, '-m', 'gluon_bot', *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors='replace')
+    code, traceback = None, False
+    for line in process.stderr:
+        found = re.match(r'Exit code: (-?\d+)$', line)
+        code = int(found.group(1)) if found else code
+        traceback = traceback or line.startswith('Traceback')
+        if not traceback:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+    return process.wait() if code is None else code if code in FINAL else LOST
