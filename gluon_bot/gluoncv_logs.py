@@ -17,6 +17,7 @@ NETWORKS = {  # GluonCV's names of the networks in `recipes`
     'se_resnet50_v1': 'se-resnet50', 'se_resnext50_32x4d': 'se-resnext50', 'densenet201': 'densenet201',
     **{'resnet%d_v1%s' % (depth, variant): 'resnet%d%s' % (depth, variant)
        for depth in (18, 34, 50, 101, 152) for variant in ('', 'b', 'c', 'd')}}
+TEXT_FIELDS = ('model', 'precision', 'lr_schedule', 'teacher')  # all other fields of a recipe are numbers
 WITHOUT_RESIDUAL_BLOCKS = ('inception-v3', 'mobilenet')  # zero gamma has nothing to act on there
 LABEL_SMOOTHING = 0.1  # a constant of GluonCV's script, as is a teacher's temperature by default
 VALUES = {'training': {'accuracy': 'train_top1', 'err-top1': 'train_top1', 'err-top5': 'train_top5', 'loss': 'loss'},
@@ -198,8 +199,9 @@ def _run(source: str, arguments: Dict[str, Any]) -> Run:
     stated.update(_classification(arguments, stated['model']) if task == 'classify' else _fine_tuning(arguments))
     name = arguments.get('dataset') if task != 'classify' else \
         'imagenet' if 'imagenet' in str(arguments.get('data_dir')) else None
-    return Run(source, 'gluoncv', task, {key: value for key, value in stated.items() if value is not None},
-               {'name': name} if isinstance(name, str) else {}, {'arguments': arguments})
+    recipe = {field: value for field, value in stated.items()
+              if value is not None and (field in TEXT_FIELDS or not isinstance(value, str))}
+    return Run(source, 'gluoncv', task, recipe, {'name': name} if isinstance(name, str) else {}, {'arguments': arguments})
 
 
 def _classification(arguments: Dict[str, Any], model: Any) -> Dict[str, Any]:

@@ -133,7 +133,7 @@ def _published(run: Run) -> Tuple[str, List[Difference], List[str]]:
     if not run.recipe:
         return '', [], ["the script's arguments are missing: recipe and data are not known"]
     nearest = _nearest(run)
-    why = [] if nearest else ['no recipe has its network']
+    why = [] if nearest else ['no recipe has its network' if 'model' in run.recipe else 'its network is not stated']
     if (run.header.get('arguments') or {}).get('use_pretrained') is True:
         why.append('starts from pretrained parameters')
     if run.task != 'classify' and nearest:
