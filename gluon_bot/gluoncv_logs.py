@@ -35,7 +35,7 @@ DETECTION = re.compile(r'\[Epoch (\d+)\] Validation: *$')
 CLASS = re.compile(r'([\w ]{1,80})=(\d(?:\.\d+)?(?:e-\d+)?|nan)$')
 BAR = r'(?:: +100%\|[^|]*\| (\d+)/(\d+) \[[^\]]*\]?.*)?$'
 SEGMENTATION = re.compile(r'Epoch (\d+),? validation pixAcc: (\d\.\d{3}), mIoU: (\d\.\d{3})' + BAR)
-SEGMENTATION_LOSS = re.compile(r'Epoch (\d+), training loss (\d+\.\d{3}|nan)' + BAR)
+SEGMENTATION_LOSS = re.compile(r'Epoch (\d+),?(?: iteration \d+/\d+:)? training loss (\d+\.\d{3}|nan)' + BAR)
 HEAD = re.compile(r'\(4\): Conv2D\(\d+ -> (\d+), kernel_size=\(1, 1\)')
 SEGMENTATION_START = re.compile(r'Number of GPUs: (\d+)$')
 SEGMENTATION_EPOCHS = re.compile(r'Epoche?s: (\d+)$')  # of 'Total Epoches: 50'
@@ -48,7 +48,7 @@ class LogReader:
         self.source, self.note = source, note
         self.runs: List[Run] = []
         self.detection: Optional[Tuple[int, Dict[str, float]]] = None  # epoch and AP of the classes read so far
-        self.evaluating = False  # a final evaluation prints the line of an epoch 0 again
+        self.trained = ''  # the epoch whose training loss was told last, for segmentation
 
     def feed(self, number: int, text: str, whole: bool = True) -> None:
         """Take one line; `whole` is False where the file ends before the line does. Nothing is raised."""
@@ -67,23 +67,26 @@ class LogReader:
         elif line.startswith('Epoch '):
             self._segmentation(number, line)
         elif 'Evaluating model' in line:
-            self.evaluating = True
+            self.trained = ''
         else:
             self._segmentation_header(number, line)
 
     def finish(self) -> None:
-        """After the last line: leave out training accuracies that are none.
+        """After the last line: leave out training accuracies that are none, or can't be told from such.
 
         With label smoothing the script of 2018 compared smoothed targets and logits of the same shape, which MXNet's
-        metric compares number by number: 75 % in the first epoch of a network that is right in 5 %.
+        metric does number by number: 75 % in the first epoch of a network that is right in 5 %.
         """
         for run in self.runs:
-            first = run.epochs.get(1, {})
-            if run.recipe.get('label_smoothing') and first.get('train_top1', 0) > first.get('val_top1', 100) + 40:
-                self.note(0, 'training accuracy %.0f %%, validation %.0f %% in epoch 1: it compares smoothed targets number by '
-                             'number and is no accuracy; left out' % (first['train_top1'], first['val_top1']))
-                for values in run.epochs.values():
-                    values.pop('train_top1', None)
+            trained, right = (run.epochs.get(1, {}).get(name) for name in ('train_top1', 'val_top1'))
+            known = trained is not None and right is not None
+            if run.recipe.get('label_smoothing') == 0 or (known and trained < right + 40):
+                continue
+            dropped = [values.pop('train_top1') for values in run.epochs.values() if 'train_top1' in values]
+            if dropped:
+                self.note(0, 'training accuracy left out: ' + (
+                    '%.0f %% in epoch 1, where validation has %.0f %%, is a comparison of smoothed targets number by number'
+                    % (trained, right) if known else 'without epoch 1 it can not be told whether it is one'))
 
     def _epoch(self, number: int, line: str) -> None:
         accuracies, speed = EPOCH.match(line), SPEED.match(line)
@@ -134,12 +137,14 @@ class LogReader:
         return True
 
     def _segmentation(self, number: int, line: str) -> None:
+        """Scores count behind the training loss of their epoch: a final evaluation calls itself epoch 0 again."""
         scores, loss = SEGMENTATION.match(line), SEGMENTATION_LOSS.match(line)
-        if scores and scores.group(4) == scores.group(5) and not self.evaluating:
+        if loss and loss.group(3) == loss.group(4):
+            self.trained = loss.group(1)
+            self._add(self.trained, {'loss': float(loss.group(2))}, number, replace=True)
+        elif scores and scores.group(4) == scores.group(5) and scores.group(1) == self.trained:
             accuracy, miou = (round(100 * float(text), 6) for text in scores.group(2, 3))
-            self._add(scores.group(1), {'val_pixel_accuracy': accuracy, 'val_miou': miou}, number)
-        elif loss and loss.group(3) == loss.group(4):
-            self._add(loss.group(1), {'loss': float(loss.group(2))}, number)
+            self._add(self.trained, {'val_pixel_accuracy': accuracy, 'val_miou': miou}, number)
 
     def _segmentation_header(self, number: int, line: str) -> None:
         """Before 2019 the segmentation script printed no arguments: GPUs, the network's layers, the number of epochs."""
@@ -168,7 +173,7 @@ class LogReader:
         self._begin(number, run)
 
     def _begin(self, number: int, run: Run) -> None:
-        self.evaluating = False
+        self.trained = ''
         if len(self.runs) < MOST_RUNS:
             self.runs.append(run)
         else:
@@ -179,8 +184,9 @@ class LogReader:
             self.note(number, 'an epoch before any arguments: whose it is can not be known')
             self.runs.append(Run(self.source, 'gluoncv'))
         epoch = int(str(epoch)[:9]) + 1
-        if replace:
-            self.runs[-1].epochs.get(epoch, {}).pop('lr', None)
+        if replace:  # told several times an epoch
+            for name in values:
+                self.runs[-1].epochs.get(epoch, {}).pop(name, None)
         self.runs[-1].add(epoch, values, number, self.note)
 
 

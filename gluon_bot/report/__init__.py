@@ -39,7 +39,7 @@ def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False
     for note in comparison.notes:
         say(note)
     if out is not None:
-        _write(out, {'report.md': tables.markdown(comparison, full=True), 'report.html': page.page(comparison, plots.svg),
+        _write(out, {'report.md': tables.markdown(comparison, full=True), 'report.html': page.page(comparison, _draw()),
                      'report.json': _json(comparison)})
         say('wrote %s' % ', '.join(os.path.join(out, name) for name in ('report.html', 'report.md', 'report.json')))
     print(_json(comparison) if as_machine else tables.markdown(comparison), end='')
@@ -67,6 +67,16 @@ def update_file(file: str, logs: Sequence[str] = ()) -> bool:
         return False
     _write_file(file, renewed)
     return True
+
+
+def _draw() -> page.Draw:
+    """What draws the page's curves: nothing does where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        say("the page has no curves: matplotlib is not installed; 'pip install matplotlib'")
+        return lambda curves, quantity: ''
+    return plots.svg
 
 
 def _json(comparison) -> str:

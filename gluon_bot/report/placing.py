@@ -163,7 +163,7 @@ def _differences(stated: Dict[str, Any], name: str) -> List[Difference]:
 
 
 def _other_data(run: Run) -> str:
-    """In what the data is not the paper's; '' if it is. Our records must state the counts, published logs the name."""
+    """Why the data is not the paper's; '' if it is. Our records must state the counts, published logs the name."""
     known = PAPER_DATA.get(run.task)
     if known is None:
         return 'the log does not say what was trained'
@@ -173,7 +173,7 @@ def _other_data(run: Run) -> str:
     strict = run.writer == 'gluon_bot'
     wrong = any(count != known.counts[name] for name, count in stated.items() if strict or count is not None)
     if wrong or (not strict and run.data.get('name') != known.name):
-        return 'trained on %s, not on %s' % (data_title(run), known.title)
+        return 'not trained on %s' % known.title
     return ''
 
 
