@@ -58,7 +58,7 @@ class ResNet(HybridBlock):
                  norm: Norm = nn.BatchNorm) -> None:
         super().__init__(prefix='resnet%d%s_' % (depth, variant))
         self.variant, self.norm = variant, norm
-        self.tweak_b, self.tweak_c, self.tweak_d = (variant >= tweak for tweak in 'bcd')
+        self.tweak_b, self.tweak_c, self.tweak_d = (variant >= tweak for tweak in 'bcd')  # each letter with those before
         self.last_gamma = 'zeros' if zero_gamma else 'ones'
         self.expansion, self.body = (BOTTLENECK_EXPANSION, self._bottleneck) if depth >= 50 else (1, self._basic)
         with self.name_scope():
@@ -66,7 +66,7 @@ class ResNet(HybridBlock):
             channels, spacing = STAGE_WIDTHS[0], 1
             for number, (width, blocks) in enumerate(zip(STAGE_WIDTHS, STAGE_BLOCKS[depth]), 1):
                 stride = 1 if number == 1 else 2
-                dilation = stride if dilated and number > 2 else 1
+                dilation = stride if dilated and number > 2 else 1  # instead of the stride, not besides it
                 stage = self._stage(number, blocks, channels, width, stride // dilation, spacing, spacing * dilation)
                 setattr(self, 'stage%d' % number, stage)
                 channels, spacing = width * self.expansion, spacing * dilation
