@@ -47,7 +47,7 @@ def svg(curves: Sequence[Curve], quantity: str) -> str:
 
     def draw(figure: Any) -> None:
         _panel(figure.add_subplot(), drawn, quantity, legend=True)
-    return _rendered(draw, (3.8, 2.6 + 0.17 * len(curves[:MOST_CURVES])), 'svg').decode()
+    return rendered(draw, (3.8, 2.6 + 0.17 * len(curves[:MOST_CURVES])), 'svg').decode()
 
 
 def run_curves(folder: str) -> None:
@@ -63,7 +63,7 @@ def run_curves(folder: str) -> None:
             curve = Curve(str(runs[-1].recipe.get('name', '')), runs[-1])
             _panel(figure.add_subplot(1, len(quantities), position), [(0, curve, _points(curve.run, quantity))], quantity)
     with atomic_write(os.path.join(folder, 'curves.png'), 'wb') as file:
-        file.write(_rendered(draw, (3.6 * len(quantities), 2.8), 'png'))
+        file.write(rendered(draw, (3.6 * len(quantities), 2.8), 'png'))
 
 
 def _points(run: Run, quantity: str) -> Points:
@@ -104,7 +104,8 @@ def _label(name: str) -> str:
     return (' ' if name.startswith('_') else '') + '\n'.join(lines).replace('$', r'\$')
 
 
-def _rendered(draw: Callable[[Any], None], inches: Tuple[float, float], kind: str) -> bytes:
+def rendered(draw: Callable[[Any], None], inches: Tuple[float, float], kind: str) -> bytes:
+    """What `draw` puts on a matplotlib figure of (width, height) inches, as 'svg' or 'png'; the same bytes each time."""
     import matplotlib
     from matplotlib.figure import Figure
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
