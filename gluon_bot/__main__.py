@@ -22,7 +22,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options = _parser().parse_args(arguments)
     options.arguments = arguments
     launch.follow_parent()
-    _own_cores()
+    _own_cores(options)
     try:
         code = options.command(options)
         sys.stdout.flush()
@@ -62,10 +62,14 @@ def _is_launcher(options: argparse.Namespace) -> bool:
     return 'HOROVOD_RANK' not in os.environ and bool(options.workers > 1 or options.hosts or options.restarts)
 
 
-def _own_cores() -> None:
-    """Give this worker its share of the machine's cores. MXNet's own default is half of them; it reads this when imported."""
-    workers = int(os.environ.get('HOROVOD_LOCAL_SIZE', '1'))
-    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, len(os.sched_getaffinity(0)) // workers)))
+def _own_cores(options: argparse.Namespace) -> None:
+    """Give each worker its share of the machine's cores; MXNet's own default is half of them, and it reads this when imported.
+
+    A launcher sets it for the workers it starts; over several machines each worker sees to itself.
+    """
+    if not getattr(options, 'hosts', ''):
+        workers = int(os.environ.get('HOROVOD_LOCAL_SIZE', getattr(options, 'workers', None) or 1))
+        os.environ.setdefault('OMP_NUM_THREADS', str(max(1, len(os.sched_getaffinity(0)) // workers)))
 
 
 def _recipes(options: argparse.Namespace) -> None:

@@ -33,7 +33,8 @@ def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0) 
     for attempt in range(restarts + 1):
         if attempt:
             say('a worker died; restart %d of %d from the last checkpoint' % (attempt, restarts))
-        code = _over_ssh(arguments, workers, hosts) if hosts else _here(arguments, workers)
+        command = [sys.executable, '-m', 'gluon_bot', *arguments]
+        code = _over_ssh(command, workers, hosts) if hosts else here(command, workers)
         if code in FINAL:
             return code
     say('gluon-bot: a worker died%s; go on with --resume' % (' and %d restarts did not help' % restarts if restarts else ''))
@@ -50,11 +51,11 @@ def follow_parent() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _here(arguments: List[str], workers: int) -> int:
+def here(command: List[str], workers: int) -> int:
+    """Run `command` as `workers` ranks on this machine; returns one exit code for all of them."""
     server, environments = _rendezvous(workers)
     asked = []
     before = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in (signal.SIGTERM, signal.SIGINT)}
-    command = [sys.executable, '-m', 'gluon_bot', *arguments]
     processes = [subprocess.Popen(command, env=environment) for environment in environments]
     try:
         return _wait(processes, asked)
@@ -113,12 +114,11 @@ def _rendezvous(workers: int) -> 'tuple[object, List[Dict[str, str]]]':
     return server, [{**shared, **create_slot_env_vars(slot)} for slot in slots]
 
 
-def _over_ssh(arguments: List[str], workers: int, hosts: str) -> int:
+def _over_ssh(command: List[str], workers: int, hosts: str) -> int:
     """The same through horovodrun, whose own tracebacks are kept off the console; it names the first exit code in them."""
     if not re.fullmatch(r'[\w.-]+(:\d+)?(,[\w.-]+(:\d+)?)*', hosts):
         raise InputError("--hosts '%s' is not of the form name:slots,name:slots" % hosts)
-    command = ['horovodrun', '--gloo', '-np', str(workers), '-H', hosts, sys.executable, '-m', 'gluon_bot', *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors='replace')
+    process = subprocess.Popen(['horovodrun', '--gloo', '-np', str(workers), '-H', hosts, *command], stderr=subprocess.PIPE, text=True, errors='replace')
     code, traceback = None, False
     for line in process.stderr:
         found = re.match(r'Exit code: (-?\d+)$', line)

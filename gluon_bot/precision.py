@@ -13,6 +13,7 @@ import mxnet as mx
 from gluon_bot import RunError
 
 GROWTH_INTERVAL = 2000  # updates without an overflow after which the scale doubles
+MOST_ARRAYS = 200  # that MXNet's multi_all_finite takes at once; it aborts the process at more
 LARGEST_SCALE, SMALLEST_SCALE = 65536.0, 2.0 ** -14
 
 
@@ -86,10 +87,13 @@ def gradients(trainer: mx.gluon.Trainer) -> List[mx.nd.NDArray]:
 
 
 def _all_finite(arrays: List[mx.nd.NDArray]) -> bool:
-    by_type = {}
-    for array in arrays:
-        by_type.setdefault(array.dtype, []).append(array)
-    return all(mx.nd.multi_all_finite(*group, num_arrays=len(group)).asscalar() for group in by_type.values())
+    finite = mx.nd.ones(1, ctx=arrays[0].context)
+    for dtype in {array.dtype for array in arrays}:
+        alike = [array for array in arrays if array.dtype == dtype]
+        for start in range(0, len(alike), MOST_ARRAYS):
+            group = alike[start:start + MOST_ARRAYS]
+            mx.nd.multi_all_finite(*group, num_arrays=len(group), init_output=False, out=finite)
+    return bool(finite.asscalar())
 
 
 def _mixed_precision() -> None:

@@ -201,7 +201,7 @@ def _open_record(run: State, job: Job, meta: Optional[Dict[str, Any]]) -> runlog
             os.unlink(os.path.join(job.out, runlog.RECORD))
     log = runlog.RunLog(job.out, enabled=ranks.first)
     if meta:
-        log.write('resume', step=meta['step'], world_size=ranks.size, time=time.time())
+        log.write('resume', step=meta['step'], world_size=ranks.size, time=time.time(), **runlog.provenance())
         return log
     log.write('start', task='classify', recipe=as_dict(job.recipe), data=job.manifest, limit=job.limit,
               precision=run.precision, device=str(run.context), world_size=ranks.size, accumulate=job.accumulate,

@@ -1,0 +1,231 @@
+"""The real loop: every recipe takes a step, workers agree, a run that was stopped or killed ends as if it had not been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from gluon_bot import checkpoint, dist, job, launch, models, runlog, train
+from gluon_bot.__main__ import main
+from gluon_bot.data import digits
+from gluon_bot.precision import LossScale
+from gluon_bot.recipes import RECIPES
+
+TINY = ['--limit', '192', '--log-every', '1', '--set', 'epochs=3', '--set', 'warmup_epochs=1', '--set', 'batch_size=48',
+        '--set', 'image_size=16']
+
+
+@pytest.fixture(scope='session')
+def digits_folder(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp('digits'))
+    digits.write_digits(folder)
+    return folder
+
+
+def gluon_bot(*arguments, **options):
+    """A `gluon-bot` process, its output captured, on one core a worker."""
+    return subprocess.Popen([sys.executable, '-m', 'gluon_bot', *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, **options)
+
+
+def finish(process, code=0):
+    """Wait for the process; fail with what it said unless it leaves with `code`."""
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == code, errors
+    assert 'Traceback' not in errors, errors
+    return output, errors
+
+
+def record(run):
+    return runlog.read_lines(os.path.join(run, runlog.RECORD))
+
+
+def wait_for_step(run, step, process):
+    """Until the record has the line of `step`."""
+    deadline = time.monotonic() + 120
+    path = Path(run, runlog.RECORD)
+    while not (path.exists() and '"step": %d,' % step in path.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.005)
+
+
+def same_run(a, b):
+    """The last checkpoints and the records are equal bit for bit, but for times and restarts."""
+    for name in ('parameters.npz', 'training.npz'):
+        first, second = (checkpoint.arrays(checkpoint.find(str(run)), name) for run in (a, b))
+        assert set(first) == set(second) and len(first) > 50
+        for key in first:
+            np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+    records = [runlog.comparable(record(run)) for run in (a, b)]
+    for lines in records:
+        lines[0].pop('command')
+    assert records[0] == records[1]
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_every_recipe_takes_a_step(name):
+    recipe = replace(RECIPES[name], image_size=96 if 'inception' in name else 32, batch_size=2)
+    run = job.new_state(recipe, 4, dist.Ranks(), mx.cpu(), 1)._replace(precision='float32', loss_scale=LossScale(recipe.loss_scale))
+    teacher = None
+    if recipe.teacher:
+        teacher = models.build('resnet18d', 4)
+        models.initialize(teacher, mx.cpu(), 1, recipe.image_size)
+    images = mx.nd.array(np.random.default_rng(0).normal(size=(2, 3, recipe.image_size, recipe.image_size)))
+    before = {name: array.asnumpy() for name, array in train.state.parameters(run.network).items()}
+    loss, correct = train.train_step(run, teacher, iter([(images, mx.nd.array([1, 3]))]), recipe, 4, 0, 1).asnumpy()
+    assert np.isfinite(loss) and loss > 0 and correct in (0, 1, 2)
+    moved = [name for name, array in train.state.parameters(run.network).items() if (array.asnumpy() != before[name]).any()]
+    assert 'output.weight' in moved or any('output' in name or 'classifier' in name or 'fc' in name for name in moved)
+
+
+def test_workers_and_accumulation_make_the_same_update(tmp_path):
+    worker = str(Path(__file__).parent / 'update_worker.py')
+    results = []
+    for name, size, accumulate in (('one', 1, 1), ('accumulated', 1, 2), ('two', 2, 1)):
+        out = str(tmp_path / (name + '.npz'))
+        command = [sys.executable, worker, out, str(accumulate), str(size)]
+        assert (subprocess.call(command) if size == 1 else launch.here(command, size)) == 0
+        results.append(dict(np.load(out)))
+    one, accumulated, two = results
+    start = np.abs(one['0.weight']).max()
+    for other in (accumulated, two):
+        for name in one:
+            np.testing.assert_allclose(other[name], one[name], atol=1e-5 * start, err_msg=name)
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_a_stopped_run_resumes_bit_for_bit(workers, digits_folder, tmp_path):
+    command = ['train', 'digits', '--data', digits_folder, '--workers', str(workers), *TINY]
+    straight, stopped = str(tmp_path / 'straight'), str(tmp_path / 'stopped')
+    finish(gluon_bot(*command, '--out', straight))
+    process = gluon_bot(*command, '--out', stopped)
+    wait_for_step(stopped, 6, process)  # the middle of the second of three epochs of four steps
+    process.send_signal(signal.SIGTERM)
+    _, errors = finish(process, 130)
+    assert 'it is safe in' in errors
+    saved = checkpoint.find(stopped)
+    assert 4 < saved.step < 12 and not saved.meta['between_epochs']
+    finish(gluon_bot(*command, '--out', stopped, '--resume'))
+    same_run(straight, stopped)
+    assert [line['event'] for line in record(stopped)].count('resume') == 1
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(digits_folder, tmp_path):
+    command = ['train', 'digits', '--data', digits_folder, '--workers', '2', '--restarts', '1', *TINY]
+    straight, killed = str(tmp_path / 'straight'), str(tmp_path / 'killed')
+    finish(gluon_bot(*command, '--out', straight))
+    process = gluon_bot(*command, '--out', killed)
+    wait_for_step(killed, 6, process)
+    children = subprocess.run(['pgrep', '-P', str(process.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
+    assert len(children) == 2
+    os.kill(int(children[1]), signal.SIGKILL)
+    _, errors = finish(process)
+    assert 'restart 1 of 1' in errors
+    same_run(straight, killed)
+
+
+def test_a_run_end_to_end(digits_folder, tmp_path, capsys):
+    run = str(tmp_path / 'run')
+    assert main(['train', 'digits', '--data', digits_folder, '--out', run, *TINY, '--tensorboard', '--keep', '1']) == 0
+    lines = record(run)
+    assert [line['event'] for line in lines if line['event'] != 'step'] == ['start', 'epoch', 'epoch', 'epoch', 'done']
+    start, last = lines[0], [line for line in lines if line['event'] == 'epoch'][-1]
+    assert start['recipe']['epochs'] == 3 and start['data']['name'] == 'digits' and start['data']['train_images'] == 192
+    assert start['recipe']['name'].startswith('digits+epochs=3')
+    assert last['val_images'] == 192 and last['step'] == 12
+    assert last['val_top1'] == pytest.approx(100 * last['val_correct_top1'] / 192)
+    assert Path(run, 'curves.png').read_bytes()[:4] == b'\x89PNG' and list(Path(run, 'tensorboard').iterdir())
+    capsys.readouterr()
+    assert main(['evaluate', run, '--data', digits_folder, '--limit', '192', '--json', '--batch-size', '7']) == 0
+    assert json.loads(capsys.readouterr().out)['val_correct_top1'] == last['val_correct_top1']
+    output, _ = finish(gluon_bot('evaluate', run, '--data', digits_folder, '--json', '--batch-size', '50', '--workers', '3'))
+    assert main(['evaluate', run, '--data', digits_folder, '--json']) == 0
+    assert json.loads(output) == json.loads(capsys.readouterr().out)
+
+    # a student learns from it, and refuses a teacher that is not what its recipe says
+    student = ['train', 'digits', '--data', digits_folder, *TINY, '--out', str(tmp_path / 'student'), '--set']
+    assert main([*student, 'teacher=digits', '--teacher', run]) == 0
+    assert main([*student, 'teacher=digits']) == 2 and 'train that first' in capsys.readouterr().err
+    assert main([*student, 'teacher=resnet152d-smooth', '--teacher', run]) == 2
+    assert 'the teacher is a resnet18d' in capsys.readouterr().err
+    # a finished run is left alone; another recipe does not go on with it
+    assert main(['train', 'digits', '--data', digits_folder, '--out', run, *TINY, '--resume']) == 0
+    assert 'all 3 epochs are done' in capsys.readouterr().err
+    assert main(['train', 'digits', '--data', digits_folder, '--out', run, *TINY, '--resume', '--seed', '1']) == 2
+    assert 'was made with seed=0 (now 1)' in capsys.readouterr().err
+    assert main(['train', 'digits', '--data', digits_folder, '--out', run, *TINY]) == 2
+    assert 'holds a run already' in capsys.readouterr().err
+
+
+def test_another_number_of_workers_goes_on_with_the_same_batch(digits_folder, tmp_path):
+    run = str(tmp_path / 'run')
+    command = ['train', 'digits', '--data', digits_folder, '--out', run, '--resume', *TINY]
+    process = gluon_bot(*command, '--workers', '2')
+    wait_for_step(run, 6, process)
+    process.send_signal(signal.SIGTERM)
+    finish(process, 130)
+    finish(gluon_bot(*command))
+    lines = record(run)
+    assert [line['step'] for line in lines if line['event'] == 'epoch'] == [4, 8, 12]
+    assert [line['world_size'] for line in lines if 'world_size' in line] == [2, 1]
+
+
+def test_a_loss_that_is_not_finite_stops_all_ranks(digits_folder, tmp_path):
+    _, errors = finish(gluon_bot('train', 'digits', '--data', digits_folder, '--out', str(tmp_path), '--workers', '2', *TINY,
+                                 '--set', 'base_lr=1e30', '--restarts', '2'), 1)
+    assert errors.count('is not finite at learning rate') >= 1 and 'last good checkpoint: none yet' in errors
+    assert 'restart' not in errors
+    assert record(str(tmp_path))[-1]['event'] == 'failed'
+
+
+def test_a_float16_recipe_says_what_the_device_makes_of_it(digits_folder, tmp_path):
+    finish(gluon_bot('train', 'digits', '--data', digits_folder, '--out', str(tmp_path), *TINY, '--set', 'precision=float16',
+                     '--set', 'loss_scale=128', '--set', 'epochs=2'))
+    lines = record(str(tmp_path))
+    assert lines[0]['recipe']['precision'] == 'float16' and lines[0]['precision'] in ('bfloat16', 'float32', 'float16')
+    assert all(np.isfinite(line['loss']) for line in lines if 'loss' in line)
+
+
+@pytest.mark.parametrize('more, said', [
+    (['--workers', '5'], 'can not be divided over 5 workers'),
+    (['--accumulate', '7'], 'can not be divided over 1 workers with --accumulate 7'),
+    (['--set', 'batch_size=100000'], 'batch'),
+    (['--set', 'model=resnet18x'], 'model must be one of'),
+    (['--teacher', 'x'], 'has no teacher'),
+    (['--limit', '3'], ''), (['--limit', '-1'], 'limit'), (['--limit', 'nan'], 'limit'), (['--keep', '0'], 'keep'),
+    (['--workers', '0'], 'workers'), (['--restarts', '-1'], 'restarts'), (['--hosts', 'a;b'], 'hosts'), (['--seed', '-1'], 'seed'),
+    (['--epochs', '3'], 'unrecognized'), (['--set', 'image_size=17000'], 'image_size'),
+])
+def test_bad_arguments_are_one_line(more, said, digits_folder, tmp_path, capsys):
+    try:
+        code = main(['train', 'digits', '--data', digits_folder, '--out', str(tmp_path / 'run'), *more])
+    except SystemExit as left:
+        code = left.code
+    errors = capsys.readouterr().err
+    assert code == 2 and said in errors and 'Traceback' not in errors
+    assert len([line for line in errors.splitlines() if line.startswith('gluon-bot')]) == 1
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('words', [['train', 'digits', '--data', 'nowhere', '--out', 'x'], ['evaluate', 'nowhere', '--data', 'nowhere'],
+                                   ['train', 'nobody', '--data', 'x', '--out', 'y'], ['verify', 'nowhere'], ['pack', 'nowhere', 'out']])
+def test_missing_places_are_one_line(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not os.listdir(tmp_path)
+
+
+def test_the_dry_run_writes_nothing(digits_folder, tmp_path, capsys):
+    run = tmp_path / 'run'
+    assert main(['train', 'digits', '--data', digits_folder, '--out', str(run), '--dry-run', '--workers', '2']) == 0
+    assert '2 workers x 1 accumulated x 32 images' in capsys.readouterr().out
+    assert not run.exists()
