@@ -30,7 +30,8 @@ BATCH = re.compile(r'Epoch\[(\d+)\] Batch \[\d+\].*\slr=%s$' % NUMBER)
 EPOCH = re.compile(r'\[Epoch (\d+)\] (training|validation): (\S.*)$')
 SPEED = re.compile(r'\[Epoch (\d+)\] (?:speed: (\d+) samples/sec\s+)?time cost: %s$' % NUMBER)
 PAIR = re.compile(r'([\w-]+)=%s$' % NUMBER)
-DETECTION_COST = re.compile(r'\[Epoch (\d+)\] Training cost: (\d+\.\d{3}),')
+DETECTION_COST = re.compile(r'\[Epoch (\d+)\] Training cost: (\d+\.\d{3}), RPN_Conf=(\d+\.\d{3}),RPN_SmoothL1=(\d+\.\d{3}),'
+                            r'RCNN_CrossEntropy=(\d+\.\d{3}),RCNN_SmoothL1=(\d+\.\d{3})$')
 DETECTION = re.compile(r'\[Epoch (\d+)\] Validation: *$')
 CLASS = re.compile(r'([\w ]{1,80})=(\d(?:\.\d+)?(?:e-\d+)?|nan)$')
 BAR = r'(?:: +100%\|[^|]*\| (\d+)/(\d+) \[[^\]]*\]?.*)?$'
@@ -98,10 +99,11 @@ class LogReader:
             epoch, rate, seconds = speed.groups()
             self._add(epoch, {'seconds': float(seconds), **({'images_per_second': float(rate)} if rate else {})}, number)
         elif cost:
-            self._add(cost.group(1), {'seconds': float(cost.group(2))}, number)
+            losses = map(float, cost.groups()[2:])
+            self._add(cost.group(1), {'seconds': float(cost.group(2)), 'loss': round(sum(losses), 3)}, number)
         elif detection:
             self.detection = (int(detection.group(1)), {})
-        elif any(word in line for word in ('validation:', 'training:', 'time cost:')):
+        elif any(word in line for word in ('validation:', 'training:', ' cost:')):
             self.note(number, 'cut or damaged, left out')
 
     def _accuracies(self, number: int, names: Dict[str, str], pairs: List[str]) -> Dict[str, float]:

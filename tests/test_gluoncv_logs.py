@@ -49,7 +49,7 @@ def test_last_lines_of_the_detection_log(published):
     assert run.task == 'detect' and run.data == {'name': 'voc'} and len(run.epochs) == 20 and notes == []
     assert last['val_map'] == 77.659679  # mAP=0.7765967923775811
     assert len(last['val_ap']) == 20 and last['val_ap']['aeroplane'] == 79.412933 and last['val_ap']['tvmonitor'] == 76.588038
-    assert last['seconds'] == 1326.142
+    assert last['seconds'] == 1326.142 and last['loss'] == 0.298  # 0.045 + 0.030 + 0.101 + 0.122
     assert run.recipe['model'] == 'resnet50b' and run.recipe['short_side'] == 600 and run.recipe['lr_decay_epochs'] == [14]
 
 

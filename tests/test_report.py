@@ -6,6 +6,7 @@ import math
 import os
 import random
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -115,7 +116,7 @@ def test_the_header_decides_not_the_file_name(tmp_path):
 
 
 @pytest.mark.parametrize('change, why', [
-    (dict(settings=['epochs=100']), 'is not a run of the paper'),
+    (dict(settings=['epochs=100']), 'differs in epochs 100 instead of 120'),
     (dict(data={**IMAGENET, 'train_images': 1281166}), '1,281,166 + 50,000'),
     (dict(data={**IMAGENET, 'val_images': 49999}), '1,281,167 + 49,999'),
     (dict(data={**IMAGENET, 'classes': 999}), '999 classes'),
@@ -128,7 +129,7 @@ def test_what_keeps_a_run_out_of_its_cell(tmp_path, change, why):
     assert not any(one.filled for one in comparison.results)
     placed, = comparison.placed
     assert placed.kind in (placing.DIFFERS, placing.OTHER_DATA)
-    assert why in tables.markdown(comparison).replace('∗', '*')
+    assert why in tables.markdown(comparison)
 
 
 @pytest.mark.parametrize('field', [name for name in as_dict(RECIPES['resnet50d-cosine']) if name not in ('name', 'seed')])
@@ -475,10 +476,10 @@ def test_a_hundred_damaged_logs_give_no_traceback_and_no_invented_number(tmp_pat
 def test_reporting_is_fast_and_needs_neither_mxnet_nor_numpy(shared_data):
     code = ('import sys\nfrom gluon_bot import report\nreport.run([sys.argv[1]])\n'
             'assert not {"mxnet", "numpy", "matplotlib"} & set(sys.modules), "heavy"')
-    began = time.monotonic()
+    began = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     subprocess.run([sys.executable, '-c', code, str(shared_data / 'gluoncv-logs')], check=True, cwd=str(REPOSITORY),
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert time.monotonic() - began < 3
+    assert sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - began < 3  # seconds of CPU: others may share the machine
 
 
 @pytest.mark.parametrize('given, expected', [([], 'report {}/logs --out report'), (['a b', '--json'], 'report a b --json --out report')])

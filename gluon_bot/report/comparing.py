@@ -119,11 +119,13 @@ def compare(runs: Sequence[Run], notes: Sequence[str] = ()) -> Comparison:
     placed = tuple(map(place, runs, _short_names([run.source for run in runs])))
     results = tuple(_result(cell, placed) for cell in paper.CELLS)
     by_cell = {result.cell: result for result in results}
-    deltas = tuple(_delta(result, by_cell[paper.parent_of(result.cell)]) for result in results
+    deltas = (_delta(result, by_cell[paper.parent_of(result.cell)]) for result in results
                    if paper.delta(result.cell) is not None and result.cell.metric in SEED_NOISE)
+    columns = list(dict.fromkeys((cell.table, cell.group, cell.metric) for cell in paper.CELLS))
+    deltas = sorted(deltas, key=lambda one: columns.index((one.cell.table, one.cell.group, one.cell.metric)))
     ratios = tuple(_ratio(result, by_cell[paper.parent_of(result.cell)]) for result in results
                    if result.cell.metric == 'minutes_an_epoch' and result.cell.parent)
-    return Comparison(results, deltas, ratios, placed, tuple(notes))
+    return Comparison(results, tuple(deltas), ratios, placed, tuple(notes))
 
 
 def tolerance(metric: str, runs: int) -> float:

@@ -78,18 +78,42 @@ def _paper_section(comparison: Comparison, table: paper.Table, rows: List[wordin
 def _row(row: wording.Row, heads: Sequence[str]) -> str:
     counted = ', '.join('%s %s %s' % (result.cell.printed, result.cell.unit, paper.METRICS[result.cell.metric].label)
                         for result in row.counted)
-    chips = ' '.join('<span class="chip %s">%s</span>' % (verdict.replace(' ', '-').replace("'", ''), escape(text))
-                     for verdict, text in wording.verdicts(row))
-    filled = {id(one): one for result in row.results for one in result.filled}.values()
-    runs = ''.join(_provenance(one, escape('%s, epoch %d' % (one.name, one.last_epoch))) for one in filled)
-    beside = ''.join(_provenance(placed, '%s<br>%s' % (escape(placed.name), escape(wording.nearby_numbers(found))),
-                                 wording.nearby_remark(placed, found)) for placed, found in wording.nearby_runs(row))
-    html = _cell(heads[1], escape(wording.printed(row)), 'number paper')
-    html += _cell(heads[2], escape(wording.measured(row)), 'number') + _cell(heads[3], escape(wording.difference(row)), 'number')
-    html += _cell(heads[4], runs or '-') + _cell(heads[5], chips or '-') + _cell(heads[6], beside or '-')
+    cells = _touched_cells(row, heads) if row.touched else \
+        [_cell(heads[1], escape(wording.printed(row)), 'number paper')] + [_cell(head, '-') for head in heads[2:5]] \
+        + [_cell(heads[5], ' '.join(_chip(verdict, text) for verdict, text in wording.verdicts(row))), _cell(heads[6], '-')]
     return '<tr class="%s"><th scope="row">%s%s</th>%s</tr>' % (
         'touched' if row.touched else 'untouched', escape(row.name),
-        '<br><span class="small">%s</span>' % escape(counted) if counted else '', html)
+        '<br><span class="small">%s</span>' % escape(counted) if counted else '', ''.join(cells))
+
+
+def _touched_cells(row: wording.Row, heads: Sequence[str]) -> List[str]:
+    """The cells of a row with runs: a line for each metric, in each of the first columns."""
+    metrics = [result.cell.metric for result in row.results]
+    mark = '' if row.table.verified else ' ' + wording.RECALLED_MARK
+    filled = {id(one): one for result in row.results for one in result.filled}.values()
+    runs = ''.join('<dt>%s</dt><dd><dl>%s</dl></dd>' % (escape(one.name), _facts(one)) for one in filled)
+    beside = ''.join(_provenance(placed, '%s<br>%s' % (escape(placed.name), escape(wording.nearby_numbers(found))),
+                                 wording.nearby_remark(placed, found)) for placed, found in wording.nearby_runs(row))
+    columns = [
+        ['<span class="metric">%s</span> %s%s' % (escape(paper.METRICS[metric].label), escape(result.cell.printed), mark)
+         for metric, result in zip(metrics, row.results)],
+        [escape(wording.mean(result)) for result in row.results],
+        [wording.signed(metric, result.difference) for metric, result in zip(metrics, row.results)]]
+    chips = [_chip(result.verdict, result.verdict) for result in row.results] if filled else \
+        [_chip(*verdict) for verdict in wording.verdicts(row)]
+    html = [_cell(head, _lines(lines) if filled or head == heads[1] else '-', 'number')
+            for head, lines in zip(heads[1:4], columns)]
+    told = '<details><summary>%s</summary><dl class="runs">%s</dl></details>' % (escape(wording.runs_and_epoch(row)), runs)
+    return html + [_cell(heads[4], told if filled else '-'),
+                   _cell(heads[5], _lines(chips)), _cell(heads[6], beside or '-')]
+
+
+def _lines(html: List[str]) -> str:
+    return '<div>%s</div>' % ''.join('<span class="line">%s</span>' % line for line in html)
+
+
+def _chip(verdict: str, text: str) -> str:
+    return '<span class="chip %s">%s</span>' % (verdict.replace(' ', '-').replace("'", ''), escape(text))
 
 
 def _deltas(comparison: Comparison) -> str:
@@ -109,7 +133,7 @@ def _deltas(comparison: Comparison) -> str:
         lines.append('<tr><th scope="row">%s</th>%s%s%s%s</tr>' % (
             escape(wording.step_name(delta)), _cell(heads[1], wording.signed(delta.cell.metric, delta.claimed) + mark, 'number'),
             _cell(heads[2], wording.signed(delta.cell.metric, delta.measured), 'number'),
-            _cell(heads[3], '<span class="chip %s">%s</span>' % (delta.verdict.replace(' ', '-'), delta.verdict)),
+            _cell(heads[3], _chip(delta.verdict, delta.verdict)),
             _cell(heads[4], published or '-')))
     left = len(comparison.deltas) - sum('scope="row"' in line for line in lines)
     return _section('tricks', 'What each trick adds',
@@ -170,18 +194,21 @@ def _curves(curves: List[Tuple[str, Curve]], draw: Draw) -> str:
 
 
 def _provenance(placed: Placed, summary: str, remark: str = '') -> str:
-    """A run behind a click, and in short on hover: what made it and what its log says of itself. `summary` is HTML."""
+    """A run behind a click, and in short on hover. `summary` is HTML, `remark` a text that is always in sight."""
+    hover = 'file: %s\ndata: %s\n%s' % (placed.run.source, data_title(placed.run), wording.outcome(placed))
+    return '<div class="run"><details><summary title="%s">%s</summary><dl>%s</dl></details>%s</div>' % (
+        escape(hover), summary, _facts(placed), '<p class="small">%s</p>' % escape(remark) if remark else '')
+
+
+def _facts(placed: Placed) -> str:
+    """What made a run and what its log says of itself, as terms and descriptions."""
     run, header = placed.run, placed.run.header
     facts = [('file', run.source), ('kind', wording.KINDS[placed.kind]), ('nearest recipe', placed.recipe),
              ('data', data_title(run)), ('result', wording.outcome(placed)), ('devices', placed.devices),
              ('precision', header.get('precision') or run.recipe.get('precision')), ('commit', _commit(header.get('git'))),
              ('versions', _pairs(header.get('versions'))), ('recipe', _pairs(run.recipe)),
              ('arguments', _pairs(header.get('arguments'))), ('command', _words(header.get('command')))]
-    shown = [(name, str(value)) for name, value in facts if value]
-    hover = '\n'.join('%s: %s' % fact for fact in shown if fact[0] in ('file', 'data', 'result', 'commit'))
-    return '<div class="run"><details><summary title="%s">%s</summary><dl>%s</dl></details>%s</div>' % (
-        escape(hover), summary, ''.join('<dt>%s</dt><dd>%s</dd>' % (escape(name), escape(value)) for name, value in shown),
-        '<p class="small">%s</p>' % escape(remark) if remark else '')
+    return ''.join('<dt>%s</dt><dd>%s</dd>' % (escape(name), escape(str(value))) for name, value in facts if value)
 
 
 def _commit(git: Any) -> str:

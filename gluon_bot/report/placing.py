@@ -108,24 +108,25 @@ def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
     if not run.recipe:
         return '', [], ['its start line is missing: recipe and data are not known']
     name = str(run.recipe.get('name'))
-    why = [] if name in FILLING else ["'%s' is not a run of the paper" % name]
     parent = name.split('+')[0]  # `--set` adds what it changed to the name
     nearest = parent if parent in NAMED else _nearest(run)
+    why = []
     used, wanted = run.header.get('precision'), run.recipe.get('precision')
     if used is not None and wanted is not None and used != wanted:
         why.append('computed in %s, the recipe says %s' % (used, wanted))
     if run.header.get('limit'):
         why.append('trained on the first %s images only' % run.header['limit'])
-    if not nearest:
-        return '', [], why
-    known = {field.name: field.default for field in fields(NAMED[nearest])}
-    unknown = sorted(set(run.recipe) - set(known))
-    if unknown:
-        why.append('this version does not know its fields %s' % ', '.join(unknown))
     # a field that an older record lacks had no effect then, which is its default
+    known = {field.name: field.default for field in fields(NAMED[nearest])} if nearest else {}
     defaults = {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()
                 if value is not MISSING}
-    return nearest, _differences({**defaults, **run.recipe}, nearest), why
+    differences = _differences({**defaults, **run.recipe}, nearest) if nearest else []
+    unknown = sorted(set(run.recipe) - set(known)) if nearest else []
+    if unknown:
+        why.append('this version does not know its fields %s' % ', '.join(unknown))
+    if name not in FILLING and not differences:
+        why.append("'%s' is not a run of the paper" % name)
+    return nearest, differences, why
 
 
 def _published(run: Run) -> Tuple[str, List[Difference], List[str]]:

@@ -29,6 +29,9 @@ tbody th { font-weight: 500; }
 tr.group th { background: var(--ground); color: var(--soft); font-weight: 600; font-size: .84rem; padding: .35rem .7rem; }
 td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 td.number { white-space: nowrap; }
+.line { display: block; white-space: nowrap; }
+.metric { color: var(--soft); font-size: .84rem; }
+thead th:last-child { min-width: 17rem; }
 tr.untouched th, tr.untouched td { color: var(--soft); }
 .chip { display: inline-block; font-size: .84rem; white-space: nowrap; color: var(--soft); }
 .reproduced, .above, .below, .recalled { border-radius: 999px; padding: .05rem .6rem; }
@@ -40,10 +43,10 @@ details > summary { cursor: pointer; overflow-wrap: anywhere; }
 .run + .run { margin-top: .6rem; }
 .run .small { margin: .1rem 0 0; max-width: 44ch; }
 details.wide { margin-top: .8rem; }
-details dl { margin: .4rem 0 .6rem; padding: .6rem .8rem; background: var(--ground); border-radius: 8px; font-size: .84rem;
-             display: grid; grid-template-columns: max-content 1fr; gap: .15rem .9rem; }
-dt { color: var(--soft); }
-dd { margin: 0; overflow-wrap: anywhere; }
+details dl { margin: .4rem 0 .6rem; padding: .6rem .8rem; background: var(--ground); border-radius: 8px; font-size: .84rem; }
+dt { color: var(--soft); overflow-wrap: anywhere; }
+dd { margin: 0 0 .3rem; overflow-wrap: anywhere; }
+dd > dl { padding: 0 0 0 .8rem; border-left: 2px solid var(--line); border-radius: 0; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; margin-top: 1.1rem;
           align-items: start; }
 .curves img { width: 100%; max-width: 30rem; height: auto; display: block; }
@@ -69,8 +72,6 @@ li { overflow-wrap: anywhere; font-size: .9rem; }
   tr.untouched td { display: none; }
   tr.untouched td.paper { display: block; white-space: nowrap; }
   tr.untouched td.paper::before { content: none; }
-  details dl { grid-template-columns: 1fr; gap: 0; }
-  dd { margin-bottom: .3rem; }
 }
 @media print { section { break-inside: avoid; border: 0; } body { background: #fff; } }
 '''

@@ -57,7 +57,7 @@ def _paper_table(comparison: Comparison, table: paper.Table, full: bool) -> str:
     hidden = len(wording.rows(comparison, table)) - len(lines)
     heading = '### Table %d: %s\n\n' % (table.number, table.title)
     return heading + _table(('Row', 'Metrics', 'Paper', 'Here', 'Runs', 'Difference', 'Verdict', 'Nearest other runs'), lines) \
-        + ('\n\n%d more rows without a run.' % hidden if hidden else '')
+        + ('\n\nRows without a run, not shown: %d.' % hidden if hidden else '')
 
 
 def _deltas(comparison: Comparison, full: bool) -> str:

@@ -63,12 +63,15 @@ def printed(row: Row) -> str:
     return ' / '.join(result.cell.printed for result in row.results) + ('' if row.table.verified else ' ' + RECALLED_MARK)
 
 
+def mean(result: Result) -> str:
+    """Our number of a cell: '76.27 ± 0.15', mean and, over two runs or more, their standard deviation."""
+    spread = ' ± ' + number(result.cell.metric, result.deviation) if result.deviation is not None else ''
+    return number(result.cell.metric, result.mean) + spread
+
+
 def measured(row: Row) -> str:
-    """Our numbers of a row: mean, and deviation where there is one."""
-    if not any(result.values for result in row.results):
-        return '-'
-    return ' / '.join(number(result.cell.metric, result.mean)
-                      + (' ± %.2f' % result.deviation if result.deviation is not None else '') for result in row.results)
+    """Our numbers of a row."""
+    return ' / '.join(map(mean, row.results)) if any(result.values for result in row.results) else '-'
 
 
 def difference(row: Row) -> str:
@@ -82,9 +85,9 @@ def runs_and_epoch(row: Row) -> str:
     """'3 runs, epoch 120'."""
     placed = list({id(one): one for result in row.results for one in result.filled}.values())
     if not placed:
-        return '0'
+        return '-'
     epochs = sorted({one.last_epoch for one in placed})
-    return '%d, epoch %s' % (len(placed), ' and '.join(map(str, epochs)))
+    return '%d run%s, epoch %s' % (len(placed), 's' if len(placed) > 1 else '', ' and '.join(map(str, epochs)))
 
 
 def verdicts(row: Row) -> List[Tuple[str, str]]:
