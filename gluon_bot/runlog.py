@@ -18,7 +18,6 @@ import math
 import os
 import platform
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Callable, Dict, List, Optional
@@ -198,7 +197,7 @@ def provenance() -> Dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {'versions': versions, 'git': _git_state(), 'machine': platform.machine(), 'cpus': len(os.sched_getaffinity(0)),
-            'omp_threads': int(os.environ.get('OMP_NUM_THREADS', 0)), 'command': sys.argv[1:]}
+            'omp_threads': int(os.environ.get('OMP_NUM_THREADS', 0))}
 
 
 def _git_state() -> Optional[Dict[str, Any]]:

@@ -15,7 +15,7 @@ LAYERS = {
     1: {'models', 'targets', 'losses', 'optim', 'precision', 'dist', 'state', 'checkpoint', 'metrics', 'metrics_transfer', 'data', 'pictures',
         'tensorboard'},
     2: {'job', 'train', 'evaluate', 'detect', 'segment', 'benchmark', 'export', 'predict', 'figures'},
-    3: {'__main__'},
+    3: {'__main__', 'arguments'},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 HEAVY = {'mxnet', 'numpy', 'gluoncv', 'horovod', 'PIL', 'cv2', 'sklearn', 'scipy'}

@@ -1,0 +1,53 @@
+"""The command line is frozen: a new word or option is a decision, made here too."""
+
+import argparse
+
+import pytest
+
+from gluon_bot.__main__ import COMMANDS, main
+from gluon_bot.arguments import parser
+
+OPTIONS = {
+    'recipes': 'recipe --set --json',
+    'models': '--json',
+    'pack': 'source out --name --resize --quality --seed --workers --skip-broken --no-md5',
+    'verify': 'path --workers',
+    'train': 'recipe --data --out --resume --set --seed --accumulate --teacher --limit --log-every --keep --tensorboard '
+             '--dry-run --workers --hosts --restarts',
+    'evaluate': 'checkpoint --data --batch-size --limit --json --workers --hosts',
+    'report': 'logs --out --json --update',
+    'figures': '--out',
+}
+
+
+def subparsers():
+    return next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)).choices
+
+
+def test_commands_and_options():
+    words = {name: ' '.join((action.option_strings or [action.dest])[-1] for action in command._actions if action.dest != 'help')
+             for name, command in subparsers().items()}
+    assert words == OPTIONS and set(COMMANDS) == set(OPTIONS)
+
+
+@pytest.mark.parametrize('name', OPTIONS)
+def test_help_has_an_example(name, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([name, '--help'])
+    assert left.value.code == 0 and 'examples:\n  gluon-bot ' + name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('words', [[], ['nonsense'], ['train'], ['train', 'digits', '--dat', 'x', '--out', 'y'], ['evaluate', 'x']])
+def test_wrong_words_are_one_line_and_exit_2(words, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_recipes_as_text_and_json(capsys):
+    assert main(['recipes', 'resnet50d-mixup', '--set', 'epochs=3']) == 0
+    assert 'mixup_alpha          0.2' in capsys.readouterr().out
+    assert main(['recipes']) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 40
+    assert main(['recipes', 'resnet50d-mixp']) == 2
+    assert 'did you mean resnet50d-mixup' in capsys.readouterr().err
