@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from html import escape
-from typing import Any, Callable, Iterable, List, Sequence, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
 from gluon_bot import paper
 from gluon_bot.report import wording
@@ -164,18 +164,18 @@ def _runs_section(anchor: str, title: str, text: str, placed: List[Placed], draw
     return _section(anchor, title, '<p class="small">%s</p>' % escape(text) + _table(heads, lines) + _curves(curves, draw))
 
 
-def _table_curves(rows: Iterable[wording.Row]) -> List[Tuple[str, Curve]]:
+def _table_curves(rows: List[wording.Row]) -> List[Tuple[str, Curve]]:
     """The runs in and beside a table's rows with the paper's number of their main metric, those of its own task only."""
+    metrics = {result.cell.metric for row in rows for result in row.results}
+    own = next(task for task in ('detect', 'segment', 'classify') if MAIN_METRIC[task] in metrics)
     found = {}
     for row in rows:
         for result in row.results:
             for placed in list(result.filled) + [near.placed for near in result.nearby]:
-                if MAIN_METRIC.get(placed.run.task) == result.cell.metric and result.cell.value is not None:
+                if placed.run.task == own and result.cell.metric == MAIN_METRIC[own] and result.cell.value is not None:
                     target = (placed.last_epoch, result.cell.value)
-                    found.setdefault(id(placed), (placed.run.task, Curve(placed.name, placed.run, target)))
-    tasks = {task for task, _ in found.values()}
-    own = next((task for task in ('detect', 'segment', 'classify') if task in tasks), '')
-    return [(task, curve) for task, curve in found.values() if task == own]
+                    found.setdefault(id(placed), (own, Curve(placed.name, placed.run, target)))
+    return list(found.values())
 
 
 def _curves(curves: List[Tuple[str, Curve]], draw: Draw) -> str:

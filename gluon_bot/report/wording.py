@@ -145,11 +145,14 @@ def why_not(placed: Placed) -> str:
 
 
 def outcome(placed: Placed) -> str:
-    """The last epoch's numbers: 'epoch 120: top-1 78.47, top-5 94.26'."""
+    """The last epoch's numbers: 'epoch 120: top-1 78.47, top-5 94.26, 4.4 minutes an epoch on 8 GPUs'."""
     if not placed.last_epoch:
         return 'no evaluated epoch'
     told = ['%s %s' % (metric.label, number(name, placed.value(name))) for name, metric in paper.METRICS.items()
             if metric.unit == '%' and placed.value(name) is not None]
+    minutes = placed.value('minutes_an_epoch')
+    if minutes is not None:
+        told.append('%s minutes an epoch%s' % (number('minutes_an_epoch', minutes), placed.devices and ' on ' + placed.devices))
     return 'epoch %d: %s' % (placed.last_epoch, ', '.join(told))
 
 
