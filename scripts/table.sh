@@ -4,6 +4,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export PATH="$here/../.venv/bin:$PATH"
+unset OUT  # each recipe has its own
 recipes=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do recipes+=("$1"); shift; done
 [ $# -eq 0 ] || shift

@@ -45,7 +45,7 @@ def test_wrong_words_are_one_line_and_exit_2(words, capsys):
 
 
 def test_recipes_as_text_and_json(capsys):
-    assert main(['recipes', 'resnet50d-mixup', '--set', 'epochs=3']) == 0
+    assert main(['recipes', 'resnet50d-mixup', '--set', 'epochs=30']) == 0
     assert 'mixup_alpha          0.2' in capsys.readouterr().out
     assert main(['recipes']) == 0
     assert len(capsys.readouterr().out.splitlines()) == 40
