@@ -18,7 +18,6 @@ import mxnet as mx
 import numpy as np
 
 from gluon_bot import InputError, models
-from gluon_bot.console import say
 from gluon_bot.files import atomic_write
 from gluon_bot.recipes import RECIPES
 from gluon_bot.report.plots import COLOURS, rendered
@@ -66,7 +65,6 @@ def run(out: str) -> List[str]:
                 file.write(picture)
         except OSError as error:
             raise InputError('%s: can not be written: %s' % (path, error.strerror)) from None
-        say('wrote %s' % path)
         paths.append(path)
     return paths
 

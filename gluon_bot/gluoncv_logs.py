@@ -102,7 +102,7 @@ class LogReader:
             losses = map(float, cost.groups()[2:])
             self._add(cost.group(1), {'seconds': float(cost.group(2)), 'loss': round(sum(losses), 3)}, number)
         elif detection:
-            self.detection = (int(detection.group(1)), {})
+            self.detection = (int(detection.group(1)[:9]), {})
         elif any(word in line for word in ('validation:', 'training:', ' cost:')):
             self.note(number, 'cut or damaged, left out')
 
@@ -134,8 +134,8 @@ class LogReader:
         if not known or abs(sum(known) / len(known) - 100 * float(found.group(2))) > 1e-4:
             self.note(number, 'mAP of epoch %d is not the mean of its classes; left out' % (epoch + 1))
         else:
-            self._add(epoch, {'val_map': round(100 * float(found.group(2)), 6)}, number)
-            self.runs[-1].epochs[epoch + 1]['val_ap'] = classes
+            if self._add(epoch, {'val_map': round(100 * float(found.group(2)), 6)}, number):
+                self.runs[-1].epochs[epoch + 1]['val_ap'] = classes
         return True
 
     def _segmentation(self, number: int, line: str) -> None:
@@ -181,7 +181,7 @@ class LogReader:
         else:
             self.note(number, 'more than %d runs in a file; the rest is mixed up and left out' % MOST_RUNS)
 
-    def _add(self, epoch: Any, values: Dict[str, float], number: int, replace: bool = False) -> None:
+    def _add(self, epoch: Any, values: Dict[str, float], number: int, replace: bool = False) -> bool:
         if not self.runs:
             self.note(number, 'an epoch before any arguments: whose it is can not be known')
             self.runs.append(Run(self.source, 'gluoncv'))
@@ -189,7 +189,7 @@ class LogReader:
         if replace:  # told several times an epoch
             for name in values:
                 self.runs[-1].epochs.get(epoch, {}).pop(name, None)
-        self.runs[-1].add(epoch, values, number, self.note)
+        return self.runs[-1].add(epoch, values, number, self.note)
 
 
 def _run(source: str, arguments: Dict[str, Any]) -> Run:

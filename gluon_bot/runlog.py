@@ -48,10 +48,14 @@ class Run:
     epochs: Dict[int, Dict[str, Any]] = field(default_factory=dict)  # from 1: QUANTITIES and val_ap, as in a record
     suspect: str = ''  # why its numbers can't be real; '' where nothing speaks against them
 
-    def add(self, epoch: Any, values: Dict[str, Any], number: int, note: Note) -> None:
-        """Take the numbers of an epoch from line `number`; anything that can't be one is noted and left out."""
+    def add(self, epoch: Any, values: Dict[str, Any], number: int, note: Note) -> bool:
+        """Take the numbers of an epoch from line `number`; anything that can't be one is noted and left out.
+
+        False where `epoch` can't be one, so that nothing is taken.
+        """
         if type(epoch) is not int or not 1 <= epoch <= MOST_EPOCHS:
-            return note(number, 'an epoch must be a whole number from 1 on; the line is left out')
+            note(number, 'an epoch must be a whole number from 1 on; the line is left out')
+            return False
         known = self.epochs.setdefault(epoch, {})
         for name, value in values.items():
             if type(value) not in (int, float) or not math.isfinite(value):
@@ -65,6 +69,7 @@ class Run:
                     self.suspect = 'line %d gives epoch %d another %s than before' % (number, epoch, name)
                     note(number, 'epoch %d gets another %s than before; this one is kept' % (epoch, name))
                 known[name] = value
+        return True
 
 
 class RunLog:
@@ -156,10 +161,10 @@ class RecordReader:
             if name in values and images is not None and not _agrees(values[name], line.get(count), images, expected):
                 self.note(number, '%s is not the %s of %s images it says it is; left out' % (name, count, cleaned(images)))
                 del values[name]
-        self.runs[-1].add(line.get('epoch'), values, number, self.note)
-        if isinstance(line.get('val_ap'), dict):
+        taken = self.runs[-1].add(line.get('epoch'), values, number, self.note)
+        if taken and isinstance(line.get('val_ap'), dict):
             classes = {name: value for name, value in cleaned(line['val_ap']).items() if _is_percent(value)}
-            self.runs[-1].epochs.get(line.get('epoch'), {})['val_ap'] = classes
+            self.runs[-1].epochs[line['epoch']]['val_ap'] = classes
 
 
 def cleaned(value: Any, depth: int = 0) -> Any:

@@ -156,6 +156,12 @@ def test_a_table_of_classes_cut_in_a_number_gives_nothing():
     assert reader.runs[0].epochs == {} and len(notes) == 1
 
 
+@pytest.mark.parametrize('epoch', ['100000', '9' * 5000])
+def test_an_epoch_beyond_all_bounds_is_left_out(epoch):
+    (run,), notes = read(DETECTION + '[Epoch %s] Validation: \ncat=0.5\nmAP=0.5\n' % epoch)
+    assert run.epochs == {} and len(notes) == 1
+
+
 def test_hostile_arguments_are_text():
     runs, _ = read("Namespace(model='__import__(\"os\").system(\"x\")', batch_size=__import__('os'), num_gpus=4, num_epochs=10**9)")
     assert runs[0].recipe == {'model': '__import__("os").system("x")'}

@@ -249,7 +249,7 @@ def hostile_record(folder):
     folder.mkdir()
     log = runlog.RunLog(str(folder))
     log.write('start', task='classify', recipe=recipe, data={**IMAGENET, 'name': HOSTILE, 'classes': HOSTILE}, device=HOSTILE,
-              world_size=HOSTILE, git={'commit': HOSTILE}, versions={HOSTILE: HOSTILE}, command=[HOSTILE], precision=HOSTILE)
+              world_size=HOSTILE, git={'commit': HOSTILE}, versions={HOSTILE: HOSTILE}, precision=HOSTILE)
     for epoch in range(1, 4):
         log.write('epoch', epoch=epoch, val_top1=10.0 * epoch * epoch, val_top5=95.0, val_ap={HOSTILE: 1.0})
     log.write('failed', reason=HOSTILE)
@@ -408,6 +408,22 @@ def test_the_same_log_in_other_clothes(tmp_path, encode):
     path = classified(tmp_path / 'a', 'resnet50d-cosine', 77.9) / 'record.jsonl'
     path.write_bytes(encode(path.read_bytes()))
     assert result(compared(path), 6, '+ cosine decay', 'ResNet-50-D').values == (77.9,)
+
+
+@pytest.mark.parametrize('value', [None, True, -1, 2.5, '', 'x', [], [[]], {}, {'x': [1]}], ids=repr)
+def test_headers_of_any_type_are_read(tmp_path, value):
+    path = tmp_path / 'x.jsonl'
+    start = {'event': 'start', 'task': 'classify', 'recipe': as_dict(RECIPES['resnet50d-cosine']), 'data': IMAGENET,
+             **dict.fromkeys(['precision', 'device', 'world_size', 'limit', 'git', 'versions', 'arguments', 'num_gpus'], 'x')}
+    epoch = {'event': 'epoch', 'epoch': 120, 'val_top1': 77.9, 'val_ap': {}, 'step': 5, 'val_images': 50000, 'val_correct_top1': 38950}
+    for place in [(0, key) for key in start] + [(1, key) for key in epoch] + [(0, 'recipe', key) for key in start['recipe']] \
+            + [(0, 'data', key) for key in IMAGENET]:
+        lines = json.loads(json.dumps([start, epoch, {'event': 'resume', 'step': 3}]))
+        inner = lines[place[0]] if len(place) == 2 else lines[place[0]][place[1]]
+        inner[place[-1]] = value
+        path.write_text('\n'.join(map(json.dumps, lines)) + '\n')
+        comparison = compared(path)
+        tables.markdown(comparison, full=True), page.page(comparison, lambda *_: ''), comparing.as_json(comparison)
 
 
 def mutations(seed, text):

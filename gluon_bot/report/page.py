@@ -207,7 +207,7 @@ def _facts(placed: Placed) -> str:
              ('data', data_title(run)), ('result', wording.outcome(placed)), ('devices', placed.devices),
              ('precision', header.get('precision') or run.recipe.get('precision')), ('commit', _commit(header.get('git'))),
              ('versions', _pairs(header.get('versions'))), ('recipe', _pairs(run.recipe)),
-             ('arguments', _pairs(header.get('arguments'))), ('command', _words(header.get('command')))]
+             ('arguments', _pairs(header.get('arguments')))]
     return ''.join('<dt>%s</dt><dd>%s</dd>' % (escape(name), escape(str(value))) for name, value in facts if value)
 
 
@@ -219,10 +219,6 @@ def _commit(git: Any) -> str:
 
 def _pairs(values: Any) -> str:
     return ', '.join('%s=%s' % pair for pair in values.items()) if isinstance(values, dict) else ''
-
-
-def _words(values: Any) -> str:
-    return ' '.join(map(str, values)) if isinstance(values, list) else ''
 
 
 def _cell(label: str, html: str, kind: str = '') -> str:

@@ -64,7 +64,7 @@ class Placed:
     def devices(self) -> str:
         """'8 x gpu(0)', '4 GPUs'; '' where the log doesn't say."""
         header = self.run.header
-        gpus = header.get('num_gpus', (header.get('arguments') or {}).get('num_gpus'))
+        gpus = header.get('num_gpus', arguments(self.run).get('num_gpus'))
         return '%s GPUs' % gpus if gpus else '%s x %s' % (header['world_size'], header['device']) \
             if 'world_size' in header and 'device' in header else ''
 
@@ -91,6 +91,12 @@ def place(run: Run, name: str) -> Placed:
         kind = DIFFERS if reasons or differences or why else FILLS
     told = [text for text in (run.suspect, other_data) if text] + why + reasons
     return Placed(run, name, kind, recipe, tuple(differences), tuple(told), last, finished)
+
+
+def arguments(run: Run) -> Dict[str, Any]:
+    """What a GluonCV script printed of its arguments."""
+    found = run.header.get('arguments')
+    return found if isinstance(found, dict) else {}
 
 
 def data_title(run: Run) -> str:
@@ -135,7 +141,7 @@ def _published(run: Run) -> Tuple[str, List[Difference], List[str]]:
         return '', [], ["the script's arguments are missing: recipe and data are not known"]
     nearest = _nearest(run)
     why = [] if nearest else ['no recipe has its network' if 'model' in run.recipe else 'its network is not stated']
-    if (run.header.get('arguments') or {}).get('use_pretrained') is True:
+    if arguments(run).get('use_pretrained') is True:
         why.append('starts from pretrained parameters')
     if run.task != 'classify' and nearest:
         why.append("the base network's own training is not stated")
