@@ -76,12 +76,15 @@ def train_batches(folder: str, recipe: Recipe, epoch: int, rank: int, size: int,
         min_aspect_ratio=recipe.crop_aspect_min, max_aspect_ratio=recipe.crop_aspect_max, rand_mirror=recipe.random_flip,
         brightness=jitter, contrast=jitter, saturation=jitter, pca_noise=recipe.pca_noise)
     number = 0
-    while number < batches:
+    while True:
         for images, labels, _ in _read(reader):
             for begin in range(0, len(images), batch_size):
                 if skip <= number < batches:
                     yield _normalised(images[begin:begin + batch_size], labels[begin:begin + batch_size], context)
                 number += 1
+        if number >= batches:
+            return
+        reader.reset()  # the part is a little short
 
 
 def validation_batches(folder: str, recipe: Recipe, rank: int, size: int, batch_size: int,
@@ -119,7 +122,6 @@ def _read(reader: mx.io.MXDataIter) -> Iterator[Tuple[mx.nd.NDArray, mx.nd.NDArr
     """(images, labels, padding) of all batches; the last `padding` rows of a batch are from the beginning again."""
     for batch in reader:
         yield batch.data[0], batch.label[0], batch.pad
-    reader.reset()
 
 
 def _normalised(images: mx.nd.NDArray, labels: mx.nd.NDArray, context: Optional[mx.Context]) -> Tuple[mx.nd.NDArray, ...]:

@@ -2,7 +2,7 @@
 
 ImageRecordIter dies with its process on bytes that are no image, and shows the half of a truncated one (OpenCV fills the
 rest with grey), so nothing reaches a record that was not decoded to its end here.
-The EXIF orientation is neither used nor kept: ImageRecordIter shows the pixels as they are stored.
+ImageRecordIter turns an image as its EXIF orientation says, and so does what is encoded again, once and for all.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import io
 import warnings
 from typing import NamedTuple, Optional
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 MOST_PIXELS = 1 << 27  # of one image, known from its header before anything is decoded
 MOST_ASPECT = 100  # a longer strip, scaled to a network's input by its short side, needs gigabytes
-FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP')
+FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP')
 HUFFMAN_FRAMES = (0xc0, 0xc1, 0xc2)  # baseline, extended and progressive JPEG: what every decoder reads
 
 
@@ -44,8 +44,9 @@ def packed(data: bytes, resize: Optional[int] = None, quality: int = 95) -> Pack
     reason = '' if kept else 'cmyk' if image.mode == 'CMYK' else 'not_jpeg'
     try:
         if not kept:
-            image = _as_rgb(image)
+            image = _as_rgb(_upright(image))
         if resize and min(image.size) > resize:
+            image = _upright(image)
             scale = resize / min(image.size)
             size = [max(resize, round(side * scale)) for side in image.size]
             image, reason = image.resize(size, Image.BICUBIC), reason or 'resized'
@@ -96,6 +97,13 @@ def _frame_kind(data: bytes) -> int:
             return marker
         place += 2 + int.from_bytes(data[place + 2:place + 4], 'big')
     return 0
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data, which no decoder of pixels looks at
+        return image
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

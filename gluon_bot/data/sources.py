@@ -104,14 +104,13 @@ def members(path: str, offset: int = 0, size: int = 0) -> Iterator[Tuple[str, in
             with tarfile.open(fileobj=file, mode='r:') as tar:
                 for member in tar:
                     tar.members = []  # it would keep them all
-                    if member.offset >= end:  # a tar inside a tar, without an end of its own
-                        break
                     if member.isreg() and not member.issparse():
-                        if member.offset_data + member.size > end:
-                            raise InputError('%s: cut off inside %s; copy it again' % (path, member.name))
                         yield member.name, member.offset_data, member.size
                     elif not member.isdir():
                         yield member.name, 0, A_LINK
+                file.seek(tar.offset)
+                if tar.offset + tarfile.BLOCKSIZE > end or file.read(tarfile.BLOCKSIZE).strip(b'\0'):
+                    raise InputError('%s: the tar has no end, so it was cut off; copy it again' % path)
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise

@@ -26,15 +26,19 @@ def cores() -> int:
 def ordered(function: Callable[[Any], Any], tasks: Iterable[Any], workers: Optional[int] = None) -> Iterator[Any]:
     """Yield function(task) for each task, in their order, computed in `workers` processes (default: one a core).
 
-    At most two tasks a process are under way. `function` must be a module's own and may raise nothing.
-    Raises RunError if a process is killed.
+    At most two tasks a process are under way; with one worker all happens in this process. `function` must be a module's
+    own and may raise nothing. Raises RunError if a process is killed.
     """
+    workers = workers or cores()
+    if workers == 1:
+        yield from map(function, tasks)
+        return
     context = multiprocessing.get_context('spawn')  # a fork would copy the threads' locks of mxnet where it is loaded
     tasks = iter(tasks)
     processes, pipes, waiting = [], [], []
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is the parent's to answer
     try:
-        for _ in range(workers or cores()):
+        for _ in range(workers):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(function, theirs), daemon=True)
             process.start()
