@@ -53,6 +53,8 @@ class LogReader:
 
     def feed(self, number: int, text: str, whole: bool = True) -> None:
         """Take one line; `whole` is False where the file ends before the line does. Nothing is raised."""
+        if len(self.runs) > MOST_RUNS:
+            return
         at = min((found for found in map(text.find, ('[Epoch', 'Epoch', 'Namespace(')) if found >= 0), default=0)
         line = text[at:].rstrip()
         if self.detection and self._detection_line(number, line, whole):
@@ -176,10 +178,9 @@ class LogReader:
 
     def _begin(self, number: int, run: Run) -> None:
         self.trained = ''
-        if len(self.runs) < MOST_RUNS:
-            self.runs.append(run)
-        else:
-            self.note(number, 'more than %d runs in a file; the rest is mixed up and left out' % MOST_RUNS)
+        if len(self.runs) == MOST_RUNS:
+            self.note(number, 'more than %d runs in a file; the rest is left out' % MOST_RUNS)
+        self.runs.append(run)
 
     def _add(self, epoch: Any, values: Dict[str, float], number: int, replace: bool = False) -> bool:
         if not self.runs:

@@ -126,6 +126,8 @@ class RecordReader:
 
     def feed(self, number: int, text: str) -> None:
         """Take one line. Whatever it holds, nothing is raised."""
+        if len(self.runs) > MOST_RUNS:
+            return
         try:
             line = json.loads(text, parse_int=_short_int)
             event = line['event']
@@ -143,8 +145,8 @@ class RecordReader:
             self.note(number, 'the run failed: %s' % cleaned(line.get('reason')))
 
     def _start(self, number: int, line: Dict[str, Any]) -> None:
-        if len(self.runs) >= MOST_RUNS:
-            return self.note(number, 'more than %d runs in a file; the rest is left out' % MOST_RUNS)
+        if len(self.runs) == MOST_RUNS:
+            self.note(number, 'more than %d runs in a file; the rest is left out' % MOST_RUNS)
         parts = [line.pop(name, None) for name in ('recipe', 'data')]
         recipe, data = (part if isinstance(part, dict) else {} for part in parts)
         task = line.pop('task', '')

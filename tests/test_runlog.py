@@ -132,3 +132,9 @@ def test_a_strangers_text_is_printable_and_bounded():
         current['a'] = current = {}
     assert len(str(cleaned(deep))) < 100
     assert len(cleaned(list(range(10000)))) == runlog.MOST_ITEMS
+
+
+def test_a_file_of_too_many_runs_is_cut_off_and_nothing_is_mixed(monkeypatch):
+    monkeypatch.setattr(runlog, 'MOST_RUNS', 2)
+    runs, notes = read(*[line for number in range(1, 6) for line in (START, epoch(number))])
+    assert [sorted(run.epochs) for run in runs] == [[1], [2], []] and [number for number, _ in notes] == [5]
