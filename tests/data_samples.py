@@ -33,7 +33,8 @@ def dataset(train=6, val=3, classes=('cat', 'dog')):
     for label, name in enumerate(classes):
         for split, count in (('train', train), ('val', val)):
             for number in range(count):
-                files['%s/%s/%d.jpg' % (split, name, number)] = encoded(noise(1000 * label + 100 * (split == 'val') + number))
+                pixels = noise(1000 * label + 100 * (split == 'val') + number)
+                files['%s/%s/%d.jpg' % (split, name, number)] = encoded(pixels)
     return files
 
 

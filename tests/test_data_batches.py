@@ -65,7 +65,8 @@ def pixels(images):
 def test_channels_are_rgb_and_normalised(tmp_path):
     folder = records(tmp_path / 'x', encoded(solid(200, 100, 50)))
     expected = (np.float64([200, 100, 50]) - [123.68, 116.779, 103.939]) / [58.393, 57.12, 57.375]
-    for batches in (imagenet.train_batches(folder, PLAIN, 0, 0, 1, 1, 1), imagenet.validation_batches(folder, PLAIN, 0, 1, 1)):
+    for batches in (imagenet.train_batches(folder, PLAIN, 0, 0, 1, 1, 1),
+                    imagenet.validation_batches(folder, PLAIN, 0, 1, 1)):
         (image, label), = batches
         assert image.shape == (1, 3, 32, 32) and image.dtype == label.dtype == np.float32 and label.shape == (1,)
         assert image.context == mx.cpu()
@@ -86,7 +87,8 @@ def test_any_input_size_from_smaller_and_larger_images(tmp_path, size):
     folder = records(tmp_path / 'x', *[encoded(noise(seed, *shape)) for seed, shape in
                                        enumerate([(8, 8), (400, 8), (24, 504), (320, 240), (96, 96)])])
     recipe = replace(PAPER, image_size=size)
-    for batches in (imagenet.train_batches(folder, recipe, 0, 0, 1, 5, 1), imagenet.validation_batches(folder, recipe, 0, 1, 5)):
+    for batches in (imagenet.train_batches(folder, recipe, 0, 0, 1, 5, 1),
+                    imagenet.validation_batches(folder, recipe, 0, 1, 5)):
         shown, labels = drawn(batches)
         assert shown.shape == (5, 3, size, size) and sorted(labels) == [0, 1, 2, 3, 4] and np.isfinite(shown).all()
         assert all(image.std() > 0.05 for image in shown)
@@ -101,7 +103,8 @@ def gradient(height, width):
 def test_crops_have_the_papers_area_and_aspect_and_half_are_flipped(tmp_path):
     height, width = 300, 400
     folder = records(tmp_path / 'x', *[gradient(height, width)] * 512)
-    recipe = replace(PLAIN, image_size=64, crop_area_min=0.08, crop_aspect_min=3 / 4, crop_aspect_max=4 / 3, random_flip=True)
+    recipe = replace(PLAIN, image_size=64, crop_area_min=0.08, crop_aspect_min=3 / 4, crop_aspect_max=4 / 3,
+                     random_flip=True)
     shown = pixels(drawn(imagenet.train_batches(folder, recipe, 0, 0, 1, 64, 8))[0])[:256] / 255
     red, green = shown[:, 0, 32], shown[:, 1, :, 32]
     columns = (red[:, -2] - red[:, 1]) / 61 * 64 * width

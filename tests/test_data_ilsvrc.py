@@ -31,7 +31,8 @@ def archives(tmp_path, monkeypatch):
     (folder / ilsvrc.TRAIN).write_bytes(tar_bytes({wnid + '.tar': tar_bytes(files) for wnid, files in train.items()}))
     val = {'ILSVRC2012_val_%08d.JPEG' % n: encoded(noise(n)) for n in (4, 2, 1, 3)}
     (folder / ilsvrc.VAL).write_bytes(tar_bytes(val))
-    synsets = np.zeros((len(SYNSETS), 1), [('ILSVRC2012_ID', object), ('WNID', object), ('words', object), ('num_children', object)])
+    fields = [(name, object) for name in ('ILSVRC2012_ID', 'WNID', 'words', 'num_children')]
+    synsets = np.zeros((len(SYNSETS), 1), fields)
     for row, (number, wnid, children) in zip(synsets, SYNSETS):
         row[0] = (float(number), wnid, 'a word, another', float(children))
     meta = io.BytesIO()
@@ -66,7 +67,8 @@ def test_labels_are_sorted_wnids_and_the_ground_truth_is_translated(archives, tm
             assert found.classes[int(label)] == by_image[image]
             seen += 1
     assert seen == 19
-    assert sorted(os.listdir(str(tmp_path / 'out'))) == ['train.idx', 'train.json', 'train.rec', 'val.idx', 'val.json', 'val.rec']
+    assert sorted(os.listdir(str(tmp_path / 'out'))) == [
+        'train.idx', 'train.json', 'train.rec', 'val.idx', 'val.json', 'val.rec']
 
 
 def test_other_archives_than_the_published_are_refused_unless_asked_for(archives, tmp_path):
@@ -96,7 +98,7 @@ def damage(folder, name, change):
     (ilsvrc.TRAIN, lambda data: tar_bytes({'n09999999.tar': tar_bytes(images('n01440764', 1))}), 'is not the tar of one'),
     (ilsvrc.TRAIN, lambda data: tar_bytes({'n01440764.tar': tar_bytes(images('n01440764', 2)).rstrip(b'\0')}), 'cut off'),
     (ilsvrc.VAL, lambda data: tar_bytes({'ILSVRC2012_val_00000001.JPEG': b'x'}), '1 images, but the ground truth has 4'),
-    (ilsvrc.VAL, lambda data: tar_bytes({'ILSVRC2012_val_%08d.JPEG' % n: b'x' for n in (1, 2, 3, 5)}), '00000004.JPEG should'),
+    (ilsvrc.VAL, lambda data: tar_bytes({'ILSVRC2012_val_%08d.JPEG' % n: b'x' for n in (1, 2, 3, 5)}), '04.JPEG should be'),
     (ilsvrc.DEVKIT, lambda data: data[:100], 'can not be read as the ILSVRC2012 devkit'),
     (ilsvrc.DEVKIT, lambda data: gzip.compress(tar_bytes({'readme.txt': b''})), 'has no .*meta.mat'),
     (ilsvrc.DEVKIT, lambda data: gzip.compress(tar_bytes({ilsvrc.META: b'x' * 500, ilsvrc.TRUTH: b'1'})), 'can not be read'),

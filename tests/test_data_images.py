@@ -18,7 +18,7 @@ def opened(data):
 
 
 @pytest.mark.parametrize('data', [
-    encoded(noise(1)), encoded(noise(1), progressive=True), encoded(noise(1)[:, :, 0]), encoded(noise(1)) + b'trailing bytes',
+    encoded(noise(1)), encoded(noise(1), progressive=True), encoded(noise(1)[:, :, 0]), encoded(noise(1)) + b'trailing',
     encoded(Image.fromarray(noise(1)), 'MPO', save_all=True, append_images=[Image.fromarray(noise(2))]),
 ])
 def test_a_jpeg_of_one_or_three_channels_is_kept_byte_for_byte(data):

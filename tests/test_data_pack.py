@@ -125,7 +125,8 @@ def test_unreadable_images_can_be_left_out_and_are_listed(tmp_path):
     os.symlink('nowhere', os.path.join(source, 'train', 'cat', 'gone.jpg'))
     train = pack(source, tmp_path / 'out', skip_broken=True)[1]
     assert train.images == 11
-    assert sorted(name for name, _ in train.left_out) == ['train/cat/gone.jpg', 'train/dog/1.jpg', 'train/dog/odd\\nname.jpg']
+    assert sorted(name for name, _ in train.left_out) == [
+        'train/cat/gone.jpg', 'train/dog/1.jpg', 'train/dog/odd\\nname.jpg']
     assert manifest.load(str(tmp_path / 'out'), 'train') == train
 
 
@@ -175,8 +176,8 @@ def test_a_link_in_a_tar_is_named(tmp_path):
 
 
 @pytest.mark.parametrize('options, said', [
-    (dict(resize=0), '--resize'), (dict(quality=0), '--quality'), (dict(quality=101), '--quality'), (dict(seed=-1), '--seed'),
-    (dict(validation_share=1.0), '--validation-share'),
+    (dict(resize=0), '--resize'), (dict(quality=0), '--quality'), (dict(quality=101), '--quality'),
+    (dict(seed=-1), '--seed'), (dict(validation_share=1.0), '--validation-share'),
 ])
 def test_options_out_of_range_are_refused(tmp_path, options, said):
     with pytest.raises(InputError, match=said):

@@ -12,7 +12,7 @@ COLUMNS, ROWS = 6, 4
 
 
 def picture(folder: str, split: str, out_png: str, recipe: Recipe) -> None:
-    """Write a PNG of the first images of an epoch ('train': augmented as `recipe` says) or of the validation records ('val').
+    """Write a PNG of the first images of an epoch ('train', augmented as `recipe` says) or of the validation records.
 
     Raises InputError for a folder without sound records.
     """

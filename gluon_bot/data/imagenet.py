@@ -15,7 +15,7 @@ and saturation in a random order; PCA noise; flip. It has no hue that multiplies
 from __future__ import annotations
 
 import hashlib
-from typing import Iterator, Optional, Tuple
+from typing import Any, Iterator, Optional, Tuple
 
 import mxnet as mx
 
@@ -66,8 +66,8 @@ def train_batches(folder: str, recipe: Recipe, epoch: int, rank: int, size: int,
     parts = size * max(1, manifest.images // (size * wanted))
     records = part(manifest.images, rank, parts)
     if wanted - len(records) >= size or 2 * len(records) < batch_size:
-        raise InputError('%s: worker %d of %d has %d images, too few for %d batches of %d; use larger batches or fewer workers'
-                         % (manifest.rec, rank + 1, size, len(records), batches, batch_size))
+        raise InputError('%s: worker %d of %d has %d images, too few for %d batches of %d; use larger batches or fewer '
+                         'workers' % (manifest.rec, rank + 1, size, len(records), batches, batch_size))
     jitter = recipe.color_jitter
     reader = _reader(
         manifest, rank, parts, recipe.image_size, batch_size * max(1, min(READ_IMAGES, len(records)) // batch_size),
@@ -103,7 +103,8 @@ def validation_batches(folder: str, recipe: Recipe, rank: int, size: int, batch_
     if left == 0:
         return
     # a fresh reader each time: after a reset, what rounded up the last batch would be missing
-    reader = _reader(manifest, rank, parts, recipe.image_size, min(batch_size, len(records)), resize=recipe.validation_resize)
+    reader = _reader(manifest, rank, parts, recipe.image_size, min(batch_size, len(records)),
+                     resize=recipe.validation_resize)
     for images, labels, padding in _read(reader):
         count = min(left, len(images) - padding)
         left -= count
@@ -111,7 +112,8 @@ def validation_batches(folder: str, recipe: Recipe, rank: int, size: int, batch_
             yield _normalised(images[:count], labels[:count], context)
 
 
-def _reader(manifest: Manifest, index: int, parts: int, image_size: int, batch_size: int, **augmentation) -> mx.io.MXDataIter:
+def _reader(manifest: Manifest, index: int, parts: int, image_size: int, batch_size: int,
+            **augmentation: Any) -> mx.io.MXDataIter:
     return mx.io.ImageRecordIter(
         path_imgrec=manifest.rec, path_imgidx=manifest.idx, part_index=index, num_parts=parts, batch_size=batch_size,
         data_shape=(3, image_size, image_size), dtype='uint8', round_batch=True, preprocess_threads=DECODE_THREADS,

@@ -15,7 +15,7 @@ from typing import List, Optional, Sequence, Union
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import Progress, say
-from gluon_bot.data import framing, ilsvrc, images, manifest, sources, verification, verified
+from gluon_bot.data import ilsvrc, images, manifest, sources, verification, verified
 from gluon_bot.data.manifest import SPLITS, Manifest
 from gluon_bot.data.sources import Item, Listing
 from gluon_bot.data.workers import ordered, spans
@@ -43,7 +43,8 @@ def pack(source: str, out: str, name: Optional[str] = None, resize: Optional[int
         for split in sorted(listing.splits, key=SPLITS.index, reverse=True):  # the small one first: it fails sooner
             writer = SplitWriter(out, split, listing.classes)
             _pack_split(writer, source, listing.splits[split], resize, quality, seed, workers, skip_broken)
-            finished.append(writer.finish(name or listing.name, os.path.basename(os.path.abspath(source)), resize, quality, seed))
+            finished.append(writer.finish(name or listing.name, os.path.basename(os.path.abspath(source)), resize, quality,
+                                          seed))
         publish(out, finished)
     for each in finished:
         verified.remember(each)
@@ -54,12 +55,11 @@ def pack(source: str, out: str, name: Optional[str] = None, resize: Optional[int
 def check(folder: str, split: str) -> Manifest:
     """The manifest of one split, once its files are known to be what it says: what training calls before it reads them.
 
-    Sizes and index are looked at each time. The records are verified once for each state (path, size, time of change) of the
-    files; packing counts as that. Raises InputError.
+    Sizes are looked at each time. All else is verified once for each state (path, size, time of change) of the files, and
+    packing counts as that. Raises InputError.
     """
     found = manifest.load(folder, split)
     verification.check_sizes(found)
-    framing.read_index(found.idx, found.images, found.rec_bytes)
     with verified.first_look(found) as new:
         if new:
             say('%s: not seen before on this machine, so every record is verified once' % found.rec)
@@ -68,7 +68,7 @@ def check(folder: str, split: str) -> Manifest:
 
 
 def verify(path: str, workers: Optional[int] = None) -> str:
-    """Recheck all records of a data folder, or of one .rec in it, against the manifest: hashes, framing, labels, every image.
+    """Recheck all records of a data folder, or of one .rec in it, against the manifest: hashes, framing, labels, images.
 
     Returns a line for each split. Problems are listed on standard error, and InputError says how many there are.
     """

@@ -77,7 +77,8 @@ def problems(manifest: Manifest, workers: Optional[int] = None) -> Tuple[List[st
     if not count and images_per_class.tolist() != manifest.images_per_class:
         differences.append('%s: its labels are not those that the manifest counts' % manifest.rec)
     if not count and greyscale != manifest.greyscale:
-        differences.append('%s: %d greyscale images, but the manifest counts %d' % (manifest.rec, greyscale, manifest.greyscale))
+        differences.append('%s: %d greyscale images, but the manifest counts %d'
+                           % (manifest.rec, greyscale, manifest.greyscale))
     return (listed + differences)[:PROBLEMS_LISTED], count + len(differences)
 
 

@@ -81,7 +81,7 @@ def spans(sizes: Iterable[int]) -> Iterator[Tuple[int, int]]:
 
 
 def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
-    """Answer tasks until None. The next task is taken before an answer is sent, so that the two ends never wait for each other."""
+    """Answer tasks until None. The next task is taken before an answer is sent: the two ends never wait for each other."""
     try:
         task = pipe.recv()
         while task is not None:

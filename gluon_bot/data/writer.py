@@ -89,7 +89,10 @@ class SplitWriter:
                 self.split, manifest.MOST_LEFT_OUT, *self.left_out[-1]))
 
     def finish(self, name: str, source: str, resize: Optional[int], quality: int, seed: int) -> Manifest:
-        """Flush everything to disk, still under partial names. Raises InputError if there are no images, RunError if it fails."""
+        """Flush everything to disk, still under partial names.
+
+        Raises InputError if there are no images, RunError where the disk is full.
+        """
         if not self.offsets:
             raise InputError('%s: there is no readable %s image' % (source, self.split))
         idx = os.path.join(self.folder, self.split + '.idx' + PARTIAL)
@@ -136,4 +139,5 @@ def _remove_partial(folder: str) -> None:
 
 
 def _printable(text: str) -> str:
-    return text[:500] if text.isprintable() else text[:500].encode('unicode_escape', 'surrogateescape').decode('ascii')[:1000]
+    text = text[:500]
+    return text if text.isprintable() else text.encode('unicode_escape').decode('ascii')[:1000]
