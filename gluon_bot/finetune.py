@@ -90,8 +90,7 @@ class Segmentation(FineTuning):
     base_size: int = 520  # of the long side in pixels, times U[0.5, 2]
     crop_size: int = 480
     head_lr_factor: float = 10.0  # for both heads, as in GluonCV's FCN
-    auxiliary_weight: float = 0.5
-    dropout: float = 0.1
+    auxiliary_weight: float = 0.5  # of the auxiliary head's loss
 
 
 def fine_tuning_named(name: str, task: str) -> FineTuning:
@@ -139,7 +138,6 @@ def _check(recipe: FineTuning) -> None:
         must(32 <= recipe.base_size <= 4096, 'base_size', 'between 32 and 4096')
         must(0 < recipe.head_lr_factor <= 1000, 'head_lr_factor', 'above 0 and at most 1000')
         must(0 <= recipe.auxiliary_weight <= 10, 'auxiliary_weight', 'between 0 and 10')
-        must(0 <= recipe.dropout < 1, 'dropout', 'at least 0 and below 1')
 
 
 def _rising(numbers: Tuple[int, ...]) -> bool:
