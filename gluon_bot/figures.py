@@ -1,6 +1,6 @@
 """The paper's figures, drawn from the code that trains: `gluon-bot figures --out DIR`.
 
-    blocks.svg           Figures 1 and 2: input stem and down-sampling block of ResNet-50, B, C and D, read off the symbol graph
+    blocks.svg           Figures 1 and 2: stem and down-sampling block of ResNet-50, B, C and D, read off the symbol graph
     schedule.svg         Figure 3: step and cosine decay behind the warmup, the rate of every update
     label_smoothing.svg  Figure 4, its left half: the gap between the target's logit and the others that smoothing asks for
     mixup.png            Section 5.4: two photographs mixed, and how often how much of the second is mixed in
@@ -26,7 +26,8 @@ from gluon_bot.targets import mixup, mixup_weight, one_hot, smooth
 
 IMAGENET_STEPS = 1251  # updates an epoch at batch 1024
 IMAGENET_CLASSES = 1000
-TWEAKS = (('ResNet-50', 'resnet50'), ('ResNet-50-B', 'resnet50b'), ('ResNet-50-C', 'resnet50c'), ('ResNet-50-D', 'resnet50d'))
+TWEAKS = (('ResNet-50', 'resnet50'), ('ResNet-50-B', 'resnet50b'), ('ResNet-50-C', 'resnet50c'),
+          ('ResNet-50-D', 'resnet50d'))
 
 
 class Layer(NamedTuple):
@@ -39,7 +40,8 @@ class Layer(NamedTuple):
 
     def __str__(self) -> str:
         channels = ', %d' % self.channels if self.channels else ''
-        return '%s %d×%d%s%s' % (self.kind, self.kernel, self.kernel, channels, ', s%d' % self.stride if self.stride > 1 else '')
+        stride = ', s%d' % self.stride if self.stride > 1 else ''
+        return '%s %d×%d%s%s' % (self.kind, self.kernel, self.kernel, channels, stride)
 
 
 class Blocks(NamedTuple):
@@ -94,7 +96,8 @@ def smoothed_gap(epsilon: float, classes: int = IMAGENET_CLASSES) -> float:
 def draw_schedule(figure: Any) -> None:
     """Figure 3a: learning rate against epochs, of the recipes themselves."""
     axes = figure.add_subplot()
-    for name, label, colour in (('resnet50d-efficient', 'step decay', COLOURS[1]), ('resnet50d-cosine', 'cosine decay', COLOURS[0])):
+    for name, label, colour in (('resnet50d-efficient', 'step decay', COLOURS[1]),
+                                ('resnet50d-cosine', 'cosine decay', COLOURS[0])):
         recipe = RECIPES[name]
         steps = np.arange(0, recipe.epochs * IMAGENET_STEPS, 25)
         rates = [learning_rate(recipe, int(step), IMAGENET_STEPS) for step in steps]
@@ -154,7 +157,8 @@ def draw_blocks(figure: Any) -> None:
         for x, bottom in zip((-0.95, 0.95), bottoms):
             axes.plot([0, x], [0, -0.55], color='#888888', linewidth=1, zorder=1)
             axes.annotate('', (0, -4.2), (x, bottom), arrowprops=dict(arrowstyle='-', color='#888888'))
-        axes.text(0, -4.2, '+', ha='center', va='center', bbox=dict(boxstyle='circle', facecolor='white', edgecolor='#888888'))
+        axes.text(0, -4.2, '+', ha='center', va='center',
+                  bbox=dict(boxstyle='circle', facecolor='white', edgecolor='#888888'))
         before = parts
 
 
@@ -182,11 +186,11 @@ def _upstream(nodes: List[Dict[str, Any]], index: int) -> List[int]:
 def _layers(nodes: List[Dict[str, Any]], path: List[int]) -> List[Layer]:
     layers = []
     for node in (nodes[index] for index in reversed(path)):
-        attributes = node.get('attrs', {})
-        if node['op'] == 'Convolution':
-            layers.append(Layer('conv', _first(attributes['kernel']), int(attributes['num_filter']), _first(attributes['stride'])))
-        elif node['op'] == 'Pooling':
-            layers.append(Layer(attributes['pool_type'] + ' pool', _first(attributes['kernel']), 0, _first(attributes['stride'])))
+        if node['op'] in ('Convolution', 'Pooling'):
+            attributes = node['attrs']
+            kind = 'conv' if node['op'] == 'Convolution' else attributes['pool_type'] + ' pool'
+            layers.append(Layer(kind, _first(attributes['kernel']), int(attributes.get('num_filter', 0)),
+                                _first(attributes['stride'])))
     return layers
 
 

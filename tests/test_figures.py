@@ -14,7 +14,8 @@ RESIDUAL = [Layer('conv', 1, 128, 1), Layer('conv', 3, 128, 2), Layer('conv', 1,
 
 
 @pytest.mark.parametrize('model, stem, residual, shortcut', [  # read off Figures 1 and 2
-    ('resnet50', STEM, [Layer('conv', 1, 128, 2), Layer('conv', 3, 128, 1), Layer('conv', 1, 512, 1)], [Layer('conv', 1, 512, 2)]),
+    ('resnet50', STEM, [Layer('conv', 1, 128, 2), Layer('conv', 3, 128, 1), Layer('conv', 1, 512, 1)],
+     [Layer('conv', 1, 512, 2)]),
     ('resnet50b', STEM, RESIDUAL, [Layer('conv', 1, 512, 2)]),
     ('resnet50c', DEEP_STEM, RESIDUAL, [Layer('conv', 1, 512, 2)]),
     ('resnet50d', DEEP_STEM, RESIDUAL, [Layer('avg pool', 2, 0, 2), Layer('conv', 1, 512, 1)]),

@@ -92,8 +92,10 @@ def test_tolerance_is_what_its_explanation_says():
 
 
 def test_tricks_add_what_the_difference_of_two_rows_is(tmp_path):
-    comparison = compared(classified(tmp_path / 'a', 'resnet50d-smooth', 78.0), classified(tmp_path / 'b', 'resnet50d-mixup', 78.2))
-    delta, = [one for one in comparison.deltas if one.measured is not None and one.cell.table == 6 and one.cell.metric == 'val_top1']
+    comparison = compared(classified(tmp_path / 'a', 'resnet50d-smooth', 78.0),
+                          classified(tmp_path / 'b', 'resnet50d-mixup', 78.2))
+    delta, = [one for one in comparison.deltas
+              if one.measured is not None and (one.cell.table, one.cell.metric) == (6, 'val_top1')]
     assert (delta.cell.row, delta.parent.row, delta.claimed) == ('+ mixup w/o distill', '+ label smoothing', 0.84)
     assert delta.measured == pytest.approx(0.2) and delta.tolerance == pytest.approx(0.6) and delta.verdict == 'below'
 
@@ -138,8 +140,8 @@ def test_every_field_of_the_recipe_counts(tmp_path, field):
     path = classified(tmp_path / 'a', 'resnet50d-cosine', 77.9) / 'record.jsonl'
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     value = lines[0]['recipe'][field]
-    lines[0]['recipe'][field] = (not value) if isinstance(value, bool) else value + 1 if isinstance(value, (int, float)) else \
-        value + [100] if isinstance(value, list) else value + 'x'
+    changed = {bool: lambda: not value, str: lambda: value + 'x', list: lambda: value + [100]}
+    lines[0]['recipe'][field] = changed.get(type(value), lambda: value + 1)()
     path.write_text('\n'.join(map(json.dumps, lines)) + '\n')
     placed, = compared(path).placed
     assert placed.kind == placing.DIFFERS and [name for name, _, _ in placed.differences] == [field]
@@ -248,8 +250,9 @@ def hostile_record(folder):
     recipe = {**as_dict(RECIPES['resnet50d-cosine']), 'name': HOSTILE, 'model': HOSTILE, HOSTILE: HOSTILE}
     folder.mkdir()
     log = runlog.RunLog(str(folder))
-    log.write('start', task='classify', recipe=recipe, data={**IMAGENET, 'name': HOSTILE, 'classes': HOSTILE}, device=HOSTILE,
-              world_size=HOSTILE, git={'commit': HOSTILE}, versions={HOSTILE: HOSTILE}, precision=HOSTILE)
+    data = {**IMAGENET, 'name': HOSTILE, 'classes': HOSTILE}
+    log.write('start', task='classify', recipe=recipe, data=data, device=HOSTILE, world_size=HOSTILE,
+              git={'commit': HOSTILE}, versions={HOSTILE: HOSTILE}, precision=HOSTILE)
     for epoch in range(1, 4):
         log.write('epoch', epoch=epoch, val_top1=10.0 * epoch * epoch, val_top5=95.0, val_ap={HOSTILE: 1.0})
     log.write('failed', reason=HOSTILE)
@@ -270,8 +273,8 @@ def test_a_strangers_words_are_neither_html_nor_markdown(tmp_path, capsys):
             attributes.update(name for name, _ in attrs)
     Parser().feed(html)
     assert not tags & {'script', 'iframe', 'link', 'object'} and 'head' in tags
-    assert attributes == {'lang', 'charset', 'name', 'content', 'http-equiv', 'class', 'id', 'href', 'scope', 'colspan', 'title',
-                          'data-label'} | ({'alt', 'src'} & attributes)
+    assert attributes - {'alt', 'src'} == {'lang', 'charset', 'name', 'content', 'http-equiv', 'class', 'id', 'href',
+                                           'scope', 'colspan', 'title', 'data-label'}
     assert html.count('<b>') == 6  # the tiles at the top
     for text in ((tmp_path / 'out' / 'report.md').read_text(encoding='utf-8'), capsys.readouterr().out):
         assert '<script' not in text and report.END not in text
@@ -309,7 +312,8 @@ def test_json_holds_every_cell(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert len(told['cells']) == len(comparing.paper.CELLS)
     filled = [cell for cell in told['cells'] if cell['n']]
-    assert {cell['recipe'] for cell in filled} == {'resnet50-efficient'} and filled[0]['runs'] == [str(tmp_path / 'a' / 'record.jsonl')]
+    assert {cell['recipe'] for cell in filled} == {'resnet50-efficient'}
+    assert filled[0]['runs'] == [str(tmp_path / 'a' / 'record.jsonl')]
 
 
 @pytest.mark.parametrize('quantity', sorted(plots.LABELS))
@@ -414,10 +418,12 @@ def test_the_same_log_in_other_clothes(tmp_path, encode):
 def test_headers_of_any_type_are_read(tmp_path, value):
     path = tmp_path / 'x.jsonl'
     start = {'event': 'start', 'task': 'classify', 'recipe': as_dict(RECIPES['resnet50d-cosine']), 'data': IMAGENET,
-             **dict.fromkeys(['precision', 'device', 'world_size', 'limit', 'git', 'versions', 'arguments', 'num_gpus'], 'x')}
-    epoch = {'event': 'epoch', 'epoch': 120, 'val_top1': 77.9, 'val_ap': {}, 'step': 5, 'val_images': 50000, 'val_correct_top1': 38950}
-    for place in [(0, key) for key in start] + [(1, key) for key in epoch] + [(0, 'recipe', key) for key in start['recipe']] \
-            + [(0, 'data', key) for key in IMAGENET]:
+             **dict.fromkeys('precision device world_size limit git versions arguments num_gpus'.split(), 'x')}
+    epoch = {'event': 'epoch', 'epoch': 120, 'val_top1': 77.9, 'val_ap': {}, 'step': 5, 'val_images': 50000,
+             'val_correct_top1': 38950}
+    places = [(0, key) for key in start] + [(1, key) for key in epoch]
+    places += [(0, 'recipe', key) for key in start['recipe']] + [(0, 'data', key) for key in IMAGENET]
+    for place in places:
         lines = json.loads(json.dumps([start, epoch, {'event': 'resume', 'step': 3}]))
         inner = lines[place[0]] if len(place) == 2 else lines[place[0]][place[1]]
         inner[place[-1]] = value
@@ -458,7 +464,8 @@ def mutations(seed, text):
 
 def numbers(runs):
     names = ('val_top1', 'val_top5', 'val_map', 'val_pixel_accuracy', 'val_miou', 'train_top1', 'loss', 'seconds')
-    return {(epoch, name, values[name]) for run in runs for epoch, values in run.epochs.items() for name in names if name in values}
+    return {(epoch, name, values[name])
+            for run in runs for epoch, values in run.epochs.items() for name in names if name in values}
 
 
 def originals(folder, shared):
@@ -498,7 +505,8 @@ def test_reporting_is_fast_and_needs_neither_mxnet_nor_numpy(shared_data):
     assert sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - began < 3  # seconds of CPU: others may share the machine
 
 
-@pytest.mark.parametrize('given, expected', [([], 'report {}/logs --out report'), (['a b', '--json'], 'report a b --json --out report')])
+@pytest.mark.parametrize('given, expected', [
+    ([], 'report {}/logs --out report'), (['a b', '--json'], 'report a b --json --out report')])
 def test_the_script_is_the_command(tmp_path, given, expected):
     (tmp_path / 'scripts').mkdir()
     script = shutil.copy(str(REPOSITORY / 'scripts' / 'compare_logs.sh'), str(tmp_path / 'scripts'))

@@ -16,7 +16,8 @@ def read(*lines):
     return reader.runs, notes
 
 
-START = {'event': 'start', 'task': 'classify', 'recipe': {'name': 'x', 'epochs': 3}, 'data': {'val_images': 200}, 'device': 'cpu(0)'}
+START = {'event': 'start', 'task': 'classify', 'recipe': {'name': 'x', 'epochs': 3}, 'data': {'val_images': 200},
+         'device': 'cpu(0)'}
 
 
 def epoch(number, top1=50.0, **more):

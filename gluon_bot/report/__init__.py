@@ -1,6 +1,7 @@
 """Logs against the paper: `gluon-bot report LOGS... --out DIR`.
 
-reading (files to runs) -> placing (where a run belongs) -> comparing (cells, verdicts, deltas) -> tables, page (what is shown).
+reading (files to runs) -> placing (where a run belongs) -> comparing (cells, verdicts, deltas) -> tables, page (what
+is shown, in the words of wording).
 Only plots needs more than the standard library.
 """
 

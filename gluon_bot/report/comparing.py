@@ -20,7 +20,7 @@ SEED_NOISE = {'val_top1': 0.15, 'val_top5': 0.10, 'val_map': 0.30, 'val_pixel_ac
 PADDING = {'val_top1': 0.1, 'val_top5': 0.1}  # what counting 176 images twice can move, as published evaluations did
 TOLERANCE_REASON = (
     'The paper gives one run a cell. Two runs that differ in the seed alone differ by chance: seeds scatter with a standard '
-    'deviation of 0.1 to 0.2 points of top-1 for ResNet-50 on ImageNet (0.15 is taken; 0.10 for top-5, and, assumed, 0.30 for '
+    'deviation of 0.1 to 0.2 points of top-1 for ResNet-50 on ImageNet (0.15 is taken; assumed are 0.10 for top-5, 0.30 for '
     'mAP and mIoU and 0.15 for pixel accuracy). A mean of n runs is called reproduced within two standard deviations of its '
     "difference from the paper's one run, 2 x 0.15 x sqrt(1 + 1/n), and for ImageNet 0.1 more, because the published "
     'evaluation counted up to 176 images twice: 0.52 points of top-1 for one run, 0.45 for three. A difference of two '

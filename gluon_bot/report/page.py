@@ -18,17 +18,19 @@ Draw = Callable[[Sequence[Curve], str], str]  # curves and a quantity to an SVG;
 TASK_QUANTITIES = {'classify': ('val_top1', 'train_top1', 'lr'), 'detect': ('val_map', 'loss', 'lr'),
                    'segment': ('val_miou', 'loss', 'lr')}
 SECTIONS = (
-    ('other-data', 'Runs on other data', (OTHER_DATA,), "They say that the code works, and nothing about the paper's numbers."),
+    ('other-data', 'Runs on other data', (OTHER_DATA,),
+     "They say that the code works, and nothing about the paper's numbers."),
     ('no-cell', "Runs on the paper's data that fill no cell", (DIFFERS, UNKNOWN), 'Each with what keeps it out.'),
-    ('published', 'Published runs', (PUBLISHED,), 'Logs that GluonCV published: beside the nearest row, never in a cell, since they '
-     'state neither their seed nor the counts of their images.'),
+    ('published', 'Published runs', (PUBLISHED,), 'Logs that GluonCV published: beside the nearest row, never in a cell, '
+     'since they state neither their seed nor the counts of their images.'),
     ('suspect', 'Suspect runs', (SUSPECT,), 'Numbers that can not be measurements. They fill no cell and enter no mean.'))
 
 
 def page(comparison: Comparison, draw: Draw) -> str:
     """The whole page. `draw` makes a figure, so that a page without curves needs no matplotlib."""
     tables = [(table, wording.rows(comparison, table)) for table in paper.TABLES]
-    extra = [(anchor, title, comparison.of(*kinds), text) for anchor, title, kinds, text in SECTIONS if comparison.of(*kinds)]
+    extra = [(anchor, title, comparison.of(*kinds), text) for anchor, title, kinds, text in SECTIONS
+             if comparison.of(*kinds)]
     links = [('table-%d' % table.number, 'Table %d' % table.number) for table, _ in tables]
     links += [('tricks', 'What each trick adds'), ('minutes', 'Minutes an epoch')]
     links += [(anchor, title) for anchor, title, _, _ in extra] + ([('notes', 'Notes')] if comparison.notes else [])
@@ -41,9 +43,10 @@ def page(comparison: Comparison, draw: Draw) -> str:
             '<li>%s</li>' % escape(note) for note in comparison.notes)))
     return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'; img-src data:">'
-            '<title>Bag of Tricks: runs beside the paper</title><style>%s</style></head><body><main>\n%s\n</main></body></html>\n'
-            % (CSS, '\n'.join(body)))
+            '<meta http-equiv="Content-Security-Policy" '
+            'content="default-src \'none\'; style-src \'unsafe-inline\'; img-src data:">'
+            '<title>Bag of Tricks: runs beside the paper</title><style>%s</style></head>'
+            '<body><main>\n%s\n</main></body></html>\n' % (CSS, '\n'.join(body)))
 
 
 def _head(comparison: Comparison) -> str:
@@ -54,8 +57,9 @@ def _head(comparison: Comparison) -> str:
             'Networks (arXiv 1812.01187), reproduced in Apache MXNet. Every number is taken from the last epoch of a log; '
             'nothing is typed.</p><div class="tiles">%s</div>'
             '<details class="wide"><summary>When is a number called reproduced?</summary><p class="small">%s</p>'
-            '<p class="small">A run fills a cell only if every field of its recipe but the seed is the named recipe\'s, its data has '
-            "the paper's counts, and it trained to the end. Minutes an epoch depend on the machine and get no verdict. %s.</p></details>"
+            '<p class="small">A run fills a cell only if every field of its recipe but the seed is the named recipe\'s, its '
+            "data has the paper's counts, and it trained to the end. Minutes an epoch depend on the machine and get no "
+            'verdict. %s.</p></details>'
             % (''.join('<div><b>%s</b><span>%s</span></div>' % tile for tile in tiles), escape(TOLERANCE_REASON),
                escape(wording.RECALLED_NOTE)))
 
@@ -129,16 +133,16 @@ def _deltas(comparison: Comparison) -> str:
             lines.append('<tr class="group"><th colspan="%d">%s</th></tr>' % (len(heads), escape(here)))
         published = '<br>'.join('%s: %s minus %s' % tuple(map(escape, (
             wording.signed(delta.cell.metric, one.value), one.run.name, one.parent.name))) for one in delta.published)
-        mark = '' if delta.cell.verified else ' ' + wording.RECALLED_MARK
         lines.append('<tr><th scope="row">%s</th>%s%s%s%s</tr>' % (
-            escape(wording.step_name(delta)), _cell(heads[1], wording.signed(delta.cell.metric, delta.claimed) + mark, 'number'),
+            escape(wording.step_name(delta)),
+            _cell(heads[1], wording.claimed(delta), 'number'),
             _cell(heads[2], wording.signed(delta.cell.metric, delta.measured), 'number'),
             _cell(heads[3], _chip(delta.verdict, delta.verdict)),
             _cell(heads[4], published or '-')))
     left = len(comparison.deltas) - sum('scope="row"' in line for line in lines)
     return _section('tricks', 'What each trick adds',
-                    '<p class="small">Each row minus its parent, in points: the claim of the paper. Published runs are subtracted '
-                    'where both differ from their rows in the same fields.</p>'
+                    '<p class="small">Each row minus its parent, in points: the claim of the paper. Published runs are '
+                    'subtracted where both differ from their rows in the same fields.</p>'
                     + (_table(heads, lines) if lines else '')
                     + '<p class="small">%d more steps have no pair of runs yet.</p>' % left)
 
@@ -189,8 +193,10 @@ def _curves(curves: List[Tuple[str, Curve]], draw: Draw) -> str:
                 figures.append('<img alt="%s" src="data:image/svg+xml;base64,%s">' % (
                     escape('%s against epochs: %s' % (quantity, names)), base64.b64encode(svg.encode()).decode()))
     diamond = any(curve.target for _, curve in curves)
-    caption = '<p class="small">◇ the paper\'s number of the row a run stands in or beside.</p>' if figures and diamond else ''
-    return '<div class="curves">%s</div>%s' % (''.join(figures), caption) if figures else ''
+    if not figures:
+        return ''
+    caption = '<p class="small">◇ the paper\'s number of the row a run stands in or beside.</p>' if diamond else ''
+    return '<div class="curves">%s</div>%s' % (''.join(figures), caption)
 
 
 def _provenance(placed: Placed, summary: str, remark: str = '') -> str:

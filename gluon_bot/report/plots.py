@@ -1,4 +1,4 @@
-"""Curves: validation and training accuracy, loss and learning rate against epochs. The only part of the report that needs matplotlib."""
+"""Curves: accuracy, loss and learning rate against epochs. The only part of the report that needs matplotlib."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import warnings
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
-from gluon_bot import paper
 from gluon_bot.files import atomic_write
 from gluon_bot.runlog import RECORD, Run
 

@@ -1,4 +1,4 @@
-"""Files and folders of logs to runs. The files are strangers': bounded in size, of any encoding, cut, damaged or copied twice."""
+"""Files and folders of logs to runs. The files are strangers': of any size and encoding, cut, damaged, copied twice."""
 
 from __future__ import annotations
 

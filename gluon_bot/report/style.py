@@ -17,8 +17,10 @@ p { margin: .4rem 0 0; max-width: 72ch; }
 .small { font-size: .86rem; }
 a { color: var(--accent); }
 nav { margin: 1.4rem 0 0; display: flex; flex-wrap: wrap; gap: .35rem .9rem; font-size: .92rem; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 1.3rem 1.4rem; margin-top: 1.4rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); gap: .8rem; margin: 1.5rem 0 0; padding: 0; }
+section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px;
+          padding: 1.3rem 1.4rem; margin-top: 1.4rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); gap: .8rem;
+         margin: 1.5rem 0 0; padding: 0; }
 .tiles div { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: .8rem 1rem; }
 .tiles b { display: block; font-size: 1.6rem; line-height: 1.2; font-weight: 600; font-variant-numeric: tabular-nums; }
 .tiles span { color: var(--soft); font-size: .86rem; }
@@ -38,7 +40,8 @@ tr.untouched th, tr.untouched td { color: var(--soft); }
 .reproduced { background: var(--good-ground); color: var(--good); }
 .above { background: var(--over-ground); color: var(--over); }
 .below { background: var(--under-ground); color: var(--under); }
-.recalled { background: var(--odd-ground); color: var(--odd); font-size: .78rem; margin-left: .5rem; vertical-align: .12rem; }
+.recalled { background: var(--odd-ground); color: var(--odd); font-size: .78rem; margin-left: .5rem;
+            vertical-align: .12rem; }
 details > summary { cursor: pointer; overflow-wrap: anywhere; }
 .run + .run { margin-top: .6rem; }
 .run .small { margin: .1rem 0 0; max-width: 44ch; }
@@ -47,8 +50,8 @@ details dl { margin: .4rem 0 .6rem; padding: .6rem .8rem; background: var(--grou
 dt { color: var(--soft); overflow-wrap: anywhere; }
 dd { margin: 0 0 .3rem; overflow-wrap: anywhere; }
 dd > dl { padding: 0 0 0 .8rem; border-left: 2px solid var(--line); border-radius: 0; }
-.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; margin-top: 1.1rem;
-          align-items: start; }
+.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem;
+          margin-top: 1.1rem; align-items: start; }
 .curves img { width: 100%; max-width: 30rem; height: auto; display: block; }
 ul { padding-left: 1.1rem; margin: .6rem 0 0; }
 li { overflow-wrap: anywhere; font-size: .9rem; }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Sequence
+from typing import Sequence
 
 from gluon_bot import paper
 from gluon_bot.report import wording
@@ -55,14 +55,14 @@ def _paper_table(comparison: Comparison, table: paper.Table, full: bool) -> str:
                       wording.measured(row), wording.runs_and_epoch(row), wording.difference(row),
                       ', '.join(text for _, text in wording.verdicts(row)), beside))
     hidden = len(wording.rows(comparison, table)) - len(lines)
-    heading = '### Table %d: %s\n\n' % (table.number, table.title)
-    return heading + _table(('Row', 'Metrics', 'Paper', 'Here', 'Runs', 'Difference', 'Verdict', 'Nearest other runs'), lines) \
-        + ('\n\nRows without a run, not shown: %d.' % hidden if hidden else '')
+    heads = ('Row', 'Metrics', 'Paper', 'Here', 'Runs', 'Difference', 'Verdict', 'Nearest other runs')
+    return '### Table %d: %s\n\n%s%s' % (table.number, table.title, _table(heads, lines),
+                                         '\n\nRows without a run, not shown: %d.' % hidden if hidden else '')
 
 
 def _deltas(comparison: Comparison, full: bool) -> str:
-    lines = [('%d' % delta.cell.table, delta.cell.group or '-', wording.step_name(delta), paper.METRICS[delta.cell.metric].label,
-              wording.signed(delta.cell.metric, delta.claimed) + ('' if delta.cell.verified else ' ' + wording.RECALLED_MARK),
+    lines = [('%d' % delta.cell.table, delta.cell.group or '-', wording.step_name(delta),
+              paper.METRICS[delta.cell.metric].label, wording.claimed(delta),
               wording.signed(delta.cell.metric, delta.measured), delta.verdict,
               '<br>'.join('%s (%s minus %s)' % (wording.signed(delta.cell.metric, one.value), code(one.run.name),
                                                 code(one.parent.name)) for one in delta.published) or '-')

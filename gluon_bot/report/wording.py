@@ -6,13 +6,13 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot import paper
 from gluon_bot.report.comparing import REPRODUCED, Comparison, Delta, Nearby, Result, tolerance, verdict
-from gluon_bot.report.placing import FILLS, PUBLISHED, Placed
+from gluon_bot.report.placing import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed
 
 RECALLED_MARK = '†'
 RECALLED_NOTE = "† recalled from the paper's text and not checked against a copy; all other numbers are from the slides"
 KINDS = {
-    PUBLISHED: 'published with GluonCV', 'differs': "the paper's data, another recipe or unfinished", 'other data': 'other data',
-    'suspect': 'suspect', 'unknown': 'unknown', FILLS: 'fills its cells'}
+    FILLS: 'fills its cells', PUBLISHED: 'published with GluonCV', DIFFERS: "the paper's data, another recipe or unfinished",
+    OTHER_DATA: 'other data', SUSPECT: 'suspect', UNKNOWN: 'unknown'}
 
 
 class Row(NamedTuple):
@@ -152,16 +152,22 @@ def outcome(placed: Placed) -> str:
             if metric.unit == '%' and placed.value(name) is not None]
     minutes = placed.value('minutes_an_epoch')
     if minutes is not None:
-        told.append('%s minutes an epoch%s' % (number('minutes_an_epoch', minutes), placed.devices and ' on ' + placed.devices))
+        told.append('%s minutes an epoch' % number('minutes_an_epoch', minutes)
+                    + (' on ' + placed.devices if placed.devices else ''))
     return 'epoch %d: %s' % (placed.last_epoch, ', '.join(told))
 
 
 def stated_name(placed: Placed) -> str:
     """The recipe a run names, or the network and epochs it states."""
     recipe = placed.run.recipe
-    return str(recipe.get('name') or ', '.join(
-        part for part in (str(recipe.get('model', '')), '%s epochs' % recipe['epochs'] if 'epochs' in recipe else '') if part)
-        or 'not stated')
+    parts = [str(recipe['model'])] if 'model' in recipe else []
+    parts += ['%s epochs' % recipe['epochs']] if 'epochs' in recipe else []
+    return str(recipe.get('name') or ', '.join(parts) or 'not stated')
+
+
+def claimed(delta: Delta) -> str:
+    """The paper's delta, marked where it is recalled."""
+    return signed(delta.cell.metric, delta.claimed) + ('' if delta.cell.verified else ' ' + RECALLED_MARK)
 
 
 def step_name(delta: Delta) -> str:
