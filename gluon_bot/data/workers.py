@@ -36,7 +36,7 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any], workers: Optio
     context = multiprocessing.get_context('spawn')  # a fork would copy the threads' locks of mxnet where it is loaded
     tasks = iter(tasks)
     processes, pipes, waiting = [], [], []
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is the parent's to answer
+    answer_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is the parent's to answer
     try:
         for _ in range(workers):
             ours, theirs = context.Pipe()
@@ -46,7 +46,7 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any], workers: Optio
             processes.append(process)
             pipes.append(ours)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        signal.signal(signal.SIGINT, answer_interrupt)
     try:
         turn = 0
         for task in tasks:
