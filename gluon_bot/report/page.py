@@ -54,7 +54,7 @@ def _head(comparison: Comparison) -> str:
     tiles = [('%d' % counts[word], word) for word in ('reproduced', 'above', 'below', 'not run')]
     tiles += [('%d' % len(comparison.placed), 'runs read'), ('%d' % len(comparison.of(FILLS)), 'runs that fill a cell')]
     return ('<h1>Runs beside the paper</h1><p class="lead">Bag of Tricks for Image Classification with Convolutional Neural '
-            'Networks (arXiv 1812.01187), reproduced in Apache MXNet. Every number is taken from the last epoch of a log; '
+            'Networks (arXiv 1812.01187), reproduced in Apache MXNet. Every measured number is the last epoch of a log; '
             'nothing is typed.</p><div class="tiles">%s</div>'
             '<details class="wide"><summary>When is a number called reproduced?</summary><p class="small">%s</p>'
             '<p class="small">A run fills a cell only if every field of its recipe but the seed is the named recipe\'s, its '
@@ -144,7 +144,7 @@ def _deltas(comparison: Comparison) -> str:
                     '<p class="small">Each row minus its parent, in points: the claim of the paper. Published runs are '
                     'subtracted where both differ from their rows in the same fields.</p>'
                     + (_table(heads, lines) if lines else '')
-                    + '<p class="small">%d more steps have no pair of runs yet.</p>' % left)
+                    + '<p class="small">%d more differences have no pair of runs yet.</p>' % left)
 
 
 def _ratios(comparison: Comparison) -> str:

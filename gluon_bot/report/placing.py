@@ -63,8 +63,9 @@ class Placed:
     @property
     def devices(self) -> str:
         """'8 x gpu(0)', '4 GPUs'; '' where the log doesn't say."""
-        header = self.run.header
-        gpus = header.get('num_gpus', arguments(self.run).get('num_gpus'))
+        header, said = self.run.header, arguments(self.run)
+        listed = said.get('gpus')  # '0,1,2,3' of the detection script
+        gpus = len(listed.split(',')) if isinstance(listed, str) else header.get('num_gpus', said.get('num_gpus'))
         return '%s GPUs' % gpus if gpus else '%s x %s' % (header['world_size'], header['device']) \
             if 'world_size' in header and 'device' in header else ''
 

@@ -14,7 +14,7 @@ from gluon_bot.runlog import RECORD, Run
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#444444')
 LINES = ('-', '--', ':')
 MOST_CURVES = len(COLOURS) * 2
-SPAN = 25  # points shown below the lowest last value: the epochs that matter
+SPAN = 25  # points shown below the lowest last value, where a curve is held against the paper: the epochs that matter
 STYLE = {'svg.fonttype': 'path', 'svg.hashsalt': 'gluon_bot', 'font.size': 8.5, 'axes.spines.top': False,
          'axes.spines.right': False, 'axes.edgecolor': '#888888', 'axes.grid': True, 'grid.color': '#E6E6E6',
          'axes.axisbelow': True, 'axes.titlesize': 9, 'axes.titlelocation': 'left', 'axes.titleweight': 'bold',
@@ -85,7 +85,7 @@ def _panel(axes: Any, drawn: Sequence[Drawn], quantity: str, legend: bool = Fals
         axes.plot(*zip(*points), LINES[position // len(COLOURS)], color=colour, label=_label(curve.name))
         if curve.target and targets:
             axes.plot(*curve.target, 'D', color=colour, markerfacecolor='white', markersize=6, clip_on=False, zorder=4)
-    if quantity.startswith(('val_', 'train_')):
+    if targets or quantity.startswith('train_') and any(curve.target for _, curve, _ in drawn):
         values = [value for _, _, points in drawn for _, value in points] + targets
         lowest = min([points[-1][1] for _, _, points in drawn] + targets)
         axes.set_ylim(max(0, lowest - SPAN), min(100, max(values) + 2))
