@@ -57,8 +57,9 @@ ul { padding-left: 1.1rem; margin: .6rem 0 0; }
 li { overflow-wrap: anywhere; font-size: .9rem; }
 th[scope=row] { min-width: 9.5rem; }
 th > .run { min-width: 14rem; }
+td[data-label=Data], td[data-label=Recipe] { min-width: 8rem; }
 @media (max-width: 760px) {
-  th[scope=row], th > .run { min-width: 0; }
+  th[scope=row], th > .run, td[data-label] { min-width: 0; }
   main { padding: 1.4rem .8rem 3rem; }
   h1 { font-size: 1.5rem; }
   section { padding: 1rem .9rem; }
