@@ -58,6 +58,7 @@ li { overflow-wrap: anywhere; font-size: .9rem; }
 th[scope=row] { min-width: 9.5rem; }
 th > .run { min-width: 14rem; }
 td[data-label=Data], td[data-label=Recipe] { min-width: 8rem; }
+td[data-label=Result] { min-width: 13rem; }
 @media (max-width: 760px) {
   th[scope=row], th > .run, td[data-label] { min-width: 0; }
   main { padding: 1.4rem .8rem 3rem; }
