@@ -294,8 +294,9 @@ def test_epochs_do_not_fill_the_memory(tmp_path):
 
     def epochs(count):
         for number in range(count):
-            for _ in imagenet.train_batches(folder, recipe, number, 0, 1, 64, 2):
-                pass
+            batches = imagenet.train_batches(folder, recipe, number, 0, 1, 40, 3)
+            for _ in range(3):  # and not a fourth time, which would end it
+                next(batches)
             for _ in imagenet.validation_batches(folder, recipe, 0, 1, 64):
                 pass
         mx.nd.waitall()
@@ -303,6 +304,18 @@ def test_epochs_do_not_fill_the_memory(tmp_path):
 
     before = epochs(4)
     assert epochs(8) - before < 100  # 300 if each of the 16 readers kept a batch
+
+
+def test_a_picture_shows_what_the_network_sees(tmp_path):
+    from gluon_bot.data.contact_sheet import picture
+    folder = records(tmp_path / 'x', *[encoded(solid(250, 20, 20))] * 3)
+    for split in ('train', 'val'):
+        picture(folder, split, str(tmp_path / 'sheet.png'), PLAIN)
+        sheet = np.asarray(Image.open(tmp_path / 'sheet.png').convert('RGB')).astype(int)
+        red = np.abs(sheet - [250, 20, 20]).max(2) < 4
+        assert 3 * 150 ** 2 < red.sum() < 3 * 250 ** 2
+    with pytest.raises(InputError, match='no such folder'):
+        picture(str(tmp_path / 'none'), 'train', str(tmp_path / 'none.png'), PLAIN)
 
 
 def test_nothing_unverified_is_read(tmp_path):

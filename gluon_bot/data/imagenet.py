@@ -14,6 +14,7 @@ and saturation in a random order; PCA noise; flip. It has no hue that multiplies
 
 from __future__ import annotations
 
+import collections
 import hashlib
 from typing import Any, Iterator, Optional, Tuple
 
@@ -76,15 +77,17 @@ def train_batches(folder: str, recipe: Recipe, epoch: int, rank: int, size: int,
         min_aspect_ratio=recipe.crop_aspect_min, max_aspect_ratio=recipe.crop_aspect_max, rand_mirror=recipe.random_flip,
         brightness=jitter, contrast=jitter, saturation=jitter, pca_noise=recipe.pca_noise)
     number = 0
-    while True:
+    while number < batches:
         for images, labels, _ in _read(reader):
             for begin in range(0, len(images), batch_size):
-                if skip <= number < batches:
-                    yield _normalised(images[begin:begin + batch_size], labels[begin:begin + batch_size], context)
                 number += 1
-        if number >= batches:
-            return
-        reader.reset()  # the part is a little short
+                if skip < number <= batches:
+                    batch = _normalised(images[begin:begin + batch_size], labels[begin:begin + batch_size], context)
+                    if number == batches:
+                        collections.deque(_read(reader), maxlen=0)  # to its end, now: nobody may ask for more
+                    yield batch
+        if number < batches:  # the part is a little short
+            reader.reset()
 
 
 def validation_batches(folder: str, recipe: Recipe, rank: int, size: int, batch_size: int,

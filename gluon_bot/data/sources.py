@@ -30,6 +30,9 @@ class Item(NamedTuple):
     size: int
 
 
+Placed = Tuple[List[str], Item]  # the folders that an image lies in, and its name
+
+
 class Listing(NamedTuple):
     """A data set before packing. `splits` holds the images of 'train', 'val' or both."""
 
@@ -142,15 +145,15 @@ def _files_of_tree(root: str) -> Iterator[Item]:
                 yield Item(0, os.path.relpath(path, root), path, 0, os.path.getsize(path) if os.path.exists(path) else 0)
 
 
-def _around_it_all(images: List[Tuple[List[str], Item]]) -> bool:
+def _around_it_all(images: List[Placed]) -> bool:
     """Whether one folder, which is not a split, holds everything and has class folders below it."""
     first = images[0][0][0]
     return first not in SPLITS and all(len(parts) > 2 and parts[0] == first for parts, _ in images)
 
 
-def _shared_out(images: List[Tuple[List[str], Item]], share: float, seed: int) -> Dict[str, List[Tuple[List[str], Item]]]:
+def _shared_out(images: List[Placed], share: float, seed: int) -> Dict[str, List[Placed]]:
     """A seeded random `share` of each class as validation images, rounded, the rest for training."""
-    classes: Dict[str, List[Tuple[List[str], Item]]] = {}
+    classes: Dict[str, List[Placed]] = {}
     for image in sorted(images, key=lambda image: image[1].name):
         classes.setdefault(image[0][0], []).append(image)
     splits = {'train': [], 'val': []}

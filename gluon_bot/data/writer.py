@@ -7,7 +7,7 @@ import hashlib
 import os
 from array import array
 from contextlib import contextmanager
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence
+from typing import IO, Iterable, Iterator, List, Optional, Sequence
 
 import numpy as np
 
@@ -24,7 +24,7 @@ PARTIAL = '.partial'
 def writing_into(folder: str) -> Iterator[None]:
     """Own `folder` while records are written into it, without what a killed writer left, and clear up behind an error.
 
-    Raises InputError where the folder has finished records, or another process writes into it.
+    Raises InputError where the folder has finished records, or another process writes into it, RunError where writing fails.
     """
     try:
         os.makedirs(folder, exist_ok=True)
@@ -43,6 +43,8 @@ def writing_into(folder: str) -> Iterator[None]:
         _remove_partial(folder)
         try:
             yield
+        except OSError as error:
+            raise RunError('%s: %s' % (error.filename or folder, error.strerror)) from None
         finally:
             _remove_partial(folder)
     finally:
@@ -65,12 +67,9 @@ class SplitWriter:
         self.left_out: List[List[str]] = []
 
     def add(self, label: int, image: Packed) -> None:
-        """Append one image as the next record. Raises RunError where the disk is full."""
+        """Append one image as the next record."""
         frame = framing.image_record(label, len(self.offsets), image.data)
-        try:
-            self.file.write(frame)
-        except OSError as error:
-            raise RunError('%s: %s' % (self.file.name, error.strerror)) from None
+        self.file.write(frame)
         self.digest.update(frame)
         self.offsets.append(self.place)
         self.place += len(frame)
@@ -89,20 +88,14 @@ class SplitWriter:
                 self.split, manifest.MOST_LEFT_OUT, *self.left_out[-1]))
 
     def finish(self, name: str, source: str, resize: Optional[int], quality: int, seed: int) -> Manifest:
-        """Flush everything to disk, still under partial names.
-
-        Raises InputError if there are no images, RunError where the disk is full.
-        """
+        """Flush everything to disk, still under partial names. Raises InputError if there are no images."""
         if not self.offsets:
             raise InputError('%s: there is no readable %s image' % (source, self.split))
         idx = os.path.join(self.folder, self.split + '.idx' + PARTIAL)
-        try:
-            _to_disk(self.file)
-            with open(idx, 'w', encoding='ascii', newline='\n') as file:
-                file.write(framing.index_text(np.array(self.offsets)))
-                _to_disk(file)
-        except OSError as error:
-            raise RunError('%s: %s' % (idx, error.strerror)) from None
+        _to_disk(self.file)
+        with open(idx, 'w', encoding='ascii', newline='\n') as file:
+            file.write(framing.index_text(np.array(self.offsets)))
+            _to_disk(file)
         width, height, image_bytes = [
             [int(sizes.min()), int(np.median(sizes)), int(sizes.max())] for sizes in map(np.array, self.sizes)]
         return Manifest(
@@ -124,7 +117,7 @@ def publish(folder: str, finished: Iterable[Manifest]) -> None:
         manifest.save(each, os.path.join(folder, each.split + '.json'))
 
 
-def _to_disk(file) -> None:
+def _to_disk(file: IO) -> None:
     file.flush()
     os.fsync(file.fileno())
     file.close()
