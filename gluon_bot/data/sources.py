@@ -1,7 +1,7 @@
 """Where the images of a data set lie: in a class-per-folder tree, on disk or inside a tar that is not unpacked.
 
-A source is listed first (name, file, offset, size of every image: 250 bytes of memory each), so that its images can be read in
-any order.
+A source is listed first (name, file, offset, size of every image: 250 bytes of memory each), so that its images can be
+read in any order.
 """
 
 from __future__ import annotations
