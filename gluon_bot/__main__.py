@@ -44,7 +44,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if type(error).__name__ != 'MXNetError':
             raise
         say('gluon-bot: %s' % _first_line(error))
-        return launch.LOST if 'HOROVOD_RANK' in os.environ else 1
+        if 'HOROVOD_RANK' not in os.environ:
+            return 1
+        os._exit(launch.LOST)  # an orderly exit would wait for workers that are gone
     except BrokenPipeError:  # the reader of our output, say `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

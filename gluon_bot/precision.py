@@ -38,7 +38,10 @@ def cpu_flags() -> str:
 
 
 def apply(network: mx.gluon.HybridBlock, precision: str) -> None:
-    """Make an initialised network, not yet run, compute in `precision`. Batch norm keeps float32 parameters."""
+    """Make an initialised network, not yet run, compute in `precision`. Batch norm keeps float32 parameters.
+
+    bfloat16 holds for every network of the process from now on: MXNet's mixed precision replaces its operators.
+    """
     if precision == 'float16':
         network.cast('float16')
     elif precision == 'bfloat16':

@@ -77,6 +77,7 @@ def fit(recipe: Recipe, data: str, out: str, resume: bool = False, accumulate: i
         log.write('done', step=step, seconds=time.monotonic() - progress.begun)
         return line if ranks.first else None
     except RunError as error:
+        mx.nd.waitall()  # what is queued is queued on all ranks: none may leave while another waits for it
         log.write('failed', reason=str(error))
         raise
     finally:

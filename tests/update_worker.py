@@ -28,5 +28,6 @@ for step in range(2):
     batches = iter([(mx.nd.array(images[mine][i:i + micro]), mx.nd.array(labels[mine][i:i + micro]))
                     for i in range(0, micro * accumulate, micro)])
     train.train_step(run, None, batches, recipe, 4, step, accumulate)
+mx.nd.waitall()  # no rank may leave while another still waits for it
 if ranks.first:
     np.savez(out, **{name: array.asnumpy() for name, array in state.parameters(network).items()})
