@@ -50,10 +50,10 @@ def svg(curves: Sequence[Curve], quantity: str) -> str:
 
 
 def run_curves(folder: str) -> None:
-    """Draw a run's record, FOLDER/record.jsonl, to FOLDER/curves.png. Nothing is written before the second epoch."""
+    """Draw a run's record, FOLDER/record.jsonl, to FOLDER/curves.png. Nothing is written before the first epoch."""
     from gluon_bot.report.reading import read
     runs = read([os.path.join(folder, RECORD)]).runs
-    quantities = [quantity for quantity in LABELS if runs and len(_points(runs[-1], quantity)) > 1]
+    quantities = [quantity for quantity in LABELS if runs and _points(runs[-1], quantity)]
     if not quantities:
         return
 
@@ -82,7 +82,8 @@ def _panel(axes: Any, drawn: Sequence[Drawn], quantity: str, legend: bool = Fals
     targets = [curve.target[1] for _, curve, _ in drawn if curve.target and quantity.startswith('val_')]
     for position, curve, points in drawn:
         colour = COLOURS[position % len(COLOURS)]
-        axes.plot(*zip(*points), LINES[position // len(COLOURS)], color=colour, label=_label(curve.name))
+        axes.plot(*zip(*points), LINES[position // len(COLOURS)], color=colour, label=_label(curve.name),
+                  marker='o' if len(points) == 1 else None)  # a line through one point can't be seen
         if curve.target and targets:
             axes.plot(*curve.target, 'D', color=colour, markerfacecolor='white', markersize=6, clip_on=False, zorder=4)
     if targets or quantity.startswith('train_') and any(curve.target for _, curve, _ in drawn):
