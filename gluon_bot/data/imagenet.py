@@ -133,7 +133,7 @@ def _normalised(images: mx.nd.NDArray, labels: mx.nd.NDArray, context: Optional[
     """Bytes to float32 of mean 0 and deviation 1 a channel, in new arrays on `context`."""
     context = context or mx.cpu()
     images = images.as_in_context(context).astype('float32')
-    return mx.nd.image.normalize(images, MEAN, STD), labels.copyto(context)
+    return mx.nd.image.normalize(images, MEAN, STD, out=images), labels.copyto(context)
 
 
 def _seed(stream: str, *numbers: int) -> int:
