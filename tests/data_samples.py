@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 
 
-def encoded(pixels, kind='JPEG', mode=None, **options):
+def encoded(pixels, kind='JPEG', **options):
     """The bytes of an image file."""
     buffer = io.BytesIO()
-    image = Image.fromarray(np.asarray(pixels, np.uint8), mode) if not isinstance(pixels, Image.Image) else pixels
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(np.asarray(pixels, np.uint8))
     image.save(buffer, kind, **({'quality': 95, 'subsampling': 0} if kind == 'JPEG' else {}), **options)
     return buffer.getvalue()
 

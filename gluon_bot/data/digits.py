@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from gluon_bot import InputError
+from gluon_bot.console import say
 from gluon_bot.data import images, recordio, verified
 from gluon_bot.data.manifest import SPLITS
 from gluon_bot.data.writer import SplitWriter, publish, writing_into
@@ -44,6 +45,7 @@ def write_digits(folder: str) -> None:
         publish(folder, finished)
     for each in finished:
         verified.remember(each)
+        say(recordio.summary(each))
 
 
 def _split(labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
