@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import os
 from contextlib import contextmanager
-from typing import Iterator, Set
+from typing import Iterator, Optional, Set
 
 from gluon_bot.data.manifest import Manifest
 
@@ -56,7 +56,7 @@ def _state(manifest: Manifest) -> str:
     return hashlib.sha256(repr(words).encode('utf-8', 'surrogateescape')).hexdigest()
 
 
-def _stamp(key: str) -> str:
+def _stamp(key: str) -> Optional[str]:
     """Path of the file that remembers one state of a record file; None where nothing can be kept."""
     folder = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'gluon_bot', 'verified')
     path = os.path.join(folder, key)
