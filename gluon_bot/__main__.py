@@ -31,25 +31,26 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except InputError as error:
         say('gluon-bot: %s' % error)
         return 2
-    except RunError as error:
-        say('gluon-bot: the run failed: %s' % error)
-        return 1
-    except Interrupted as error:
-        say('gluon-bot: %s' % error)
-        return 130
+    except (RunError, Interrupted) as error:  # on all workers alike: the first one speaks
+        if os.environ.get('HOROVOD_RANK', '0') == '0':
+            say('gluon-bot: %s' % error)
+        return 1 if isinstance(error, RunError) else 130
     except KeyboardInterrupt:
         say('gluon-bot: interrupted')
         return 130
+    except BrokenPipeError:  # the reader of our output, say `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        say('gluon-bot: %s: %s' % (error.filename or 'writing', error.strerror or error))
+        return 1
     except Exception as error:
-        if type(error).__name__ != 'MXNetError':
+        if 'MXNetError' not in [kind.__name__ for kind in type(error).__mro__]:
             raise
         say('gluon-bot: %s' % _first_line(error))
         if 'HOROVOD_RANK' not in os.environ:
             return 1
         os._exit(launch.LOST)  # an orderly exit would wait for workers that are gone
-    except BrokenPipeError:  # the reader of our output, say `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _first_line(error: Exception) -> str:
@@ -70,7 +71,7 @@ def _own_cores(options: argparse.Namespace) -> None:
 
     A launcher sets it for the workers it starts; over several machines each worker sees to itself.
     """
-    if not getattr(options, 'hosts', ''):
+    if 'HOROVOD_LOCAL_SIZE' in os.environ or not getattr(options, 'hosts', ''):
         workers = int(os.environ.get('HOROVOD_LOCAL_SIZE', getattr(options, 'workers', None) or 1))
         os.environ.setdefault('OMP_NUM_THREADS', str(max(1, len(os.sched_getaffinity(0)) // workers)))
 
@@ -102,12 +103,17 @@ def _pack(options: argparse.Namespace) -> None:
         digits.write_digits(options.out)
         return
     recordio.pack(options.source, options.out, name=options.name, resize=options.resize, quality=options.quality,
-                  seed=options.seed, workers=options.workers, skip_broken=options.skip_broken, check_md5=not options.no_md5)
+                  seed=options.seed, workers=options.workers, skip_broken=options.skip_broken, check_md5=not options.no_md5,
+                  validation_share=options.validation_share)
 
 
 def _verify(options: argparse.Namespace) -> None:
     from gluon_bot.data import recordio
     print(recordio.verify(options.path, workers=options.workers))
+    if options.picture:
+        from gluon_bot.data import contact_sheet
+        from gluon_bot.recipes import RECIPES
+        contact_sheet.picture(options.path, 'train', options.picture, RECIPES['resnet50-baseline'])
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -72,12 +72,15 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--quality', type=_count, default=95, help='JPEG quality of what is encoded anew (default: 95)')
     command.add_argument('--seed', type=int, default=0, help='of the random order of the records')
     command.add_argument('--workers', type=_count, help='processes (default: one a core)')
+    command.add_argument('--validation-share', type=float, default=0.1, metavar='SHARE',
+                         help='of each class, where SOURCE has no train and val (default: 0.1)')
     command.add_argument('--skip-broken', action='store_true', help='leave unreadable images out and list them')
     command.add_argument('--no-md5', action='store_true', help='do not compare the ILSVRC2012 tars with their published MD5')
 
     command = _command(commands, 'verify', 'recheck every record against the manifest',
-                       '  gluon-bot verify data/imagenette\n  gluon-bot verify data/imagenette/val.rec\n')
+                       '  gluon-bot verify data/imagenette --picture imagenette.png\n  gluon-bot verify data/imagenette/val.rec\n')
     command.add_argument('path', metavar='PATH', help='folder of records, or one .rec')
+    command.add_argument('--picture', metavar='FILE', help='also draw training images as the network sees them, a PNG')
     command.add_argument('--workers', type=_count, help='processes (default: one a core)')
 
     command = _command(commands, 'train', 'train a recipe with one worker or several',
@@ -93,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--seed', type=int, help='the same as --set seed=N')
     command.add_argument('--accumulate', type=_count, default=1, metavar='N', help='sum gradients over N small batches')
     command.add_argument('--teacher', default='', metavar='CHECKPOINT', help='run or checkpoint to distil from')
-    command.add_argument('--limit', type=_count, metavar='N', help='use N images only, for a trial')
+    command.add_argument('--limit', type=_count, metavar='N', help='train and evaluate on N images an epoch, for a trial')
     command.add_argument('--log-every', type=_count, default=50, metavar='STEPS', help='(default: 50)')
     command.add_argument('--keep', type=_count, default=3, metavar='K', help='newest checkpoints kept, and the best (default: 3)')
     command.add_argument('--tensorboard', action='store_true', help='also write TensorBoard event files')

@@ -103,7 +103,11 @@ def set_aside(run: str, step: int) -> None:
     for name in os.listdir(folder) if os.path.isdir(folder) else []:
         path = os.path.join(folder, name)
         if name.startswith('.partial-'):
-            shutil.rmtree(path, ignore_errors=True)
+            step_path = os.path.join(folder, 'step-%s' % name[len('.partial-'):-len('-old')])
+            if name.endswith('-old') and not os.path.exists(step_path):  # killed between the two renames of `save`
+                os.rename(path, step_path)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
         elif _STEP.match(name) and int(_STEP.match(name).group(1)) > step:
             shutil.rmtree(path + '.damaged', ignore_errors=True)
             os.rename(path, path + '.damaged')

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from dataclasses import replace
+from typing import Any, Dict, Optional, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -22,9 +23,8 @@ def evaluate(network: mx.gluon.HybridBlock, data: str, images: int, recipe: reci
     expected = min(images, limit or images)
     progress = Progress(expected, 'evaluate', enabled=ranks.first)
     seen, finite, top1, top5 = 0, 1, mx.nd.zeros(1, ctx=context), mx.nd.zeros(1, ctx=context)
-    for batch, labels in imagenet.validation_batches(data, recipe, ranks.rank, ranks.size, batch_size, limit):
-        logits = network(batch.as_in_context(context).astype(precision.input_type(used_precision))).astype('float32')
-        labels = labels.as_in_context(context)
+    for batch, labels in imagenet.validation_batches(data, recipe, ranks.rank, ranks.size, batch_size, limit, context):
+        logits = network(batch.astype(precision.input_type(used_precision))).astype('float32')
         top1 += metrics.correct(logits, labels, 1)
         top5 += metrics.correct(logits, labels, 5)
         finite = min(finite, int(np.isfinite(logits.asnumpy()).all()))
@@ -55,16 +55,19 @@ def evaluation_network(recipe: recipes.Recipe, classes: int, context: mx.Context
     return network, used
 
 
-def load(path: str, context: mx.Context, classes: Optional[int] = None) -> Any:
+def load(path: str, context: mx.Context, class_names: Optional[Sequence[str]] = None, wanted_precision: str = '') -> Any:
     """The network of a checkpoint, ready to run on `context`: (network, recipe, meta, precision).
 
-    Raises InputError where the checkpoint is damaged or its number of classes is not `classes`.
+    It computes in `wanted_precision`, or its own recipe's.
+    Raises InputError where the checkpoint is damaged or its classes are not `class_names`.
     """
     found = checkpoint.find(path)
     recipe = recipes.from_dict(found.meta['recipe'])
-    if classes is not None and len(found.meta['classes']) != classes:
-        raise InputError('%s: was trained on %d classes, the data has %d' % (found.path, len(found.meta['classes']), classes))
-    network, used = evaluation_network(recipe, len(found.meta['classes']), context)
+    if class_names is not None and found.meta['classes'] != list(class_names):
+        raise InputError('%s: was trained on %d classes (%s ...), the data has %d (%s ...)' % (
+            found.path, len(found.meta['classes']), found.meta['classes'][0], len(class_names), class_names[0]))
+    used_recipe = replace(recipe, precision=wanted_precision or recipe.precision)
+    network, used = evaluation_network(used_recipe, len(found.meta['classes']), context)
     state.load_parameters(network, checkpoint.arrays(found, 'parameters.npz'), found.path)
     return network, recipe, found.meta, used
 
@@ -74,7 +77,7 @@ def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None)
     ranks = dist.join()
     context = dist.device(ranks)
     manifest = recordio.check(data, 'val')
-    network, recipe, meta, used = load(path, context, len(manifest.classes))
+    network, recipe, meta, used = load(path, context, manifest.classes)
     result = evaluate(network, data, manifest.images, recipe, ranks, context, used, batch_size, limit)
     return {'recipe': recipe.name, 'step': meta['step'], 'data': manifest.name, 'precision': used, **result} \
         if ranks.first else None

@@ -62,10 +62,10 @@ def micro_batch(batch_size: int, workers: int, accumulate: int) -> int:
                      % (batch_size, workers, accumulate, ' or --set '.join(near), fits))
 
 
-def teacher_network(recipe: Recipe, path: str, classes: int, context: mx.Context) -> Optional[mx.gluon.HybridBlock]:
+def teacher_network(recipe: Recipe, path: str, class_names: List[str], context: mx.Context) -> Optional[mx.gluon.HybridBlock]:
     """The network of Section 5.3's teacher, from its checkpoint; None for a recipe without distillation.
 
-    Raises InputError for a missing or superfluous teacher, another architecture or another number of classes.
+    Raises InputError for a missing or superfluous teacher, another architecture or other classes.
     """
     if not recipe.teacher:
         if path:
@@ -74,7 +74,7 @@ def teacher_network(recipe: Recipe, path: str, classes: int, context: mx.Context
     if not path:
         raise InputError("recipe '%s' learns from '%s': train that first and give its run with --teacher"
                          % (recipe.name, recipe.teacher))
-    network, taught, _, _ = evaluate.load(path, context, classes)
+    network, taught, _, _ = evaluate.load(path, context, class_names, recipe.precision)
     wanted = RECIPES[recipe.teacher].model
     if taught.model != wanted:
         raise InputError("%s: the teacher is a %s, recipe '%s' wants a %s" % (path, taught.model, recipe.name, wanted))
@@ -95,7 +95,7 @@ def new_state(recipe: Recipe, classes: int, ranks: dist.Ranks, context: mx.Conte
                 parameter.grad_req = 'add'
     trainer = ranks.trainer(network.collect_params(), optim.optimizer(recipe))
     optim.create_state(trainer)
-    scale = precision.LossScale(1.0 if used == 'float32' else recipe.loss_scale)
+    scale = precision.LossScale(1.0 if used == 'float32' else recipe.loss_scale, fixed=used == 'float32')
     return State(network, trainer, scale, ranks, context, used)
 
 
@@ -109,6 +109,11 @@ def check_out(out: str, resume: bool) -> None:
 
 def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
     """InputError where a checkpoint belongs to another recipe or other data than the job it shall go on with."""
+    kinds = {'between_epochs': bool, 'world_size': int, 'precision': str, 'loss_scale': dict, 'tally': dict, 'data': dict}
+    wrong = [field for field, kind in kinds.items() if not isinstance(meta.get(field), kind)]
+    if wrong or set(meta['tally']) not in (set(), {'images', 'loss', 'correct'}) or 'value' not in meta['loss_scale']:
+        raise InputError('%s: checkpoint.json lacks what a resumed run needs (%s); it can be evaluated only'
+                         % (path, ', '.join(wrong) or 'tally, loss_scale'))
     saved = as_dict(from_dict(meta['recipe']))
     changed = ['%s=%s (now %s)' % (field, saved[field], value)
                for field, value in as_dict(job.recipe).items() if saved[field] != value and field != 'name']
@@ -124,7 +129,7 @@ def plan(recipe: Recipe, data: str, out: str, workers: int, accumulate: int, tea
     job = describe(recipe, data, out, workers, accumulate, limit)
     check_out(out, resume)
     if teacher or recipe.teacher:
-        teacher_network(recipe, teacher, len(job.class_names), mx.cpu())
+        teacher_network(recipe, teacher, job.class_names, mx.cpu())
     parameters, multiply_adds = flops.figures(recipe.model, recipe.image_size)
     found = checkpoint.newest(out)[0] if resume else None
     if found:

@@ -70,19 +70,19 @@ def here(command: List[str], workers: int) -> int:
 
 
 def _wait(processes: List[subprocess.Popen], asked: List[int]) -> int:
-    """Wait for all workers; pass a SIGTERM on to them (the terminal itself passes Ctrl-C to all)."""
+    """Wait for all workers; pass on to them that they shall stop (they bear being told twice, by a terminal and by us)."""
     forwarded, deadline = 0, None
     while True:
         codes = [process.poll() for process in processes]
-        for number in asked[forwarded:]:
+        for _ in asked[forwarded:]:
             for process in processes:
-                if number == signal.SIGTERM and process.poll() is None:
+                if process.poll() is None:
                     process.terminate()
         forwarded = len(asked)
         ended = [code for code in codes if code is not None]
         if len(ended) == len(codes):
             return _verdict(ended, bool(asked))
-        if any(ended) and deadline is None:
+        if any(code not in (0, 130) for code in ended) and deadline is None:
             deadline = time.monotonic() + GRACE_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             return _verdict([code for code in ended if code], bool(asked))
@@ -90,9 +90,10 @@ def _wait(processes: List[subprocess.Popen], asked: List[int]) -> int:
 
 
 def _verdict(codes: List[int], asked: bool) -> int:
-    """One exit code for the job: bad input before a crash before a failure, since a crash makes the other workers fail."""
-    if 2 in codes:
-        return 2
+    """One exit code for the job: bad input and failures for good before crashes, which other workers follow with LOST."""
+    for final in (2, 1):
+        if final in codes:
+            return final
     if any(code == LOST or code < 0 for code in codes):
         return 130 if asked else LOST
     return max(codes)
@@ -118,7 +119,7 @@ def _over_ssh(command: List[str], workers: int, hosts: str) -> int:
     """The same through horovodrun, whose own tracebacks are kept off the console; it names the first exit code in them."""
     if not re.fullmatch(r'[\w.-]+(:\d+)?(,[\w.-]+(:\d+)?)*', hosts):
         raise InputError("--hosts '%s' is not of the form name:slots,name:slots" % hosts)
-    process = subprocess.Popen(['horovodrun', '--gloo', '-np', str(workers), '-H', hosts, *command], stderr=subprocess.PIPE, text=True, errors='replace')
+    process = subprocess.Popen([os.path.join(os.path.dirname(sys.executable), 'horovodrun'), '--gloo', '-np', str(workers), '-H', hosts, *command], stderr=subprocess.PIPE, text=True, errors='replace')
     code, traceback = None, False
     for line in process.stderr:
         found = re.match(r'Exit code: (-?\d+)$', line)

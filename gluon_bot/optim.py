@@ -39,7 +39,8 @@ def set_learning_rate(trainer: mx.gluon.Trainer, rate: float, previous: float) -
     if rate != previous:
         for state in trainer._updaters[0].states.values():
             momentum = state[0] if isinstance(state, tuple) else state
-            momentum *= rate / previous
+            if momentum is not None:
+                momentum *= rate / previous
 
 
 def create_state(trainer: mx.gluon.Trainer) -> None:
@@ -67,12 +68,10 @@ def state_arrays(trainer: mx.gluon.Trainer, network: mx.gluon.Block) -> Dict[str
 def load_state(trainer: mx.gluon.Trainer, network: mx.gluon.Block, saved: Dict[str, np.ndarray], source: str) -> None:
     """Fill the optimizer's arrays from `saved`; InputError, naming `source`, where names or shapes differ."""
     arrays = state_arrays(trainer, network)
-    momentum = {name for name in arrays if name.startswith('momentum/')}
-    if not momentum <= set(saved):
-        raise InputError('%s: holds no momentum for %s' % (source, sorted(momentum - set(saved))[0]))
+    missing = sorted(set(arrays) - set(saved))
+    if missing:
+        raise InputError('%s: lacks the optimizer state %s' % (source, missing[0]))
     for name, array in arrays.items():
-        if name not in saved:  # saved by a float32 run, resumed in float16: the weights are the master weights
-            continue
         if saved[name].shape != array.shape:
             raise InputError('%s: %s has shape %s, not %s' % (source, name, saved[name].shape, array.shape))
         array[:] = mx.nd.array(saved[name], dtype=saved[name].dtype)

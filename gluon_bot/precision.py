@@ -56,10 +56,10 @@ def input_type(precision: str) -> str:
 class LossScale:
     """Scales the loss so that small gradients survive float16; halves and skips the update at an overflow."""
 
-    def __init__(self, value: float) -> None:
+    def __init__(self, value: float, fixed: bool) -> None:
         self.value = value
         self.updates_since_overflow = 0
-        self.fixed = value == 1  # float32 recipes: nothing to scale, nothing to check
+        self.fixed = fixed  # float32: nothing to check
 
     def update(self, trainer: mx.gluon.Trainer, accumulated: int) -> bool:
         """Sum the gradients of all ranks and update, unless one overflowed. True where the update was done.
@@ -68,7 +68,7 @@ class LossScale:
         Raises RunError when not even the smallest scale keeps the gradients finite.
         """
         trainer.allreduce_grads()
-        if self.fixed or _all_finite(gradients(trainer)):
+        if self.fixed or _all_finite(_gradients(trainer)):
             trainer.update(self.value * accumulated)
             self._grow()
             return True
@@ -84,7 +84,7 @@ class LossScale:
             self.value, self.updates_since_overflow = self.value * 2, 0
 
 
-def gradients(trainer: mx.gluon.Trainer) -> List[mx.nd.NDArray]:
+def _gradients(trainer: mx.gluon.Trainer) -> List[mx.nd.NDArray]:
     """The gradient arrays the trainer will use, in its order."""
     return [parameter.grad() for parameter in trainer._params if parameter.grad_req != 'null']
 

@@ -180,12 +180,16 @@ def cleaned(value: Any, depth: int = 0) -> Any:
     return value if value is None or isinstance(value, (bool, int, float)) else '\ufffd'
 
 
-def rewind(run: str, step: int) -> None:
-    """Drop what a killed run recorded after the checkpoint at `step` updates, from which it goes on."""
+def rewind(run: str, step: int, between_epochs: bool) -> None:
+    """Drop what a killed run recorded after the checkpoint at `step` updates, from which it goes on.
+
+    A checkpoint that is not between epochs was made before its epoch's line.
+    """
     path = os.path.join(run, RECORD)
     if not os.path.exists(path):
         return
-    kept = [line for line in read_lines(path) if line['event'] != 'done' and line.get('step', 0) <= step]
+    kept = [line for line in read_lines(path) if line['event'] not in ('done', 'failed') and line.get('step', 0) <= step
+            and (between_epochs or line['event'] != 'epoch' or line.get('step') != step)]
     with atomic_write(path) as file:
         file.writelines(json.dumps(line) + '\n' for line in kept)
 

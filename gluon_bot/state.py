@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
 import mxnet as mx
 import numpy as np
@@ -59,18 +59,22 @@ def load_parameters(network: mx.gluon.Block, saved: Dict[str, np.ndarray], sourc
         parameter.set_data(mx.nd.array(saved[name], dtype=parameter.dtype))
 
 
-def save(state: State, run: str, meta: Dict[str, Any], between_epochs: bool) -> Optional[str]:
-    """Write a checkpoint from rank 0 (all ranks must call this). Returns its folder, None on other ranks.
+def save(state: State, run: str, meta: Dict[str, Any], between_epochs: bool) -> str:
+    """Write a checkpoint from rank 0, while the others wait (all ranks must call this). Returns its folder.
 
     In the middle of an epoch the running statistics of every rank are kept apart; between epochs they are equal.
     """
     training = {} if between_epochs else {'ranks/' + name: state.ranks.gather(array, 'gather.' + name)
                                           for name, array in running_statistics(state.network).items()}
-    if not state.ranks.first:
-        return None
+    path = _write(state, run, meta, training) if state.ranks.first else None
+    return state.ranks.broadcast_object(path, 'saved')
+
+
+def _write(state: State, run: str, meta: Dict[str, Any], training: Dict[str, np.ndarray]) -> str:
     for name, array in optim.state_arrays(state.trainer, state.network).items():
         training[name] = array.asnumpy()
-    network = {name: array.asnumpy() for name, array in parameters(state.network).items()}
+    network = {name: training['ranks/' + name].mean(axis=0) if 'ranks/' + name in training else array.asnumpy()
+               for name, array in parameters(state.network).items()}
     scale = {'value': state.loss_scale.value, 'updates_since_overflow': state.loss_scale.updates_since_overflow}
     return checkpoint.save(run, {**meta, 'loss_scale': scale}, network, training)
 
@@ -92,20 +96,19 @@ def restore(state: State, saved: Optional[checkpoint.Checkpoint], meta: Optional
     everything = {**parameters(state.network), **optim.state_arrays(state.trainer, state.network)}
     state.ranks.broadcast(list(everything.values()), 'restore')
     if meta is not None:
-        state.loss_scale.value = meta['loss_scale']['value']
-        state.loss_scale.updates_since_overflow = meta['loss_scale']['updates_since_overflow']
+        if meta['precision'] == state.precision:
+            state.loss_scale.value = meta['loss_scale']['value']
+            state.loss_scale.updates_since_overflow = meta['loss_scale']['updates_since_overflow']
         if not meta['between_epochs']:
             _restore_statistics(state, per_rank, meta['world_size'])
 
 
 def _restore_statistics(state: State, per_rank: Dict[str, np.ndarray], saved_size: int) -> None:
     """Give each rank its own running statistics back; the mean of all where the number of ranks has changed."""
-    names: List[str] = sorted(running_statistics(state.network))
-    stacks = []
-    for name in names:
-        array = running_statistics(state.network)[name]
-        stacks.append(mx.nd.array(per_rank[name]) if name in per_rank else mx.nd.zeros((saved_size,) + array.shape))
+    statistics = running_statistics(state.network)
+    stacks = [mx.nd.array(per_rank[name]) if name in per_rank else mx.nd.zeros((saved_size,) + array.shape)
+              for name, array in statistics.items()]
     state.ranks.broadcast(stacks, 'restore.ranks')
-    for name, stack in zip(names, stacks):
+    for array, stack in zip(statistics.values(), stacks):
         mine = stack[state.ranks.rank] if state.ranks.size == saved_size else stack.mean(axis=0)
-        state.network._collect_params_with_prefix()[name].set_data(mine)
+        mine.copyto(array)

@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 import mxnet as mx
 import numpy as np
 
-from gluon_bot import RunError, checkpoint, dist, metrics, optim, precision, runlog, state
+from gluon_bot import InputError, RunError, checkpoint, dist, metrics, optim, precision, runlog, state
 from gluon_bot.console import Progress, say, without_native_lines
 from gluon_bot.data import imagenet
 from gluon_bot.evaluate import evaluate, evaluation_network
@@ -44,16 +44,13 @@ def fit(recipe: Recipe, data: str, out: str, resume: bool = False, accumulate: i
     context = dist.device(ranks)
     job = describe(recipe, data, out, ranks.size, accumulate, limit)
     check_out(out, resume)
-    teacher_net = teacher_network(recipe, teacher, len(job.class_names), context)
+    teacher_net = teacher_network(recipe, teacher, job.class_names, context)
     run = new_state(recipe, len(job.class_names), ranks, context, accumulate)
     tested, _ = evaluation_network(recipe, len(job.class_names), context)
+    events = Events(out, tensorboard and ranks.first)
     meta = _restore(run, job, resume)
     first = meta or {'epoch': 0, 'step': 0, 'tally': {}}
-    if first['epoch'] == recipe.epochs:
-        if ranks.first:
-            say('%s: all %d epochs are done' % (out, recipe.epochs))
-        return meta['line'] if ranks.first else None
-    log, events = _open_record(run, job, meta), Events(out, tensorboard and ranks.first)
+    log = _open_record(run, job, meta)
     tally, done = metrics.Tally(**first['tally']), first['step'] - first['epoch'] * job.steps_an_epoch
     total = recipe.epochs * job.steps_an_epoch * recipe.batch_size
     progress = Progress(total, recipe.name, start=first['step'] * recipe.batch_size, enabled=ranks.first)
@@ -61,8 +58,10 @@ def fit(recipe: Recipe, data: str, out: str, resume: bool = False, accumulate: i
         with Interruption() as interruption:
             for epoch in range(first['epoch'], recipe.epochs):
                 began = time.monotonic()
-                train_epoch(run, teacher_net, job, epoch, done, tally, interruption, progress, log, events, log_every)
+                train_epoch(run, teacher_net, job, epoch, done, tally, interruption, progress, log, events, log_every,
+                            compile_first=epoch == first['epoch'])
                 trained = time.monotonic()
+                progress.close()
                 state.average_running_statistics(run.network, ranks)
                 state.copy_parameters(run.network, tested)
                 accuracy = evaluate(tested, data, job.manifest['val_images'], recipe, ranks, context, run.precision,
@@ -72,13 +71,17 @@ def fit(recipe: Recipe, data: str, out: str, resume: bool = False, accumulate: i
                         **tally.means(), **accuracy,
                         'images_per_second': (job.steps_an_epoch - done) * recipe.batch_size / (trained - began),
                         'seconds': time.monotonic() - began}
-                _end_epoch(run, job, line, log, events, progress, keep)
+                path = _end_epoch(run, job, line, log, events, keep)
                 tally, done = metrics.Tally(), 0
-        log.write('done', step=step, seconds=time.monotonic() - progress.begun)
+                if epoch + 1 < recipe.epochs and ranks.sum_counts([int(interruption.requested)], 'stop')[0]:
+                    raise Interrupted('stopped after epoch %d; it is safe in %s and goes on with --resume' % (epoch + 1, path))
+        line = meta['line'] if first['epoch'] == recipe.epochs else line
+        log.write('done', step=line['step'], seconds=time.monotonic() - progress.begun)
         return line if ranks.first else None
     except RunError as error:
         mx.nd.waitall()  # what is queued is queued on all ranks: none may leave while another waits for it
-        log.write('failed', reason=str(error))
+        with contextlib.suppress(OSError):
+            log.write('failed', reason=str(error))
         raise
     finally:
         progress.close()
@@ -87,14 +90,15 @@ def fit(recipe: Recipe, data: str, out: str, resume: bool = False, accumulate: i
 
 
 def train_epoch(run: State, teacher: Optional[mx.gluon.Block], job: Job, epoch: int, done: int, tally: metrics.Tally,
-                interruption: Interruption, progress: Progress, log: runlog.RunLog, events: Events, log_every: int) -> None:
+                interruption: Interruption, progress: Progress, log: runlog.RunLog, events: Events, log_every: int,
+                compile_first: bool) -> None:
     """The updates of `epoch` (from 0) after its first `done` ones; adds to `tally`.
 
     Raises RunError at a loss that is not finite, on all ranks together, and Interrupted once safe in a checkpoint.
     """
     recipe, ranks, steps = job.recipe, run.ranks, job.steps_an_epoch
     batches = imagenet.train_batches(job.data, recipe, epoch, ranks.rank, ranks.size, job.micro_batch,
-                                     batches=steps * job.accumulate, skip=done * job.accumulate)
+                                     batches=steps * job.accumulate, skip=done * job.accumulate, context=run.context)
     queued = collections.deque()
     began = time.monotonic()
 
@@ -122,32 +126,30 @@ def train_epoch(run: State, teacher: Optional[mx.gluon.Block], job: Job, epoch: 
     for step in range(epoch * steps + done, (epoch + 1) * steps):
         rate = learning_rate(recipe, step, steps)  # linear scaling, warmup, step or cosine decay
         optim.set_learning_rate(run.trainer, rate, learning_rate(recipe, max(step - 1, 0), steps))
-        with _compiling(step == epoch * steps + done):
+        with _compiling(compile_first and step == epoch * steps + done):
             totals = train_step(run, teacher, batches, recipe, len(job.class_names), step, job.accumulate)
         stop = mx.nd.full(1, interruption.requested, ctx=run.context)
         queued.append((step, rate, ranks.sum_(mx.nd.concat(totals, stop, dim=0), 'totals.%d' % (step % 4))))
-        if len(queued) > LOOK_AHEAD and settle():
-            while queued:
-                settle()
-            path = state.save(run, job.out, _meta(job, run, epoch, step + 1, tally=vars(tally)), between_epochs=False)
-            raise Interrupted('stopped after step %d; it is safe in %s and goes on with --resume' % (step + 1, path))
-    while queued:
-        settle()
+        last = step + 1 == (epoch + 1) * steps
+        if len(queued) > LOOK_AHEAD and settle() or last:
+            if any([settle() for _ in range(len(queued))]) or not last:
+                path = state.save(run, job.out, _meta(job, run, epoch, step + 1, tally=vars(tally)), between_epochs=False)
+                raise Interrupted('stopped after step %d; it is safe in %s and goes on with --resume' % (step + 1, path))
 
 
 def train_step(run: State, teacher: Optional[mx.gluon.Block], batches: Iterator[Tuple[mx.nd.NDArray, mx.nd.NDArray]],
                recipe: Recipe, classes: int, step: int, accumulate: int) -> mx.nd.NDArray:
-    """One update, from the next `accumulate` small batches of this rank: images (b, 3, h, w) and labels (b,).
+    """One update, from the next `accumulate` small batches of this rank, on its device: images (b, 3, h, w), labels (b,).
 
     Returns [sum of the images' losses, number of right images] of this rank, shape (2,).
     """
-    rank_rng = np.random.default_rng((recipe.seed, step, run.ranks.rank))
+    rank_rng = np.random.default_rng((recipe.seed, step, run.ranks.rank + 1))
     step_rng = np.random.default_rng((recipe.seed, step))  # the same on all ranks
     mx.random.seed(int(rank_rng.integers(1 << 31)))  # dropout
     weight = mixup_weight(recipe.mixup_alpha, step_rng)
     totals = mx.nd.zeros(2, ctx=run.context)
     for _ in range(accumulate):
-        images, labels = (array.as_in_context(run.context) for array in next(batches))
+        images, labels = next(batches)
         targets = smooth(one_hot(labels, classes), recipe.label_smoothing)
         images, targets = mixup(images, targets, weight, rank_rng)
         images = images.astype(precision.input_type(run.precision))
@@ -182,6 +184,8 @@ def _restore(run: State, job: Job, resume: bool) -> Optional[Dict[str, Any]]:
         found, damaged = checkpoint.newest(job.out)
         for problem in damaged:
             say('passed over: ' + problem)
+        if damaged and not found:
+            raise InputError('%s: no checkpoint here is good; mend or remove them, or choose another --out' % job.out)
         if found:
             check_resumed(job, found.meta, found.path)
             say('going on from %s' % found.path)
@@ -197,17 +201,18 @@ def _open_record(run: State, job: Job, meta: Optional[Dict[str, Any]]) -> runlog
     if ranks.first:
         os.makedirs(job.out, exist_ok=True)
         if meta:
-            runlog.rewind(job.out, meta['step'])
+            runlog.rewind(job.out, meta['step'], meta['between_epochs'])
         elif os.path.exists(os.path.join(job.out, runlog.RECORD)):
             os.unlink(os.path.join(job.out, runlog.RECORD))
     log = runlog.RunLog(job.out, enabled=ranks.first)
-    if meta:
-        log.write('resume', step=meta['step'], world_size=ranks.size, time=time.time(), **runlog.provenance())
-        return log
-    log.write('start', task='classify', recipe=as_dict(job.recipe), data=job.manifest, limit=job.limit,
-              precision=run.precision, device=str(run.context), world_size=ranks.size, accumulate=job.accumulate,
-              steps_an_epoch=job.steps_an_epoch, time=time.time(), **runlog.provenance())
     if ranks.first:
+        place = {'precision': run.precision, 'device': str(run.context), 'world_size': ranks.size, 'accumulate': job.accumulate,
+                 'time': time.time(), **runlog.provenance()}
+        if meta:
+            log.write('resume', step=meta['step'], **place)
+        else:
+            log.write('start', task='classify', recipe=as_dict(job.recipe), data=job.manifest, limit=job.limit,
+                      steps_an_epoch=job.steps_an_epoch, **place)
         say('%s: %d workers on %s, %s%s, batch %d = %d x %d x %d, %d steps an epoch' % (
             job.recipe.name, ranks.size, run.context, run.precision,
             ' (this device has no float16)' if run.precision != job.recipe.precision else '',
@@ -215,19 +220,18 @@ def _open_record(run: State, job: Job, meta: Optional[Dict[str, Any]]) -> runlog
     return log
 
 
-def _end_epoch(run: State, job: Job, line: Dict[str, Any], log: runlog.RunLog, events: Events, progress: Progress,
-               keep: int) -> None:
-    """Record, show and save an epoch that is trained and evaluated."""
+def _end_epoch(run: State, job: Job, line: Dict[str, Any], log: runlog.RunLog, events: Events, keep: int) -> str:
+    """Record, show and save an epoch that is trained and evaluated. Returns the checkpoint's folder."""
     log.write('epoch', **line)
     events.write('epoch', **line)
     meta = _meta(job, run, line['epoch'], line['step'], val_top1=line['val_top1'], line=line, tally={}, between_epochs=True)
-    state.save(run, job.out, meta, between_epochs=True)
+    path = state.save(run, job.out, meta, between_epochs=True)
     if run.ranks.first:
         checkpoint.prune(job.out, keep)
         plots.run_curves(job.out)
-        progress.close()
         say('epoch %(epoch)d: loss %(loss).3f, train top-1 %(train_top1).2f %%, val top-1 %(val_top1).2f %%, '
             'top-5 %(val_top5).2f %%, %(images_per_second).0f images/s' % line)
+    return path
 
 
 def _meta(job: Job, run: State, epoch: int, step: int, **more: Any) -> Dict[str, Any]:

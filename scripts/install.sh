@@ -3,7 +3,8 @@
 # A second call is instant. PYTHON=... chooses the interpreter (3.8 to 3.11). Used by quickstart.sh and test.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-extra=${1:-$(command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)}
+gpus=$(nvidia-smi -L 2>/dev/null | grep -c GPU || true)
+extra=${1:-$([ "$gpus" = 0 ] && echo cpu || echo gpu)}
 case $extra in cpu) mxnet=mxnet ;; gpu) mxnet=mxnet-cu117 ;; *) echo "install.sh: choose cpu or gpu, not '$extra'" >&2; exit 2 ;; esac
 
 stamp=".venv/installed-$extra-$(cat setup.cfg scripts/constraints.txt scripts/install.sh | cksum | tr ' ' -)"
@@ -21,6 +22,11 @@ if [ -z "$python" ]; then
 fi
 if ! command -v g++ >/dev/null || ! command -v make >/dev/null; then
   echo "install.sh: g++ and make are needed to build Horovod; install them (Debian, Ubuntu: apt-get install g++ make)" >&2
+  exit 2
+fi
+if [ "$extra" = gpu ] && ! command -v nvcc >/dev/null; then
+  echo "install.sh: nvcc is needed to build Horovod for GPUs; install the CUDA 11.7 toolkit and NCCL's headers," \
+       "or install for the CPU: $0 cpu" >&2
   exit 2
 fi
 

@@ -10,8 +10,8 @@ from gluon_bot.arguments import parser
 OPTIONS = {
     'recipes': 'recipe --set --json',
     'models': '--json',
-    'pack': 'source out --name --resize --quality --seed --workers --skip-broken --no-md5',
-    'verify': 'path --workers',
+    'pack': 'source out --name --resize --quality --seed --workers --validation-share --skip-broken --no-md5',
+    'verify': 'path --picture --workers',
     'train': 'recipe --data --out --resume --set --seed --accumulate --teacher --limit --log-every --keep --tensorboard '
              '--dry-run --workers --hosts --restarts',
     'evaluate': 'checkpoint --data --batch-size --limit --json --workers --hosts',
