@@ -50,6 +50,8 @@ def fit(recipe: Recipe, data: str, out: str, resume: bool = False, accumulate: i
     events = Events(out, tensorboard and ranks.first)
     meta = _restore(run, job, resume)
     first = meta or {'epoch': 0, 'step': 0, 'tally': {}}
+    if first['epoch'] == recipe.epochs:
+        return _finished(job, meta) if ranks.first else None
     log = _open_record(run, job, meta)
     tally, done = metrics.Tally(**first['tally']), first['step'] - first['epoch'] * job.steps_an_epoch
     total = recipe.epochs * job.steps_an_epoch * recipe.batch_size
@@ -75,7 +77,6 @@ def fit(recipe: Recipe, data: str, out: str, resume: bool = False, accumulate: i
                 tally, done = metrics.Tally(), 0
                 if epoch + 1 < recipe.epochs and ranks.sum_counts([int(interruption.requested)], 'stop')[0]:
                     raise Interrupted('stopped after epoch %d; it is safe in %s and goes on with --resume' % (epoch + 1, path))
-        line = meta['line'] if first['epoch'] == recipe.epochs else line
         log.write('done', step=line['step'], seconds=time.monotonic() - progress.begun)
         return line if ranks.first else None
     except RunError as error:
@@ -188,11 +189,21 @@ def _restore(run: State, job: Job, resume: bool) -> Optional[Dict[str, Any]]:
             raise InputError('%s: no checkpoint here is good; mend or remove them, or choose another --out' % job.out)
         if found:
             check_resumed(job, found.meta, found.path)
-            say('going on from %s' % found.path)
+            say('resuming %s' % found.path)
         checkpoint.set_aside(job.out, found.step if found else -1)
     meta = run.ranks.broadcast_object(found.meta if found else None, 'meta')
     state.restore(run, found, meta)
     return meta
+
+
+def _finished(job: Job, meta: Dict[str, Any]) -> Dict[str, Any]:
+    """A run with all its epochs: see that its record says so, which a kill may have prevented. Returns its last epoch's line."""
+    if runlog.read_lines(os.path.join(job.out, runlog.RECORD))[-1]['event'] != 'done':
+        log = runlog.RunLog(job.out)
+        log.write('done', step=meta['step'])
+        log.close()
+    say('%s: all %d epochs are done' % (job.out, job.recipe.epochs))
+    return meta['line']
 
 
 def _open_record(run: State, job: Job, meta: Optional[Dict[str, Any]]) -> runlog.RunLog:
