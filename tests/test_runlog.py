@@ -52,8 +52,10 @@ def test_rewind_drops_what_follows_the_checkpoint(tmp_path):
         log.write('start' if step == 0 else 'epoch', step=step)
     log.write('done', step=30)
     log.close()
-    runlog.rewind(str(tmp_path), 20)
+    runlog.rewind(str(tmp_path), 20, between_epochs=True)
     assert [line['step'] for line in runlog.read_lines(str(tmp_path / runlog.RECORD))] == [0, 10, 20]
+    runlog.rewind(str(tmp_path), 20, between_epochs=False)  # saved after the epoch's updates, before its evaluation
+    assert [line['step'] for line in runlog.read_lines(str(tmp_path / runlog.RECORD))] == [0, 10]
 
 
 def test_comparable_leaves_out_times_and_restarts():
