@@ -131,9 +131,10 @@ def train_epoch(run: State, teacher: Optional[mx.gluon.Block], job: Job, epoch: 
             totals = train_step(run, teacher, batches, recipe, len(job.class_names), step, job.accumulate)
         stop = mx.nd.full(1, interruption.requested, ctx=run.context)
         queued.append((step, rate, ranks.sum_(mx.nd.concat(totals, stop, dim=0), 'totals.%d' % (step % 4))))
-        last = step + 1 == (epoch + 1) * steps
-        if len(queued) > LOOK_AHEAD and settle() or last:
-            if any([settle() for _ in range(len(queued))]) or not last:
+        asked_to_stop = len(queued) > LOOK_AHEAD and settle()
+        if asked_to_stop or step + 1 == (epoch + 1) * steps:
+            asked_to_stop |= any([settle() for _ in range(len(queued))])
+            if asked_to_stop:
                 path = state.save(run, job.out, _meta(job, run, epoch, step + 1, tally=vars(tally)), between_epochs=False)
                 raise Interrupted('stopped after step %d; it is safe in %s and goes on with --resume' % (step + 1, path))
 
