@@ -98,9 +98,13 @@ def _models(options: argparse.Namespace) -> None:
 
 
 def _pack(options: argparse.Namespace) -> None:
-    from gluon_bot.data import digits, recordio
+    from gluon_bot.data import digits, recordio, scenes
     if options.source == 'digits':
         digits.write_digits(options.out)
+        return
+    if options.source == 'scenes':
+        counts = scenes.write_scenes(options.out, seed=options.seed)
+        say('%s: %d scenes to train and %d to test, in VOC and ADE20K layout' % (options.out, counts['train'], counts['test']))
         return
     recordio.pack(options.source, options.out, name=options.name, resize=options.resize, quality=options.quality,
                   seed=options.seed, workers=options.workers, skip_broken=options.skip_broken, check_md5=not options.no_md5,
@@ -108,8 +112,8 @@ def _pack(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from gluon_bot.data import recordio
-    print(recordio.verify(options.path, workers=options.workers))
+    from gluon_bot.data import verifying
+    print(verifying.verify(options.path, options.workers))
     if options.picture:
         from gluon_bot.data import contact_sheet
         from gluon_bot.recipes import RECIPES

@@ -63,9 +63,9 @@ def parser() -> argparse.ArgumentParser:
     command = _command(commands, 'pack', 'pack images into checked RecordIO files',
                        '  gluon-bot pack imagenette2-224.tar data/imagenette\n'
                        '  gluon-bot pack ~/ILSVRC2012 data/imagenet --resize 480\n'
-                       '  gluon-bot pack digits data/digits\n')
+                       '  gluon-bot pack digits data/digits\n  gluon-bot pack scenes data/scenes\n')
     command.add_argument('source', metavar='SOURCE', help="folder or tar with train/CLASS/*.jpg and val/CLASS/*.jpg, a folder "
-                         "with the ILSVRC2012 tars, or the word 'digits'")
+                         "with the ILSVRC2012 tars, or the word 'digits' or 'scenes'")
     command.add_argument('out', metavar='OUT', help='folder for train.rec, val.rec, their .idx and manifests')
     command.add_argument('--name', help='name of the dataset in the manifest (default: from SOURCE)')
     command.add_argument('--resize', type=_count, metavar='PIXELS', help='scale larger images to this short side')
@@ -77,9 +77,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--skip-broken', action='store_true', help='leave unreadable images out and list them')
     command.add_argument('--no-md5', action='store_true', help='do not compare the ILSVRC2012 tars with their published MD5')
 
-    command = _command(commands, 'verify', 'recheck every record against the manifest',
-                       '  gluon-bot verify data/imagenette --picture imagenette.png\n  gluon-bot verify data/imagenette/val.rec\n')
-    command.add_argument('path', metavar='PATH', help='folder of records, or one .rec')
+    command = _command(commands, 'verify', 'recheck packed records, a VOC devkit or an ADE20K tree, file by file',
+                       '  gluon-bot verify data/imagenette --picture imagenette.png\n  gluon-bot verify VOCdevkit\n  gluon-bot verify ADEChallengeData2016\n')
+    command.add_argument('path', metavar='PATH', help='folder of records, one .rec, or a tree')
     command.add_argument('--picture', metavar='FILE', help='also draw training images as the network sees them, a PNG')
     command.add_argument('--workers', type=_count, help='processes (default: one a core)')
 

@@ -51,3 +51,15 @@ def test_recipes_as_text_and_json(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 40
     assert main(['recipes', 'resnet50d-mixp']) == 2
     assert 'did you mean resnet50d-mixup' in capsys.readouterr().err
+
+
+def test_verify_knows_trees(shared_data, tmp_path, capsys):
+    assert main(['verify', str(shared_data / 'voc-mini')]) == 0 and main(['verify', str(shared_data / 'ade20k-mini')]) == 0
+    assert capsys.readouterr().out.count(', sound') == 2
+    assert main(['pack', 'scenes', str(tmp_path / 'scenes')]) == 0
+    capsys.readouterr()
+    assert main(['verify', str(tmp_path / 'scenes')]) == 0 and capsys.readouterr().out.count(', sound') == 2
+    next((tmp_path / 'scenes').rglob('Annotations/*.xml')).write_text('<annotation>')
+    capsys.readouterr()
+    assert main(['verify', str(tmp_path / 'scenes')]) == 2
+    assert 'VOC devkit with 1 problems' in capsys.readouterr().err
