@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -113,10 +114,10 @@ def set_aside(run: str, step: int) -> None:
             os.rename(path, path + '.damaged')
 
 
-def prune(run: str, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints and the one with the best validation top-1."""
+def prune(run: str, keep: int, measure: str) -> None:
+    """Remove all but the `keep` newest checkpoints and the one after whose epoch `measure`, such as 'val_top1', was best."""
     paths = sorted(_all(run))
-    scores = {path: score for path in paths for score in [_score(path)] if score is not None}
+    scores = {path: score for path in paths for score in [_score(path, measure)] if score is not None}
     best = max(scores, key=lambda path: (scores[path], path)) if scores else None
     for path in paths[:-keep]:
         if path != best:
@@ -145,10 +146,11 @@ def _all(run: str) -> List[str]:
     return [os.path.join(folder, name) for name in names if _STEP.match(name)]
 
 
-def _score(path: str) -> Optional[float]:
+def _score(path: str, measure: str) -> Optional[float]:
     try:
-        return _read_meta(path).get('val_top1')
-    except InputError:
+        score = float(_read_meta(path)['line'][measure])
+        return score if math.isfinite(score) else None
+    except (InputError, KeyError, TypeError, ValueError):
         return None
 
 

@@ -7,12 +7,11 @@ differ, or the paper is silent, the field says so. `recipes.override` and `recip
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, Dict, Tuple
 
 from gluon_bot import InputError
-from gluon_bot.recipes import RECIPES, RESNETS
+from gluon_bot.recipes import RECIPES, RESNETS, check_training, must, rising
 
 BACKBONES = ('resnet50b-baseline', 'resnet50d-efficient', 'resnet50d-cosine', 'resnet50d-smooth', 'resnet50d-distill',
              'resnet50d-mixup', 'resnet50d-distill-mixup')  # the rows of Tables 8 and 9, in their order
@@ -23,6 +22,7 @@ class FineTuning:
     """What both tasks have in common. `backbone` is the classification recipe whose checkpoint is the base network."""
 
     task: ClassVar[str]
+    precision: ClassVar[str] = 'float32'  # as the published runs
 
     name: str
     backbone: str
@@ -102,46 +102,27 @@ def fine_tuning_named(name: str, task: str) -> FineTuning:
 
 
 def _check(recipe: FineTuning) -> None:
-    def must(condition: bool, field: str, what: str) -> None:
-        if not condition:
-            raise InputError("recipe '%s': %s must be %s, not %r" % (recipe.name, field, what, getattr(recipe, field)))
-
-    for field in fields(recipe):
-        value = getattr(recipe, field.name)
-        if isinstance(value, float):
-            must(math.isfinite(value), field.name, 'finite')
+    check_training(recipe)
     known = recipe.backbone in RECIPES and RECIPES[recipe.backbone].model in RESNETS
-    must(known, 'backbone', 'the name of a ResNet recipe')
-    must(recipe.lr_schedule in ('step', 'poly'), 'lr_schedule', 'step or poly')
-    must(1 <= recipe.epochs <= 100000, 'epochs', 'between 1 and 100000')
-    must(0 <= recipe.warmup_epochs < recipe.epochs, 'warmup_epochs', 'at least 0 and fewer than epochs')
-    must(_rising(recipe.lr_decay_epochs), 'lr_decay_epochs', 'rising whole numbers above 0')
-    must(0 < recipe.lr_decay_factor <= 1, 'lr_decay_factor', 'above 0 and at most 1')
-    must(recipe.base_lr > 0, 'base_lr', 'above 0')
-    must(0 <= recipe.momentum < 1, 'momentum', 'at least 0 and below 1')
-    must(recipe.weight_decay >= 0, 'weight_decay', 'at least 0')
-    must(0 <= recipe.seed < 1 << 31, 'seed', 'between 0 and 2147483647')
+    must(recipe, known, 'backbone', 'the name of a ResNet recipe')
+    must(recipe, recipe.lr_schedule in ('step', 'poly'), 'lr_schedule', 'step or poly')
     for field in ('batch_size', 'lr_batch_size'):
-        must(1 <= getattr(recipe, field) <= 65536, field, 'between 1 and 65536')
+        must(recipe, 1 <= getattr(recipe, field) <= 65536, field, 'between 1 and 65536')
     if isinstance(recipe, Detection):
-        must(32 <= recipe.short_side <= recipe.long_side, 'short_side', 'between 32 and long_side')
-        must(recipe.long_side <= 2048, 'long_side', 'at most 2048')
-        must(0 <= recipe.frozen_stages <= 5, 'frozen_stages', 'between 0 and 5')
-        must(_rising(recipe.anchor_scales) and recipe.anchor_scales != (), 'anchor_scales', 'rising whole numbers above 0')
-        must(2 <= recipe.roi_size <= 64, 'roi_size', 'between 2 and 64')
-        must(recipe.roi_samples >= 4, 'roi_samples', 'at least 4')
+        must(recipe, 32 <= recipe.short_side <= recipe.long_side, 'short_side', 'between 32 and long_side')
+        must(recipe, recipe.long_side <= 2048, 'long_side', 'at most 2048')
+        must(recipe, 0 <= recipe.frozen_stages <= 5, 'frozen_stages', 'between 0 and 5')
+        must(recipe, rising(recipe.anchor_scales) and recipe.anchor_scales != (), 'anchor_scales', 'rising whole numbers above 0')
+        must(recipe, 2 <= recipe.roi_size <= 64, 'roi_size', 'between 2 and 64')
+        must(recipe, recipe.roi_samples >= 4, 'roi_samples', 'at least 4')
         for field in ('rpn_channels', 'rpn_samples', 'rpn_train_pre_nms', 'rpn_train_post_nms', 'rpn_test_pre_nms',
                       'rpn_test_post_nms', 'roi_samples'):
-            must(1 <= getattr(recipe, field) <= 65536, field, 'between 1 and 65536')
+            must(recipe, 1 <= getattr(recipe, field) <= 65536, field, 'between 1 and 65536')
     if isinstance(recipe, Segmentation):
-        must(32 <= recipe.crop_size <= 4096, 'crop_size', 'between 32 and 4096')
-        must(32 <= recipe.base_size <= 4096, 'base_size', 'between 32 and 4096')
-        must(0 < recipe.head_lr_factor <= 1000, 'head_lr_factor', 'above 0 and at most 1000')
-        must(0 <= recipe.auxiliary_weight <= 10, 'auxiliary_weight', 'between 0 and 10')
-
-
-def _rising(numbers: Tuple[int, ...]) -> bool:
-    return all(isinstance(number, int) and number > 0 for number in numbers) and list(numbers) == sorted(set(numbers))
+        must(recipe, 32 <= recipe.crop_size <= 4096, 'crop_size', 'between 32 and 4096')
+        must(recipe, 32 <= recipe.base_size <= 4096, 'base_size', 'between 32 and 4096')
+        must(recipe, 0 < recipe.head_lr_factor <= 1000, 'head_lr_factor', 'above 0 and at most 1000')
+        must(recipe, 0 <= recipe.auxiliary_weight <= 10, 'auxiliary_weight', 'between 0 and 10')
 
 
 FINE_TUNINGS: Dict[str, FineTuning] = {}

@@ -13,6 +13,11 @@ from gluon_bot.models import flops
 from gluon_bot.recipes import RECIPES, Recipe, as_dict, from_dict, tricks
 from gluon_bot.state import State
 
+# by task: the means of an epoch's updates, and the score of its evaluation that makes a checkpoint the best
+QUANTITIES = {'classify': ('loss', 'train_top1'), 'segment': ('loss',),
+              'detect': ('loss', 'rpn_class_loss', 'rpn_box_loss', 'class_loss', 'box_loss')}
+MEASURES = {'classify': 'val_top1', 'detect': 'val_map', 'segment': 'val_miou'}
+
 
 class Job(NamedTuple):
     """A recipe with its place."""
@@ -26,6 +31,7 @@ class Job(NamedTuple):
     accumulate: int
     micro_batch: int  # images of one rank in one forward
     limit: Optional[int]
+    origin: Dict[str, Any] = {}  # what the run starts from, as the record shows it
 
 
 def describe(recipe: Recipe, data: str, out: str, workers: int, accumulate: int, limit: Optional[int]) -> Job:
@@ -111,10 +117,10 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
     """InputError where a checkpoint belongs to another recipe or other data than the job it shall go on with."""
     kinds = {'between_epochs': bool, 'world_size': int, 'precision': str, 'loss_scale': dict, 'tally': dict, 'data': dict}
     wrong = [field for field, kind in kinds.items() if not isinstance(meta.get(field), kind)]
-    if wrong or set(meta['tally']) not in (set(), {'images', 'loss', 'correct'}) or 'value' not in meta['loss_scale']:
+    if wrong or set(meta['tally']) not in (set(), {'images', *QUANTITIES[job.recipe.task]}) or 'value' not in meta['loss_scale']:
         raise InputError('%s: checkpoint.json lacks what a resumed run needs (%s); it can be evaluated only'
                          % (path, ', '.join(wrong) or 'tally, loss_scale'))
-    saved = as_dict(from_dict(meta['recipe']))
+    saved = as_dict(from_dict(meta['recipe'], type(job.recipe)))
     changed = ['%s=%s (now %s)' % (field, saved[field], value)
                for field, value in as_dict(job.recipe).items() if saved[field] != value and field != 'name']
     changed += ['data %s=%s (now %s)' % (field, meta['data'].get(field), value)

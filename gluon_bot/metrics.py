@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict
+from typing import Dict, Optional, Sequence
 
 import mxnet as mx
 
@@ -24,13 +24,14 @@ def percent(count: float, total: float) -> float:
 class Tally:
     """Sums over the images of an epoch so far: all that a checkpoint must carry to go on with them."""
 
-    def __init__(self, images: int = 0, loss: float = 0.0, correct: float = 0.0) -> None:
-        self.images, self.loss, self.correct = images, loss, correct
+    def __init__(self, quantities: Sequence[str], sums: Optional[Dict[str, float]] = None) -> None:
+        self.sums = {'images': 0, **dict.fromkeys(quantities, 0.0), **(sums or {})}
 
-    def add(self, images: int, loss: float, correct: float) -> None:
-        """Count `images` with the sum of their losses and the number of right ones."""
-        self.images, self.loss, self.correct = self.images + images, self.loss + loss, self.correct + correct
+    def add(self, images: int, sums: Sequence[float]) -> None:
+        """Count `images` with the sum of each quantity over them."""
+        for name, value in zip(self.sums, (images, *sums)):
+            self.sums[name] += value
 
     def means(self) -> Dict[str, float]:
-        """Mean loss in nats and training top-1 in percent."""
-        return {'loss': self.loss / max(self.images, 1), 'train_top1': percent(self.correct, self.images)}
+        """Of each quantity over the images."""
+        return {name: value / max(self.sums['images'], 1) for name, value in self.sums.items() if name != 'images'}

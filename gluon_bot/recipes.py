@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Dict, Iterable, List, Tuple
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Dict, Iterable, List, Tuple, Type, TypeVar
 
 from gluon_bot import InputError
 
@@ -18,6 +18,8 @@ PEERS = ('inception-v3', 'mobilenet', 'resnext50', 'se-resnet50', 'se-resnext50'
 MODELS = RESNETS + PEERS
 TEACHERS = ('resnet152d-smooth', 'resnet152d-mixup')
 
+Kind = TypeVar('Kind')
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -25,6 +27,8 @@ class Recipe:
 
     Section 2.1 (baseline), Section 3 (efficient training), Section 4 (model tweaks), Section 5 (refinements).
     """
+
+    task: ClassVar[str] = 'classify'
 
     name: str
     model: str = 'resnet50'
@@ -102,14 +106,15 @@ def as_dict(recipe: Recipe) -> Dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(recipe).items()}
 
 
-def from_dict(values: Dict[str, Any]) -> Recipe:
-    """The inverse of `as_dict`. A field that is missing has its default, which is no effect (older records lack newer fields).
+def from_dict(values: Dict[str, Any], kind: Type[Kind] = Recipe) -> Kind:
+    """The inverse of `as_dict`, for any recipe dataclass. A field that is missing has its default, which is no effect (older records lack newer
+    fields).
 
     Raises InputError for unknown fields and wrong types.
     """
     if not isinstance(values, dict) or not isinstance(values.get('name'), str):
         raise InputError('a recipe must be an object with a name')
-    known = {f.name: f.default for f in fields(Recipe)}
+    known = {f.name: '' if f.default is MISSING else f.default for f in fields(kind)}
     unknown = sorted(map(str, set(values) - set(known)))
     if unknown:
         raise InputError("recipe '%s': unknown fields: %s" % (values['name'], ', '.join(unknown)))
@@ -120,10 +125,10 @@ def from_dict(values: Dict[str, Any]) -> Recipe:
             value = tuple(value)
         if isinstance(default, float) and type(value) is int:
             value = float(value)
-        if key != 'name' and type(value) is not type(default):
+        if type(value) is not type(default):
             raise InputError("recipe '%s': %s has the wrong type" % (values['name'], key))
         typed[key] = value
-    return Recipe(**typed)
+    return kind(**typed)
 
 
 def tricks(recipe: Recipe) -> List[str]:
@@ -157,41 +162,50 @@ def _shown(value: Any) -> str:
     return ','.join(map(str, value)) if isinstance(value, tuple) else '%s' % value
 
 
-def _check(recipe: Recipe) -> None:
-    def must(condition: bool, field: str, what: str) -> None:
-        if not condition:
-            raise InputError("recipe '%s': %s must be %s, not %r" % (recipe.name, field, what, getattr(recipe, field)))
+def must(recipe: Any, condition: bool, field: str, what: str) -> None:
+    """InputError, saying what `field` of `recipe` must be, unless `condition` holds."""
+    if not condition:
+        raise InputError("recipe '%s': %s must be %s, not %r" % (recipe.name, field, what, getattr(recipe, field)))
 
+
+def check_training(recipe: Any) -> None:
+    """InputError for values without sense in the fields that all recipe dataclasses have."""
     for field in fields(recipe):
         value = getattr(recipe, field.name)
         if isinstance(value, float):
-            must(math.isfinite(value), field.name, 'finite')
-    must(recipe.model in MODELS, 'model', 'one of ' + ' '.join(MODELS))
-    must(recipe.lr_schedule in ('step', 'cosine'), 'lr_schedule', 'step or cosine')
-    must(recipe.precision in ('float32', 'float16'), 'precision', 'float32 or float16')
-    must(recipe.teacher in ('', *TEACHERS, *RECIPES), 'teacher',
-         'empty or the name of a recipe')
-    must(16 <= recipe.image_size <= 2048, 'image_size', 'between 16 and 2048 pixels')
-    must(1 <= recipe.epochs <= 100000, 'epochs', 'between 1 and 100000')
-    must(1 <= recipe.batch_size <= 1 << 20, 'batch_size', 'between 1 and 1048576')
-    must(0 <= recipe.warmup_epochs < recipe.epochs, 'warmup_epochs', 'at least 0 and fewer than epochs')
-    must(all(isinstance(epoch, int) and epoch > 0 for epoch in recipe.lr_decay_epochs)
-         and list(recipe.lr_decay_epochs) == sorted(set(recipe.lr_decay_epochs)),
-         'lr_decay_epochs', 'rising whole numbers above 0')
-    must(recipe.base_lr > 0, 'base_lr', 'above 0')
-    must(0 < recipe.lr_decay_factor <= 1, 'lr_decay_factor', 'above 0 and at most 1')
-    must(0 <= recipe.momentum < 1, 'momentum', 'at least 0 and below 1')
-    must(recipe.weight_decay >= 0, 'weight_decay', 'at least 0')
-    must(0 < recipe.loss_scale <= 65536, 'loss_scale', 'above 0 and at most 65536')
-    must(0 <= recipe.label_smoothing < 1, 'label_smoothing', 'at least 0 and below 1')
-    must(recipe.distill_temperature > 0, 'distill_temperature', 'above 0')
-    must(recipe.mixup_alpha >= 0, 'mixup_alpha', 'at least 0')
-    must(0 < recipe.crop_area_min <= recipe.crop_area_max, 'crop_area_min', 'above 0 and at most crop_area_max')
-    must(recipe.crop_area_max <= 1, 'crop_area_max', 'at most 1')
-    must(0 < recipe.crop_aspect_min <= recipe.crop_aspect_max, 'crop_aspect_min', 'above 0 and at most crop_aspect_max')
-    must(0 <= recipe.color_jitter < 1, 'color_jitter', 'at least 0 and below 1')
-    must(recipe.pca_noise >= 0, 'pca_noise', 'at least 0')
-    must(0 <= recipe.seed < 1 << 31, 'seed', 'between 0 and 2147483647')
+            must(recipe, math.isfinite(value), field.name, 'finite')
+    must(recipe, 1 <= recipe.epochs <= 100000, 'epochs', 'between 1 and 100000')
+    must(recipe, 0 <= recipe.warmup_epochs < recipe.epochs, 'warmup_epochs', 'at least 0 and fewer than epochs')
+    must(recipe, rising(recipe.lr_decay_epochs), 'lr_decay_epochs', 'rising whole numbers above 0')
+    must(recipe, 0 < recipe.lr_decay_factor <= 1, 'lr_decay_factor', 'above 0 and at most 1')
+    must(recipe, recipe.base_lr > 0, 'base_lr', 'above 0')
+    must(recipe, 0 <= recipe.momentum < 1, 'momentum', 'at least 0 and below 1')
+    must(recipe, recipe.weight_decay >= 0, 'weight_decay', 'at least 0')
+    must(recipe, 0 <= recipe.seed < 1 << 31, 'seed', 'between 0 and 2147483647')
+
+
+def rising(numbers: Tuple[int, ...]) -> bool:
+    """Whether these are whole numbers above 0, each larger than the one before."""
+    return all(isinstance(number, int) and number > 0 for number in numbers) and list(numbers) == sorted(set(numbers))
+
+
+def _check(recipe: Recipe) -> None:
+    check_training(recipe)
+    must(recipe, recipe.model in MODELS, 'model', 'one of ' + ' '.join(MODELS))
+    must(recipe, recipe.lr_schedule in ('step', 'cosine'), 'lr_schedule', 'step or cosine')
+    must(recipe, recipe.precision in ('float32', 'float16'), 'precision', 'float32 or float16')
+    must(recipe, recipe.teacher in ('', *TEACHERS, *RECIPES), 'teacher', 'empty or the name of a recipe')
+    must(recipe, 16 <= recipe.image_size <= 2048, 'image_size', 'between 16 and 2048 pixels')
+    must(recipe, 1 <= recipe.batch_size <= 1 << 20, 'batch_size', 'between 1 and 1048576')
+    must(recipe, 0 < recipe.loss_scale <= 65536, 'loss_scale', 'above 0 and at most 65536')
+    must(recipe, 0 <= recipe.label_smoothing < 1, 'label_smoothing', 'at least 0 and below 1')
+    must(recipe, recipe.distill_temperature > 0, 'distill_temperature', 'above 0')
+    must(recipe, recipe.mixup_alpha >= 0, 'mixup_alpha', 'at least 0')
+    must(recipe, 0 < recipe.crop_area_min <= recipe.crop_area_max, 'crop_area_min', 'above 0 and at most crop_area_max')
+    must(recipe, recipe.crop_area_max <= 1, 'crop_area_max', 'at most 1')
+    must(recipe, 0 < recipe.crop_aspect_min <= recipe.crop_aspect_max, 'crop_aspect_min', 'above 0 and at most crop_aspect_max')
+    must(recipe, 0 <= recipe.color_jitter < 1, 'color_jitter', 'at least 0 and below 1')
+    must(recipe, recipe.pca_noise >= 0, 'pca_noise', 'at least 0')
 
 
 LARGE_BATCH = dict(batch_size=1024)
