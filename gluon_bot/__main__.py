@@ -139,15 +139,47 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _fine_tune(options: argparse.Namespace) -> int:
+    from gluon_bot import finetune, recipes, tuning
+    if options.command == 'detect':
+        from gluon_bot.detect import describe, fit
+    else:
+        from gluon_bot.segment import describe, fit
+    settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
+    recipe = recipes.override(finetune.fine_tuning_named(options.recipe, options.command), settings)
+    if options.dry_run or _is_launcher(options):
+        job = describe(recipe, options.data, options.out, options.workers, options.accumulate, options.limit)
+        plan = tuning.plan(job, options.backbone, options.workers, options.resume)
+        if options.dry_run:
+            print(plan)
+            return 0
+        say(plan)
+        return launch.run(options.arguments, options.workers, options.hosts, options.restarts)
+    fit(recipe, options.data, options.out, options.backbone, options.resume, options.accumulate, options.limit,
+        options.log_every, options.keep, options.tensorboard)
+    return 0
+
+
 def _evaluate(options: argparse.Namespace) -> int:
+    from gluon_bot import checkpoint
+    task = checkpoint.find(options.checkpoint).meta.get('task', 'classify')
+    if options.multi_scale and task != 'segment':
+        raise InputError('--multi-scale is for segmentation; %s was trained to %s' % (options.checkpoint, task))
     if _is_launcher(options):
         return launch.run(options.arguments, options.workers, options.hosts)
-    from gluon_bot import evaluate
-    result = evaluate.run(options.checkpoint, options.data, options.batch_size, options.limit)
+    if task == 'detect':
+        from gluon_bot import detect
+        result = detect.run(options.checkpoint, options.data, options.limit)
+    elif task == 'segment':
+        from gluon_bot import segment
+        result = segment.run(options.checkpoint, options.data, options.limit, options.multi_scale)
+    else:
+        from gluon_bot import evaluate
+        result = evaluate.run(options.checkpoint, options.data, options.batch_size, options.limit)
     if result is not None:
-        print(json.dumps(result) if options.json else
-              '%(recipe)s after step %(step)d on %(data)s: top-1 %(val_top1).3f %%, top-5 %(val_top5).3f %% '
-              '(%(val_correct_top1)d and %(val_correct_top5)d of %(val_images)d images, %(precision)s)' % result)
+        print(json.dumps(result) if options.json else SCORES[task] % result)
+        for name, precision in {} if options.json else result.get('val_ap', {}).items():
+            print('%-20s AP %5.2f %%' % (name, precision))
     return 0
 
 
@@ -162,8 +194,15 @@ def _figures(options: argparse.Namespace) -> None:
         print(path)
 
 
-COMMANDS = {'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train, 'evaluate': _evaluate,
-            'report': _report, 'figures': _figures}
+SCORES = {
+    'classify': '%(recipe)s after step %(step)d on %(data)s: top-1 %(val_top1).3f %%, top-5 %(val_top5).3f %% '
+                '(%(val_correct_top1)d and %(val_correct_top5)d of %(val_images)d images, %(precision)s)',
+    'detect': '%(recipe)s after step %(step)d on %(data)s: mAP %(val_map).2f %% '
+              '(%(val_objects)d objects on %(val_images)d images, %(precision)s)',
+    'segment': '%(recipe)s after step %(step)d on %(data)s: pixel accuracy %(val_pixel_accuracy).2f %%, mIoU %(val_miou).2f %% '
+               '(%(val_labelled_pixels)d pixels of %(val_images)d images, %(precision)s)'}
+COMMANDS = {'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train, 'detect': _fine_tune,
+            'segment': _fine_tune, 'evaluate': _evaluate, 'report': _report, 'figures': _figures}
 
 
 if __name__ == '__main__':

@@ -43,6 +43,22 @@ def _workers(parser: argparse.ArgumentParser, restarts: bool) -> None:
                             'checkpoint, up to N times, when a worker dies (default: 0)')
 
 
+def _training(parser: argparse.ArgumentParser, data_help: str) -> None:
+    parser.add_argument('recipe', metavar='RECIPE')
+    parser.add_argument('--data', required=True, metavar='DIR', help=data_help)
+    parser.add_argument('--out', required=True, metavar='RUN', help='folder for record, curves and checkpoints')
+    parser.add_argument('--resume', action='store_true', help='go on from the newest good checkpoint in RUN, if any')
+    parser.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='change a field of the recipe')
+    parser.add_argument('--seed', type=int, help='the same as --set seed=N')
+    parser.add_argument('--accumulate', type=_count, default=1, metavar='N', help='sum gradients over N small batches')
+    parser.add_argument('--limit', type=_count, metavar='N', help='train and evaluate on N images an epoch, for a trial')
+    parser.add_argument('--log-every', type=_count, default=50, metavar='STEPS', help='(default: 50)')
+    parser.add_argument('--keep', type=_count, default=3, metavar='K', help='newest checkpoints kept, and the best (default: 3)')
+    parser.add_argument('--tensorboard', action='store_true', help='also write TensorBoard event files')
+    parser.add_argument('--dry-run', action='store_true', help='check everything, say what would be done, and stop')
+    _workers(parser, restarts=True)
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; `command` is the name of the one chosen."""
     top = _Parser(prog='gluon-bot', allow_abbrev=False,
@@ -88,26 +104,33 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot train resnet50d-cosine --data data/imagenette --out runs/trial --limit 640 \\\n'
                        '      --set epochs=2 --set warmup_epochs=0 --set batch_size=64\n'
                        '  gluon-bot train resnet50d-mixup --data data/imagenet --out runs/mixup --workers 8 --restarts 3\n')
-    command.add_argument('recipe', metavar='RECIPE')
-    command.add_argument('--data', required=True, metavar='DIR', help='folder made by gluon-bot pack')
-    command.add_argument('--out', required=True, metavar='RUN', help='folder for record, curves and checkpoints')
-    command.add_argument('--resume', action='store_true', help='go on from the newest good checkpoint in RUN, if any')
-    command.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='change a field of the recipe')
-    command.add_argument('--seed', type=int, help='the same as --set seed=N')
-    command.add_argument('--accumulate', type=_count, default=1, metavar='N', help='sum gradients over N small batches')
+    _training(command, 'folder made by gluon-bot pack')
     command.add_argument('--teacher', default='', metavar='CHECKPOINT', help='run or checkpoint to distil from')
-    command.add_argument('--limit', type=_count, metavar='N', help='train and evaluate on N images an epoch, for a trial')
-    command.add_argument('--log-every', type=_count, default=50, metavar='STEPS', help='(default: 50)')
-    command.add_argument('--keep', type=_count, default=3, metavar='K', help='newest checkpoints kept, and the best (default: 3)')
-    command.add_argument('--tensorboard', action='store_true', help='also write TensorBoard event files')
-    command.add_argument('--dry-run', action='store_true', help='check everything, say what would be done, and stop')
-    _workers(command, restarts=True)
 
-    command = _command(commands, 'evaluate', 'exact top-1 and top-5 accuracy of a checkpoint',
-                       '  gluon-bot evaluate runs/digits --data data/digits\n')
+    command = _command(commands, 'detect', 'fine-tune a classifier to Faster-RCNN on a VOC devkit',
+                       '  gluon-bot detect voc-resnet50d-cosine --data VOCdevkit --out runs/voc \\\n'
+                       '      --backbone runs/resnet50d-cosine --workers 4 --restarts 3\n'
+                       '  gluon-bot detect scenes-detection --data data/scenes --out runs/boxes --backbone runs/digits --workers 2\n')
+    _training(command, 'VOC devkit, or a folder with one')
+    command.add_argument('--backbone', default='', metavar='CHECKPOINT', help="run or checkpoint of the recipe's base network")
+
+    command = _command(commands, 'segment', 'fine-tune a classifier to an FCN on an ADE20K tree',
+                       '  gluon-bot segment ade20k-resnet50d-cosine --data ADEChallengeData2016 --out runs/ade20k \\\n'
+                       '      --backbone runs/resnet50d-cosine --workers 4 --restarts 3\n'
+                       '  gluon-bot segment scenes-segmentation --data data/scenes --out runs/masks --backbone runs/digits '
+                       '--workers 2\n')
+    _training(command, 'ADEChallengeData2016, or a folder with it')
+    command.add_argument('--backbone', default='', metavar='CHECKPOINT', help="run or checkpoint of the recipe's base network")
+
+    command = _command(commands, 'evaluate', 'exact scores of a checkpoint: top-1 and top-5, mAP, or pixel accuracy and mIoU',
+                       '  gluon-bot evaluate runs/digits --data data/digits\n'
+                       '  gluon-bot evaluate runs/masks --data data/scenes --multi-scale\n')
     command.add_argument('checkpoint', metavar='CHECKPOINT', help='a run folder (its newest checkpoint) or a checkpoint folder')
-    command.add_argument('--data', required=True, metavar='DIR', help='folder made by gluon-bot pack')
-    command.add_argument('--batch-size', type=_count, default=64, metavar='N', help='images of one worker (default: 64)')
+    command.add_argument('--data', required=True, metavar='DIR', help='of the kind the checkpoint was trained on')
+    command.add_argument('--batch-size', type=_count, default=64, metavar='N', help='images of one worker, for a classifier '
+                         '(default: 64)')
+    command.add_argument('--multi-scale', action='store_true', help='segmentation: the mean over six scales and their mirror '
+                         'images')
     command.add_argument('--limit', type=_count, metavar='N', help='use N images only, for a trial')
     command.add_argument('--json', action='store_true', help='as JSON')
     _workers(command, restarts=False)

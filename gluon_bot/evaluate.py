@@ -62,14 +62,26 @@ def load(path: str, context: mx.Context, class_names: Optional[Sequence[str]] = 
     Raises InputError where the checkpoint is damaged or its classes are not `class_names`.
     """
     found = checkpoint.find(path)
+    check_task(found, 'classify')
     recipe = recipes.from_dict(found.meta['recipe'])
-    if class_names is not None and found.meta['classes'] != list(class_names):
-        raise InputError('%s: was trained on %d classes (%s ...), the data has %d (%s ...)' % (
-            found.path, len(found.meta['classes']), found.meta['classes'][0], len(class_names), class_names[0]))
+    check_classes(found, class_names)
     used_recipe = replace(recipe, precision=wanted_precision or recipe.precision)
     network, used = evaluation_network(used_recipe, len(found.meta['classes']), context)
     state.load_parameters(network, checkpoint.arrays(found, 'parameters.npz'), found.path)
     return network, recipe, found.meta, used
+
+
+def check_task(found: checkpoint.Checkpoint, task: str) -> None:
+    """InputError where a checkpoint is of another task than 'classify', 'detect' or 'segment'."""
+    if found.meta.get('task') != task:
+        raise InputError("%s: is a checkpoint to %s, not to %s" % (found.path, found.meta.get('task'), task))
+
+
+def check_classes(found: checkpoint.Checkpoint, class_names: Optional[Sequence[str]]) -> None:
+    """InputError where a checkpoint's classes are not `class_names`, unless those are None."""
+    if class_names is not None and found.meta['classes'] != list(class_names):
+        raise InputError('%s: was trained on %d classes (%s ...), the data has %d (%s ...)' % (
+            found.path, len(found.meta['classes']), found.meta['classes'][0], len(class_names), class_names[0]))
 
 
 def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None) -> Optional[Dict[str, Any]]:

@@ -87,7 +87,9 @@ class Segmentation(FineTuning):
     lr_decay_epochs: Tuple[int, ...] = ()
     warmup_epochs: int = 0
     weight_decay: float = 1e-4
-    base_size: int = 520  # of the long side in pixels, times U[0.5, 2]
+    base_size: int = 520  # of the long side in pixels, times U[scale_min, scale_max]
+    scale_min: float = 0.5
+    scale_max: float = 2.0
     crop_size: int = 480
     head_lr_factor: float = 10.0  # for both heads, as in GluonCV's FCN
     auxiliary_weight: float = 0.5  # of the auxiliary head's loss
@@ -121,6 +123,7 @@ def _check(recipe: FineTuning) -> None:
     if isinstance(recipe, Segmentation):
         must(recipe, 32 <= recipe.crop_size <= 4096, 'crop_size', 'between 32 and 4096')
         must(recipe, 32 <= recipe.base_size <= 4096, 'base_size', 'between 32 and 4096')
+        must(recipe, 0.1 <= recipe.scale_min <= recipe.scale_max <= 10, 'scale_min', 'between 0.1 and scale_max, that at most 10')
         must(recipe, 0 < recipe.head_lr_factor <= 1000, 'head_lr_factor', 'above 0 and at most 1000')
         must(recipe, 0 <= recipe.auxiliary_weight <= 10, 'auxiliary_weight', 'between 0 and 10')
 
@@ -130,9 +133,9 @@ for _recipe in [Detection('voc-' + _backbone, _backbone) for _backbone in BACKBO
         Segmentation('ade20k-' + _backbone, _backbone) for _backbone in BACKBONES] + [
         # Not the paper's: small enough for the embedded scenes and two cores
         Detection('scenes-detection', 'digits', epochs=10, batch_size=8, base_lr=0.01, lr_batch_size=8, lr_decay_epochs=(8,),
-                  short_side=144, long_side=144, frozen_stages=0, rpn_channels=128, anchor_scales=(1, 2, 4),
+                  short_side=128, long_side=128, frozen_stages=0, rpn_channels=128, anchor_scales=(1, 2, 4),
                   rpn_samples=64, rpn_train_pre_nms=1000, rpn_train_post_nms=200, rpn_test_pre_nms=500,
                   rpn_test_post_nms=50, roi_samples=32, roi_size=4, random_flip=False),
-        Segmentation('scenes-segmentation', 'digits', epochs=10, batch_size=8, lr_batch_size=8, base_size=144,
-                     crop_size=128, random_flip=False)]:
+        Segmentation('scenes-segmentation', 'digits', epochs=10, batch_size=8, lr_batch_size=8, base_size=128,
+                     crop_size=128, scale_min=0.8, scale_max=1.25, random_flip=False)]:
     FINE_TUNINGS[_recipe.name] = _recipe

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 import mxnet as mx
 
 from gluon_bot import InputError, checkpoint, dist, evaluate, models, optim, precision, runlog
 from gluon_bot.data import imagenet, recordio
+from gluon_bot.finetune import FineTuning
 from gluon_bot.models import flops
 from gluon_bot.recipes import RECIPES, Recipe, as_dict, from_dict, tricks
 from gluon_bot.state import State
@@ -22,7 +23,7 @@ MEASURES = {'classify': 'val_top1', 'detect': 'val_map', 'segment': 'val_miou'}
 class Job(NamedTuple):
     """A recipe with its place."""
 
-    recipe: Recipe
+    recipe: Union[Recipe, FineTuning]
     data: str
     out: str
     class_names: List[str]
@@ -94,14 +95,20 @@ def new_state(recipe: Recipe, classes: int, ranks: dist.Ranks, context: mx.Conte
     models.initialize(network, context, recipe.seed, recipe.image_size)
     precision.apply(network, used)
     network.hybridize(static_alloc=True, static_shape=True)
-    optim.set_decay(network, recipe.no_bias_decay)
+    scale = precision.LossScale(1.0 if used == 'float32' else recipe.loss_scale, fixed=used == 'float32')
+    return with_optimizer(network, optim.optimizer(recipe), recipe.no_bias_decay, ranks, context, used, scale, accumulate)
+
+
+def with_optimizer(network: mx.gluon.HybridBlock, optimizer: mx.optimizer.Optimizer, no_bias_decay: bool, ranks: dist.Ranks,
+                   context: mx.Context, used: str, scale: precision.LossScale, accumulate: int) -> State:
+    """The network with its optimizer's arrays, and gradients that add up where `accumulate` asks for it."""
+    optim.set_decay(network, no_bias_decay)
     if accumulate > 1:
         for parameter in network.collect_params().values():
             if parameter.grad_req != 'null':
                 parameter.grad_req = 'add'
-    trainer = ranks.trainer(network.collect_params(), optim.optimizer(recipe))
+    trainer = ranks.trainer(network.collect_params(), optimizer)
     optim.create_state(trainer)
-    scale = precision.LossScale(1.0 if used == 'float32' else recipe.loss_scale, fixed=used == 'float32')
     return State(network, trainer, scale, ranks, context, used)
 
 
@@ -133,21 +140,30 @@ def plan(recipe: Recipe, data: str, out: str, workers: int, accumulate: int, tea
          resume: bool) -> str:
     """What a run would do, a line each, after every check that needs no network trained: the dry run."""
     job = describe(recipe, data, out, workers, accumulate, limit)
-    check_out(out, resume)
     if teacher or recipe.teacher:
         teacher_network(recipe, teacher, job.class_names, mx.cpu())
     parameters, multiply_adds = flops.figures(recipe.model, recipe.image_size)
-    found = checkpoint.newest(out)[0] if resume else None
+    network = '%s, %.2f M parameters (1,000 classes), %.2f GFLOPs at %d pixels' % (
+        recipe.model, parameters / 1e6, multiply_adds / 1e9, recipe.image_size)
+    return planned(job, ' '.join(tricks(recipe)) or 'no trick', network, 'initialisation', workers, resume)
+
+
+def planned(job: Job, what: str, network: str, start: str, workers: int, resume: bool) -> str:
+    """The lines of the dry run of any task. Raises InputError where the output folder or its checkpoint does not fit."""
+    check_out(job.out, resume)
+    found = checkpoint.newest(job.out)[0] if resume else None
     if found:
         check_resumed(job, found.meta, found.path)
+    recipe, classes = job.recipe, len(job.class_names)
     lines = [
-        ('recipe', '%s: %s' % (recipe.name, ' '.join(tricks(recipe)) or 'no trick')),
-        ('network', '%s, %.2f M parameters (1,000 classes), %.2f GFLOPs at %d pixels'
-         % (recipe.model, parameters / 1e6, multiply_adds / 1e9, recipe.image_size)),
-        ('data', '%(name)s, %(classes)d classes, %(train_images)d to train, %(val_images)d to evaluate' % job.manifest),
-        ('batch', '%d = %d workers x %d accumulated x %d images' % (recipe.batch_size, workers, accumulate, job.micro_batch)),
+        ('recipe', '%s: %s' % (recipe.name, what)),
+        ('network', network),
+        ('data', '%s, %d classes, %d to train, %d to evaluate' % (
+            job.manifest['name'], classes, job.manifest['train_images'], job.manifest['val_images'])),
+        ('batch', '%d = %d workers x %d accumulated x %d images' % (
+            recipe.batch_size, workers, job.accumulate, job.micro_batch)),
         ('steps', '%d epochs x %d = %d' % (recipe.epochs, job.steps_an_epoch, recipe.epochs * job.steps_an_epoch)),
         ('learning rate', '%.4g after %d warmup epochs, then %s' % (recipe.peak_lr, recipe.warmup_epochs, recipe.lr_schedule)),
-        ('start', 'from %s' % found.path if found else 'from initialisation'),
-        ('output', out)]
+        ('start', 'from %s' % (found.path if found else start)),
+        ('output', job.out)]
     return '\n'.join('%-14s %s' % line for line in lines)

@@ -11,6 +11,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_bot import InputError
+from gluon_bot.finetune import FineTuning
 from gluon_bot.recipes import Recipe
 
 
@@ -27,6 +28,11 @@ def optimizer(recipe: Recipe) -> mx.optimizer.Optimizer:
     """
     return mx.optimizer.NAG(learning_rate=recipe.peak_lr, momentum=recipe.momentum, wd=recipe.weight_decay,
                             multi_precision=True)
+
+
+def momentum_sgd(recipe: FineTuning) -> mx.optimizer.Optimizer:
+    """v = momentum * v + g + wd * w; w = w - lr * v: what the published fine-tuning runs use. Rate as above."""
+    return mx.optimizer.SGD(learning_rate=recipe.peak_lr, momentum=recipe.momentum, wd=recipe.weight_decay)
 
 
 def set_learning_rate(trainer: mx.gluon.Trainer, rate: float, previous: float) -> None:

@@ -7,14 +7,17 @@ import pytest
 from gluon_bot.__main__ import COMMANDS, main
 from gluon_bot.arguments import parser
 
+TRAINING = 'recipe --data --out --resume --set --seed --accumulate --limit --log-every --keep --tensorboard --dry-run ' \
+    '--workers --hosts --restarts'
 OPTIONS = {
     'recipes': 'recipe --set --json',
     'models': '--json',
     'pack': 'source out --name --resize --quality --seed --workers --validation-share --skip-broken --no-md5',
     'verify': 'path --picture --workers',
-    'train': 'recipe --data --out --resume --set --seed --accumulate --teacher --limit --log-every --keep --tensorboard '
-             '--dry-run --workers --hosts --restarts',
-    'evaluate': 'checkpoint --data --batch-size --limit --json --workers --hosts',
+    'train': TRAINING + ' --teacher',
+    'detect': TRAINING + ' --backbone',
+    'segment': TRAINING + ' --backbone',
+    'evaluate': 'checkpoint --data --batch-size --multi-scale --limit --json --workers --hosts',
     'report': 'logs --out --json --update',
     'figures': '--out',
 }

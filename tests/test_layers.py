@@ -14,7 +14,7 @@ LAYERS = {
     0: {'', 'recipes', 'finetune', 'schedule', 'runlog', 'gluoncv_logs', 'paper', 'report', 'files', 'console', 'interrupt', 'launch'},
     1: {'models', 'targets', 'losses', 'optim', 'precision', 'dist', 'state', 'checkpoint', 'metrics', 'metrics_transfer', 'data', 'pictures',
         'tensorboard'},
-    2: {'job', 'loop', 'train', 'evaluate', 'detect', 'segment', 'benchmark', 'export', 'predict', 'figures'},
+    2: {'job', 'loop', 'tuning', 'train', 'evaluate', 'detect', 'segment', 'benchmark', 'export', 'predict', 'figures'},
     3: {'__main__', 'arguments'},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}

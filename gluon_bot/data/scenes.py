@@ -30,13 +30,14 @@ PHOTOGRAPH = 'photograph'
 SPLITS = ('train', 'test')
 TEST_SHARE = 0.25
 CARDS_MOST = 5
-CARD_SIDES = (0.2, 0.38)  # of the scene's side
+CARD_SIDES = (0.2, 0.36)  # of the scene's side
 CARD_STRETCH = 1.2  # width over height, at most, or the inverse
 PLACES_TRIED = 20
 PHOTOGRAPH_SIDES = (0.3, 1.0)  # of a photograph's height, scaled to the scene's side
 TRAIN_REGION = 0.7  # the left part of a photograph
-CARD_SHADES = (0, 110)  # red, green and blue of a card
-INK_SHADES = (150, 255)
+PAPER_SHADES = (15, 75)
+INK_SHADES = (165, 240)
+TINT = 15  # red, green and blue differ from the shade by up to this much
 JPEG_QUALITY = 92
 
 ANNOTATION = '''<annotation>
@@ -70,7 +71,7 @@ class Scene(NamedTuple):
     cards: List[Card]
 
 
-def write_scenes(out: str, images: int = 400, size: int = 144, seed: int = 0) -> Dict[str, int]:
+def write_scenes(out: str, images: int = 400, size: int = 128, seed: int = 0) -> Dict[str, int]:
     """Write `images` scenes of size x size pixels, a quarter of them for testing, in both layouts; all of them or none.
 
     Returns the numbers of 'train' and 'test' images. Raises InputError if `out` exists, or for sizes that make no sense.
@@ -155,10 +156,10 @@ def _place(digit: int, cards: List[Card], size: int, rng: np.random.Generator) -
 
 def _drawn(digit: np.ndarray, card: Card, rng: np.random.Generator) -> np.ndarray:
     """The card's pixels: the digit's 8 x 8 values from 0 to 16, enlarged, are the share of ink over paper."""
-    paper, ink = rng.uniform(*CARD_SHADES, 3), rng.uniform(*INK_SHADES, 3)
+    paper, ink = (rng.uniform(*shades) + rng.uniform(-TINT, TINT, 3) for shades in (PAPER_SHADES, INK_SHADES))
     grey = Image.fromarray(np.uint8(np.round(digit * (255 / 16))))
     share = np.asarray(grey.resize((card.right - card.left, card.bottom - card.top), Image.BICUBIC))[..., None] / 255
-    return np.rint((1 - share) * paper + share * ink).astype(np.uint8)
+    return np.rint((1 - share) * paper + share * ink).clip(0, 255).astype(np.uint8)
 
 
 def _write_all(folder: str, counts: Dict[str, int], size: int, seed: int) -> None:

@@ -8,7 +8,7 @@ order and always flips. GluonCV's transforms are, and draw from Python's and Num
 from __future__ import annotations
 
 import random
-from typing import Any, Callable, Tuple
+from typing import Any, Callable, Iterator, List, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from gluon_bot import InputError
 from gluon_bot.data import ade20k, trees, voc
+from gluon_bot.data.imagenet import MEAN, STD
 
 HINT = '; gluon-bot verify lists all such files'
 
@@ -94,17 +95,44 @@ class Augmented(mx.gluon.data.Dataset):
         return self.transform(*self.dataset[index])
 
 
-def random_crop(image: np.ndarray, mask: np.ndarray, base_size: int, crop_size: int, flip: bool = True,
-                ) -> Tuple[np.ndarray, np.ndarray]:
+def small_batches(dataset: mx.gluon.data.Dataset, batchify: Callable[[List[Any]], Any], seed: int, epoch: int, images: int,
+                  batch_size: int, parts: int, part: range, done: int, processes: int = 0) -> Iterator[Any]:
+    """Yield batchify([items]) for the small batches of an epoch that are one rank's, from its update `done` on.
+
+    The epoch's order of the first `images` items depends on (seed, epoch) alone. Each update takes the next `batch_size` of
+    them, cut into `parts` small batches (ranks times accumulation), of which `part` are this rank's: an update is of the same
+    images on any number of ranks. processes: that load ahead; 0 loads when asked.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(images)
+    small = batch_size // parts
+    starts = [update * batch_size + number * small for update in range(done, images // batch_size) for number in part]
+    loader = mx.gluon.data.DataLoader(dataset, batch_sampler=[order[start:start + small].tolist() for start in starts],
+                                      batchify_fn=batchify, num_workers=processes)
+    yield from loader
+
+
+def normalised(images: mx.nd.NDArray) -> mx.nd.NDArray:
+    """uint8 (N, height, width, 3) or (height, width, 3), RGB, to the network's float32 (N, 3, height, width), the same anew."""
+    return mx.nd.image.normalize(mx.nd.image.to_tensor(images), *(tuple(part / 255 for part in parts) for parts in (MEAN, STD)))
+
+
+def stack(items: Sequence[Tuple[np.ndarray, np.ndarray]]) -> Tuple[mx.nd.NDArray, mx.nd.NDArray]:
+    """Images and masks of one size as uint8 (n, height, width, 3) and float32 (n, height, width)."""
+    images, masks = zip(*items)
+    return mx.nd.array(np.stack(images), dtype='uint8'), mx.nd.array(np.stack(masks), dtype='float32')
+
+
+def random_crop(image: np.ndarray, mask: np.ndarray, base_size: int, crop_size: int, scale_min: float = 0.5,
+                scale_max: float = 2.0, flip: bool = True) -> Tuple[np.ndarray, np.ndarray]:
     """A crop of (crop_size, crop_size) for training, drawn from Python's global generator exactly as GluonCV draws it.
 
-    Flip half of the time; scale the long side to base_size times U[0.5, 2]; pad below and on the right, black and ignored,
-    where the image is smaller than the crop; crop; blur half of the time by a radius of U[0, 1] pixels.
+    Flip half of the time; scale the long side to base_size times U[scale_min, scale_max]; pad below and on the right, black
+    and ignored, where the image is smaller than the crop; crop; blur half of the time by a radius of U[0, 1] pixels.
     """
     picture, labels = Image.fromarray(image), Image.fromarray(mask)
     if random.random() < 0.5 and flip:
         picture, labels = (part.transpose(Image.FLIP_LEFT_RIGHT) for part in (picture, labels))
-    long_side = random.randint(int(base_size * 0.5), int(base_size * 2.0))
+    long_side = random.randint(int(base_size * scale_min), int(base_size * scale_max))
     size = tuple(int(side * long_side / max(picture.size) + 0.5) for side in picture.size)
     picture, labels = picture.resize(size, Image.BILINEAR), labels.resize(size, Image.NEAREST)
     border = (0, 0, max(crop_size - size[0], 0), max(crop_size - size[1], 0))
