@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import mxnet as mx
 import numpy as np
 import pytest
+from mxnet import autograd
 from mxnet.gluon import nn
 
 from gluon_bot import launch
 from gluon_bot.dist import Ranks
-from gluon_bot.models.synchronised_norm import synchronised_norm
+from gluon_bot.models.synchronised_norm import SynchronisedBatchNorm, synchronised_norm
 
 
 def test_one_rank_has_the_ordinary_layer():
@@ -54,3 +57,27 @@ def test_two_ranks_take_the_update_of_one(results):
 def test_a_hundred_updates_leave_nothing_behind(results):
     """One activation of the network, kept each time, would be 24 MB."""
     assert results[1]['grown_kilobytes'][0] < 20000
+
+
+@pytest.mark.parametrize('hybrid', [False, True])
+def test_between_convolutions_in_float32(hybrid):
+    """Convolutions hand over float32 arrays in oneDNN's own memory layouts, which an operator in Python can not read."""
+    images = mx.nd.array(np.random.default_rng(0).normal(size=(4, 32, 16, 16)))
+
+    def gradient(norm):
+        mx.random.seed(0)
+        network = nn.HybridSequential()
+        for _ in range(4):
+            network.add(nn.Conv2D(32, 3, padding=1, in_channels=32), norm(in_channels=32))
+        network.initialize(mx.init.Xavier())
+        if hybrid:
+            network.hybridize(static_alloc=True)
+        x = images.copy()
+        x.attach_grad()
+        with autograd.record():
+            loss = (network(x) ** 3).mean()
+        loss.backward()
+        return x.grad.asnumpy()
+
+    expected, found = gradient(nn.BatchNorm), gradient(partial(SynchronisedBatchNorm, Ranks()))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
