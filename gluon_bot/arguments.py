@@ -135,6 +135,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--json', action='store_true', help='as JSON')
     _workers(command, restarts=False)
 
+    command = _command(commands, 'export', 'a classifier as files for other programs: MXNet symbol and parameters, or ONNX',
+                       '  gluon-bot export runs/digits --format onnx --out digits-onnx\n')
+    command.add_argument('checkpoint', metavar='CHECKPOINT', help='a run folder (its newest checkpoint) or a checkpoint folder')
+    command.add_argument('--format', required=True, choices=('symbol', 'onnx'), help="MXNet's own files, or ONNX")
+    command.add_argument('--out', required=True, metavar='DIR', help='folder for the files and their metadata.json')
+
     command = _command(commands, 'report', "put records and logs beside the paper's tables",
                        '  gluon-bot report logs --out report\n  gluon-bot report runs/*/record.jsonl --json\n'
                        '  gluon-bot report --update README.md\n')
