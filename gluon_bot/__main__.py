@@ -127,7 +127,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.dry_run or _is_launcher(options):
         from gluon_bot import job
         plan = job.plan(recipe, options.data, options.out, options.workers, options.accumulate, options.teacher,
-                        options.limit, options.resume)
+                        options.limit, options.resume, options.init)
         if options.dry_run:
             print(plan)
             return 0
@@ -135,7 +135,7 @@ def _train(options: argparse.Namespace) -> int:
         return launch.run(options.arguments, options.workers, options.hosts, options.restarts)
     from gluon_bot import train
     train.fit(recipe, options.data, options.out, options.resume, options.accumulate, options.teacher, options.limit,
-              options.log_every, options.keep, options.tensorboard)
+              options.log_every, options.keep, options.tensorboard, options.init)
     return 0
 
 
@@ -183,6 +183,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _import(options: argparse.Namespace) -> None:
+    from gluon_bot import weights
+    print(weights.import_file(options.file, options.model, options.out, options.data))
+
+
 def _export(options: argparse.Namespace) -> None:
     from gluon_bot import export
     for path in export.run(options.checkpoint, options.format, options.out):
@@ -208,7 +213,8 @@ SCORES = {
     'segment': '%(recipe)s after step %(step)d on %(data)s: pixel accuracy %(val_pixel_accuracy).2f %%, mIoU %(val_miou).2f %% '
                '(%(val_labelled_pixels)d pixels of %(val_images)d images, %(precision)s)'}
 COMMANDS = {'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train, 'detect': _fine_tune,
-            'segment': _fine_tune, 'evaluate': _evaluate, 'export': _export, 'report': _report, 'figures': _figures}
+            'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export, 'report': _report,
+            'figures': _figures}
 
 
 if __name__ == '__main__':

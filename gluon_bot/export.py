@@ -66,7 +66,7 @@ def run(path: str, kind: str, out: str) -> List[str]:
 
 def metadata(recipe: Recipe, meta: Dict[str, Any]) -> Dict[str, Any]:
     """What a program must do to an image, in order, what the numbers it gets back mean, and where they come from."""
-    size, data = recipe.image_size, meta.get('data')
+    size, data, line = recipe.image_size, meta.get('data'), meta.get('line')
     return {
         'input': {'name': INPUT, 'shape': ['N', 3, size, size], 'layout': 'NCHW', 'type': 'float32'},
         'preprocessing': {
@@ -80,7 +80,7 @@ def metadata(recipe: Recipe, meta: Dict[str, Any]) -> Dict[str, Any]:
         'trained_on': data.get('name') if isinstance(data, dict) else None,
         'epoch': meta['epoch'],
         'step': meta['step'],
-        'val_top1': meta.get('val_top1'),
+        'val_top1': line.get('val_top1') if isinstance(line, dict) else None,
         'parameters_sha256': meta['files']['parameters.npz']['sha256'],
     }
 

@@ -25,7 +25,7 @@ def saved_run(folder, model, image_size, task='classify'):
                   for name, array in state.parameters(network).items()}
     recipe = recipes.Recipe('tried', model=model, image_size=image_size, precision='float16')
     meta = {'task': task, 'recipe': recipes.as_dict(recipe), 'classes': CLASSES, 'data': {'name': 'made up'}, 'epoch': 2, 'step': 9,
-            'val_top1': 12.5}
+            'line': {'val_top1': 12.5}}
     checkpoint.save(str(folder), meta, parameters, {})
     return str(folder)
 
