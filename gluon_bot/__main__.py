@@ -25,6 +25,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     launch.follow_parent()
     _own_cores(options)
     try:
+        if options.command in COMPUTING:
+            from gluon_bot import doctor
+            doctor.must_run()
         code = COMMANDS[options.command](options)
         sys.stdout.flush()
         return code or 0
@@ -120,6 +123,13 @@ def _verify(options: argparse.Namespace) -> None:
         contact_sheet.picture(options.path, 'train', options.picture, RECIPES['resnet50-baseline'])
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from gluon_bot import doctor
+    findings = doctor.run(options.data, options.out)
+    print(json.dumps([finding._asdict() for finding in findings], indent=1) if options.json else doctor.text(findings))
+    return int(any(finding.state == doctor.WRONG for finding in findings))
+
+
 def _train(options: argparse.Namespace) -> int:
     from gluon_bot import recipes
     settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
@@ -212,7 +222,8 @@ SCORES = {
               '(%(val_objects)d objects on %(val_images)d images, %(precision)s)',
     'segment': '%(recipe)s after step %(step)d on %(data)s: pixel accuracy %(val_pixel_accuracy).2f %%, mIoU %(val_miou).2f %% '
                '(%(val_labelled_pixels)d pixels of %(val_images)d images, %(precision)s)'}
-COMMANDS = {'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train, 'detect': _fine_tune,
+COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export')  # what needs MXNet
+COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train, 'detect': _fine_tune,
             'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export, 'report': _report,
             'figures': _figures}
 

@@ -66,6 +66,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument('--version', action='version', version='gluon-bot ' + __version__)
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
 
+    command = _command(commands, 'doctor', 'what this machine has of what a run needs, and what to do about the rest',
+                       '  gluon-bot doctor\n  gluon-bot doctor --data data/imagenet --out runs\n')
+    command.add_argument('--data', metavar='DIR', help='also check these records and how fast they are read')
+    command.add_argument('--out', metavar='DIR', help='also check space and speed of the disk under this folder')
+    command.add_argument('--json', action='store_true', help='as JSON')
+
     command = _command(commands, 'recipes', 'list the named runs of the paper, or one of them in full',
                        '  gluon-bot recipes\n  gluon-bot recipes resnet50d-mixup\n')
     command.add_argument('recipe', nargs='?', metavar='RECIPE')

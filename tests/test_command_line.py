@@ -10,6 +10,7 @@ from gluon_bot.arguments import parser
 TRAINING = 'recipe --data --out --resume --set --seed --accumulate --limit --log-every --keep --tensorboard --dry-run ' \
     '--workers --hosts --restarts'
 OPTIONS = {
+    'doctor': '--data --out --json',
     'recipes': 'recipe --set --json',
     'models': '--json',
     'pack': 'source out --name --resize --quality --seed --workers --validation-share --skip-broken --no-md5',
