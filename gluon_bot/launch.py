@@ -119,7 +119,8 @@ def _over_ssh(command: List[str], workers: int, hosts: str) -> int:
     """The same through horovodrun, whose own tracebacks are kept off the console; it names the first exit code in them."""
     if not re.fullmatch(r'[\w.-]+(:\d+)?(,[\w.-]+(:\d+)?)*', hosts):
         raise InputError("--hosts '%s' is not of the form name:slots,name:slots" % hosts)
-    process = subprocess.Popen([os.path.join(os.path.dirname(sys.executable), 'horovodrun'), '--gloo', '-np', str(workers), '-H', hosts, *command], stderr=subprocess.PIPE, text=True, errors='replace')
+    horovodrun = [sys.executable, '-m', 'horovod.runner.launch', '--gloo', '-np', str(workers), '-H', hosts]
+    process = subprocess.Popen([*horovodrun, *command], stderr=subprocess.PIPE, text=True, errors='replace')
     code, traceback = None, False
     for line in process.stderr:
         found = re.match(r'Exit code: (-?\d+)$', line)
