@@ -32,7 +32,7 @@ RUN LD_LIBRARY_PATH=/usr/local/cuda/lib64/stubs:$LD_LIBRARY_PATH scripts/install
 
 FROM ${CPU_IMAGE} AS cpu
 RUN apt-get update \
- && apt-get install -y --no-install-recommends libgomp1 openssh-client openssh-server python3 \
+ && apt-get install -y --no-install-recommends libgomp1 libquadmath0 openssh-client openssh-server python3 \
  && rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_* \
  && useradd --create-home --uid 1000 gluon \
  && install -d -o gluon -g gluon /work /work/data /work/runs
@@ -47,7 +47,7 @@ CMD ["doctor"]
 
 FROM ${CUDA_IMAGE}-runtime-ubuntu22.04 AS gpu
 RUN apt-get update \
- && apt-get install -y --no-install-recommends libgomp1 openssh-client openssh-server python3 \
+ && apt-get install -y --no-install-recommends libgomp1 libquadmath0 openssh-client openssh-server python3 \
  && rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_* \
  && useradd --create-home --uid 1000 gluon \
  && install -d -o gluon -g gluon /work /work/data /work/runs

@@ -1,6 +1,6 @@
 """Ranks: the only module that knows of Horovod. One process is the same code with a size of 1.
 
-Under `horovodrun` each worker is a process with one device; alone, nothing of Horovod is loaded.
+Each worker of a job is a process with one device; alone, nothing of Horovod is loaded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Sequence
 import mxnet as mx
 import numpy as np
 
-from gluon_bot import InputError, gpus
+from gluon_bot import InputError, gpus, remote
 
 
 class Ranks:
@@ -86,7 +86,7 @@ class Ranks:
 
 
 def join() -> Ranks:
-    """Meet the other workers, if `horovodrun` started this one."""
+    """Meet the other workers, if `launch` started this one."""
     if 'HOROVOD_RANK' not in os.environ:
         return Ranks()
     try:
@@ -94,6 +94,7 @@ def join() -> Ranks:
     except ImportError as error:
         raise InputError('horovod can not be loaded (%s): run scripts/quickstart.sh, or install it '
                          'with HOROVOD_WITH_MXNET=1' % error) from None
+    remote.check_own_name()
     horovod.init()
     return Ranks(horovod)
 

@@ -16,16 +16,16 @@ import time
 from importlib import metadata
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from gluon_bot import InputError, gpus
+from gluon_bot import InputError, gpus, remote
 from gluon_bot.data import manifest, verification
 
 OK, NOTE, WRONG = 'ok', 'note', 'wrong'  # a note costs speed or comfort; what is wrong stops a run
+COMMON_LIBRARIES = {'libgomp.so.1': 'the package libgomp1', 'libquadmath.so.0': 'the package libquadmath0'}  # of all its wheels
 TOOLKIT = 'the CUDA 11 toolkit'
-LIBRARIES = {  # that mxnet-cu117's libmxnet.so is linked with, and what brings them
+CUDA_LIBRARIES = {  # that mxnet-cu117's libmxnet.so is linked with, and what brings them
     'libcuda.so.1': 'the NVIDIA driver (a container is started with --gpus all)', 'libcudnn.so.8': 'cuDNN 8', 'libnccl.so.2': 'NCCL 2',
     'libcudart.so.11.0': TOOLKIT, 'libcublas.so.11': TOOLKIT, 'libcufft.so.10': TOOLKIT, 'libcurand.so.10': TOOLKIT,
-    'libcusolver.so.11': TOOLKIT, 'libcusparse.so.11': TOOLKIT, 'libnvrtc.so.11.2': TOOLKIT, 'libnvToolsExt.so.1': TOOLKIT,
-    'libgomp.so.1': 'libgomp1'}
+    'libcusolver.so.11': TOOLKIT, 'libcusparse.so.11': TOOLKIT, 'libnvrtc.so.11.2': TOOLKIT, 'libnvToolsExt.so.1': TOOLKIT}
 READ_BYTES, WRITE_BYTES, PIECE = 256 << 20, 64 << 20, 4 << 20
 LEAST_FREE_BYTES = 2 << 30  # a few checkpoints of the largest network, 0.7 GB each with its momentum
 SLOW_DISK = 50e6  # bytes a second
@@ -44,7 +44,7 @@ def run(data: Optional[str] = None, out: Optional[str] = None) -> List[Finding]:
     """All checks: of the installation, the GPUs and the cores, of the records in `data` and of the disk under `out`."""
     wheel, listed, built = mxnet_wheel(), gpus.listing(), probe()
     found = [python(), numpy(), mxnet(wheel, built), gluoncv(), gpu(wheel, built, listed)]
-    found += libraries() if '-cu' in wheel else []
+    found += libraries({**COMMON_LIBRARIES, **(CUDA_LIBRARIES if '-cu' in wheel else {})})
     found += [horovod(built), cores()]
     return found + ([reading(data)] if data else []) + ([writing(out)] if out else [])
 
@@ -141,10 +141,10 @@ def gpu(wheel: str, built: Dict[str, Any], listed: str) -> Finding:
     return Finding('gpu', OK, '; '.join(names))
 
 
-def libraries() -> List[Finding]:
-    """The CUDA libraries that MXNet's wheels for GPUs load."""
+def libraries(needed: Dict[str, str]) -> List[Finding]:
+    """Libraries by name, with what brings them, loaded as MXNet does."""
     found = []
-    for name, part in LIBRARIES.items():
+    for name, part in needed.items():
         try:
             ctypes.CDLL(name)
             found.append(Finding(name, OK, 'loads'))
@@ -154,6 +154,10 @@ def libraries() -> List[Finding]:
 
 
 def horovod(built: Dict[str, Any]) -> Finding:
+    try:
+        remote.check_own_name()
+    except InputError as error:
+        return Finding('horovod', NOTE, str(error), 'one worker runs without it')
     ways = built.get('horovod', '')
     if 'gloo' not in ways:
         return Finding('horovod', NOTE, 'not installed for MXNet' if not ways else 'built with ' + ways,

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -68,18 +70,91 @@ def parameters(run):
     return checkpoint.arrays(checkpoint.find(str(run)), 'parameters.npz')
 
 
-def test_two_hosts_are_two_workers(hosts, tmp_path):
-    digits.write_digits(str(tmp_path / 'data'))
+def equal(run, other):
+    one, two = parameters(run), parameters(other)
+    return set(one) == set(two) and all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def workers(run):
+    """{rank: process} of the living workers of a run."""
+    found = {}
+    for folder in Path('/proc').iterdir():
+        try:
+            if str(run).encode() in (folder / 'cmdline').read_bytes():
+                variables = dict(entry.partition(b'=')[::2] for entry in (folder / 'environ').read_bytes().split(b'\0'))
+                found[int(variables[b'HOROVOD_RANK'])] = int(folder.name)
+        except (OSError, KeyError, ValueError):
+            continue
+    return found
+
+
+def wait_for(text, job):
+    """Read a job's output up to a line with `text`; all lines so far."""
+    lines = []
+    for line in job.stdout:
+        lines.append(line)
+        if text in line:
+            return lines
+    raise AssertionError('the job ended without "%s":\n%s' % (text, ''.join(lines)))
+
+
+@pytest.fixture(scope='module')
+def one_host(tmp_path_factory):
+    """The same training with two workers on one host: (words of the training but for --out, environment, its run)."""
+    folder = tmp_path_factory.mktemp('here')
+    digits.write_digits(str(folder / 'data'))
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPOSITORY)}
-    train = [sys.executable, '-m', 'gluon_bot', 'train', *TRAINING, '--data', str(tmp_path / 'data'), '--out']
-    here = subprocess.run([*train, str(tmp_path / 'here')], env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    assert here.returncode == 0, here.stderr
+    train = [sys.executable, '-m', 'gluon_bot', 'train', *TRAINING, '--data', str(folder / 'data')]
+    done = subprocess.run([*train, '--out', str(folder / 'run')], env=environment, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    return train, environment, folder / 'run'
+
+
+def started(hosts, one_host, run, *options):
+    train, environment, _ = one_host
     slots = ','.join(name + ':1' for name in HOSTS)
-    job = hosts('gluonbot-a', *train, str(tmp_path / 'there'), '--hosts', slots, env=environment, cwd=tmp_path, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, text=True)
+    return hosts('gluonbot-a', *train, '--out', str(run), '--hosts', slots, *options, env=environment, cwd=REPOSITORY,
+                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_two_hosts_are_two_workers(hosts, one_host, tmp_path):
+    job = started(hosts, one_host, tmp_path / 'run')
     said = job.communicate(timeout=500)[0]
-    assert job.returncode == 0, said
-    assert 'digits' in said and '2 workers' in said
+    assert job.returncode == 0 and '2 workers' in said, said
     assert 'Accepted publickey' in (tmp_path / 'gluonbot-b.log').read_text()  # the second host was really asked
-    one, other = parameters(tmp_path / 'here'), parameters(tmp_path / 'there')
-    assert set(one) == set(other) and all(np.array_equal(one[name], other[name]) for name in one)
+    assert equal(tmp_path / 'run', one_host[2])
+
+
+def test_a_stop_reaches_both_and_the_rest_is_done_later(hosts, one_host, tmp_path):
+    job = started(hosts, one_host, tmp_path / 'run', '--log-every', '1')
+    wait_for('step 3', job)
+    assert sorted(workers(tmp_path / 'run')) == [0, 1]
+    job.terminate()
+    said = job.communicate(timeout=100)[0]
+    assert job.returncode == 130 and 'goes on with --resume' in said, said
+    time.sleep(1)
+    assert workers(tmp_path / 'run') == {}
+    job = started(hosts, one_host, tmp_path / 'run', '--resume')
+    said = job.communicate(timeout=500)[0]
+    assert job.returncode == 0 and equal(tmp_path / 'run', one_host[2]), said
+
+
+def test_a_worker_killed_on_the_other_host_is_started_again(hosts, one_host, tmp_path):
+    job = started(hosts, one_host, tmp_path / 'run', '--log-every', '1', '--restarts', '1')
+    wait_for('step 6', job)
+    os.kill(workers(tmp_path / 'run')[1], signal.SIGKILL)
+    said = job.communicate(timeout=500)[0]
+    assert job.returncode == 0 and 'restart 1 of 1' in said, said
+    assert equal(tmp_path / 'run', one_host[2])
+
+
+def test_a_launcher_that_is_killed_leaves_no_worker(hosts, one_host, tmp_path):
+    job = started(hosts, one_host, tmp_path / 'run', '--log-every', '1', '--set', 'epochs=50')
+    wait_for('step 3', job)
+    job.kill()
+    deadline = time.monotonic() + 60
+    while workers(tmp_path / 'run') and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert workers(tmp_path / 'run') == {} and checkpoint.find(str(tmp_path / 'run')).step >= 3
+    job.stdout.close()
+    job.wait()
