@@ -223,9 +223,9 @@ SCORES = {
     'segment': '%(recipe)s after step %(step)d on %(data)s: pixel accuracy %(val_pixel_accuracy).2f %%, mIoU %(val_miou).2f %% '
                '(%(val_labelled_pixels)d pixels of %(val_images)d images, %(precision)s)'}
 COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export')  # what needs MXNet
-COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train, 'detect': _fine_tune,
-            'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export, 'report': _report,
-            'figures': _figures}
+COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train,
+            'detect': _fine_tune, 'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export,
+            'report': _report, 'figures': _figures}
 
 
 if __name__ == '__main__':

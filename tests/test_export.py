@@ -116,7 +116,7 @@ def test_without_onnxruntime_the_file_is_written_and_said_to_be_untried(tmp_path
 
 
 def test_what_can_not_be_exported_is_one_line(tmp_path, capsys):
-    for folder, task, message in (('nothing', None, 'no checkpoint here'), ('detector', 'detect', "task 'detect', not a classifier")):
+    for folder, task, message in (('nothing', None, 'no checkpoint here'), ('detector', 'detect', "is a checkpoint to detect, not to classify")):
         run = saved_run(tmp_path / folder, 'mobilenet', 32, task) if task else str(tmp_path / folder)
         assert main(['export', run, '--format', 'symbol', '--out', str(tmp_path / 'out')]) == 2
         said = capsys.readouterr().err
