@@ -25,6 +25,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     launch.follow_parent()
     _own_cores(options)
     try:
+        if options.command in COMPUTING:
+            from gluon_bot import doctor
+            doctor.must_run()
         code = COMMANDS[options.command](options)
         sys.stdout.flush()
         return code or 0
@@ -120,6 +123,13 @@ def _verify(options: argparse.Namespace) -> None:
         contact_sheet.picture(options.path, 'train', options.picture, RECIPES['resnet50-baseline'])
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from gluon_bot import doctor
+    findings = doctor.run(options.data, options.out)
+    print(json.dumps([finding._asdict() for finding in findings], indent=1) if options.json else doctor.text(findings))
+    return int(any(finding.state == doctor.WRONG for finding in findings))
+
+
 def _train(options: argparse.Namespace) -> int:
     from gluon_bot import recipes
     settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
@@ -127,7 +137,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.dry_run or _is_launcher(options):
         from gluon_bot import job
         plan = job.plan(recipe, options.data, options.out, options.workers, options.accumulate, options.teacher,
-                        options.limit, options.resume)
+                        options.limit, options.resume, options.init)
         if options.dry_run:
             print(plan)
             return 0
@@ -135,7 +145,7 @@ def _train(options: argparse.Namespace) -> int:
         return launch.run(options.arguments, options.workers, options.hosts, options.restarts)
     from gluon_bot import train
     train.fit(recipe, options.data, options.out, options.resume, options.accumulate, options.teacher, options.limit,
-              options.log_every, options.keep, options.tensorboard)
+              options.log_every, options.keep, options.tensorboard, options.init)
     return 0
 
 
@@ -183,6 +193,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _import(options: argparse.Namespace) -> None:
+    from gluon_bot import weights
+    print(weights.import_file(options.file, options.model, options.out, options.data))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from gluon_bot import export
+    for path in export.run(options.checkpoint, options.format, options.out):
+        print(path)
+
+
 def _report(options: argparse.Namespace) -> None:
     from gluon_bot import report
     report.run(options.logs, options.out, options.json, options.update)
@@ -201,8 +222,10 @@ SCORES = {
               '(%(val_objects)d objects on %(val_images)d images, %(precision)s)',
     'segment': '%(recipe)s after step %(step)d on %(data)s: pixel accuracy %(val_pixel_accuracy).2f %%, mIoU %(val_miou).2f %% '
                '(%(val_labelled_pixels)d pixels of %(val_images)d images, %(precision)s)'}
-COMMANDS = {'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train, 'detect': _fine_tune,
-            'segment': _fine_tune, 'evaluate': _evaluate, 'report': _report, 'figures': _figures}
+COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export')  # what needs MXNet
+COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train,
+            'detect': _fine_tune, 'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export,
+            'report': _report, 'figures': _figures}
 
 
 if __name__ == '__main__':

@@ -66,6 +66,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument('--version', action='version', version='gluon-bot ' + __version__)
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
 
+    command = _command(commands, 'doctor', 'what this machine has of what a run needs, and what to do about the rest',
+                       '  gluon-bot doctor\n  gluon-bot doctor --data data/imagenet --out runs\n')
+    command.add_argument('--data', metavar='DIR', help='also check these records and how fast they are read')
+    command.add_argument('--out', metavar='DIR', help='also check space and speed of the disk under this folder')
+    command.add_argument('--json', action='store_true', help='as JSON')
+
     command = _command(commands, 'recipes', 'list the named runs of the paper, or one of them in full',
                        '  gluon-bot recipes\n  gluon-bot recipes resnet50d-mixup\n')
     command.add_argument('recipe', nargs='?', metavar='RECIPE')
@@ -106,6 +112,8 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot train resnet50d-mixup --data data/imagenet --out runs/mixup --workers 8 --restarts 3\n')
     _training(command, 'folder made by gluon-bot pack')
     command.add_argument('--teacher', default='', metavar='CHECKPOINT', help='run or checkpoint to distil from')
+    command.add_argument('--init', default='', metavar='WEIGHTS', help="start from a .params file of GluonCV's model zoo, or from a "
+                         'run or checkpoint; a classifier of other classes stays behind')
 
     command = _command(commands, 'detect', 'fine-tune a classifier to Faster-RCNN on a VOC devkit',
                        '  gluon-bot detect voc-resnet50d-cosine --data VOCdevkit --out runs/voc \\\n'
@@ -134,6 +142,19 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--limit', type=_count, metavar='N', help='use N images only, for a trial')
     command.add_argument('--json', action='store_true', help='as JSON')
     _workers(command, restarts=False)
+
+    command = _command(commands, 'import', "make a run's folder of a .params file of GluonCV's model zoo, to evaluate or export it",
+                       '  gluon-bot import resnet50_v1d-117a384e.params --model resnet50d --out runs/published\n')
+    command.add_argument('file', metavar='FILE')
+    command.add_argument('--model', required=True, metavar='MODEL', help='its network, by the names of gluon-bot models')
+    command.add_argument('--out', required=True, metavar='RUN', help='folder for the checkpoint')
+    command.add_argument('--data', metavar='DIR', help="records whose classes it tells apart (default: ImageNet's 1,000)")
+
+    command = _command(commands, 'export', 'a classifier as files for other programs: MXNet symbol and parameters, or ONNX',
+                       '  gluon-bot export runs/digits --format onnx --out digits-onnx\n')
+    command.add_argument('checkpoint', metavar='CHECKPOINT', help='a run folder (its newest checkpoint) or a checkpoint folder')
+    command.add_argument('--format', required=True, choices=('symbol', 'onnx'), help="MXNet's own files, or ONNX")
+    command.add_argument('--out', required=True, metavar='DIR', help='folder for the files and their metadata.json')
 
     command = _command(commands, 'report', "put records and logs beside the paper's tables",
                        '  gluon-bot report logs --out report\n  gluon-bot report runs/*/record.jsonl --json\n'

@@ -1,19 +1,18 @@
 """Ranks: the only module that knows of Horovod. One process is the same code with a size of 1.
 
-Under `horovodrun` each worker is a process with one device; alone, nothing of Horovod is loaded.
+Each worker of a job is a process with one device; alone, nothing of Horovod is loaded.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 from typing import Any, Dict, List, Sequence
 
 import mxnet as mx
 import numpy as np
 
-from gluon_bot import InputError
+from gluon_bot import InputError, gpus, remote
 
 
 class Ranks:
@@ -87,7 +86,7 @@ class Ranks:
 
 
 def join() -> Ranks:
-    """Meet the other workers, if `horovodrun` started this one."""
+    """Meet the other workers, if `launch` started this one."""
     if 'HOROVOD_RANK' not in os.environ:
         return Ranks()
     try:
@@ -95,42 +94,29 @@ def join() -> Ranks:
     except ImportError as error:
         raise InputError('horovod can not be loaded (%s): run scripts/quickstart.sh, or install it '
                          'with HOROVOD_WITH_MXNET=1' % error) from None
+    remote.check_own_name()
     horovod.init()
     return Ranks(horovod)
 
 
 def device(ranks: Ranks) -> mx.Context:
     """The GPU of this worker, or the CPU where MXNet sees no GPU."""
-    gpus = mx.context.num_gpus()
-    if gpus == 0:
+    visible = mx.context.num_gpus()
+    if visible == 0:
         return mx.cpu()
-    check_gpus(_nvidia_smi())
-    if ranks.local_rank >= gpus:
+    gpus.check(gpus.listing())
+    if ranks.local_rank >= visible:
         raise InputError('worker %d of this machine has no GPU of its own: there are %d; start %d workers here'
-                         % (ranks.local_rank, gpus, gpus))
+                         % (ranks.local_rank, visible, visible))
     return mx.gpu(ranks.local_rank)
 
 
-def check_gpus(listing: str) -> None:
-    """InputError, with the GPU's name, where MXNet's wheels hold no machine code for it; they would fail much later.
-
-    `listing` has a line 'name, compute capability' for each GPU, as nvidia-smi prints it.
-    """
-    for line in listing.splitlines():
-        name, _, capability = line.rpartition(',')
-        try:
-            supported = 5.0 <= float(capability) < 9.0
-        except ValueError:
-            continue
-        if not supported:
-            raise InputError('%s (compute capability %s) can not run MXNet 1.9.1, whose wheels hold code for 5.0 to 8.9; use '
-                             'another GPU, or hide this one with CUDA_VISIBLE_DEVICES' % (name.strip(), capability.strip()))
-
-
-def _nvidia_smi() -> str:
-    visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
-    command = ['nvidia-smi', '--query-gpu=name,compute_cap', '--format=csv,noheader'] + (['-i', visible] if visible else [])
+def built() -> Dict[str, Any]:
+    """What MXNet and Horovod were built with here: 'mxnet' version, 'features', 'gpus' seen, 'horovod' ('' where it is missing)."""
+    features = [name for name, feature in mx.runtime.Features().items() if feature.enabled]
     try:
-        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=60).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ''
+        import horovod.mxnet as horovod
+        ways = [way for way in ('gloo', 'mpi', 'nccl') if getattr(horovod, way + '_built')()]
+    except ImportError:
+        ways = []
+    return {'mxnet': mx.__version__, 'features': features, 'gpus': mx.context.num_gpus(), 'horovod': ' '.join(ways)}

@@ -59,7 +59,7 @@ def load(path: str, context: mx.Context, class_names: Optional[Sequence[str]] = 
     """The network of a checkpoint, ready to run on `context`: (network, recipe, meta, precision).
 
     It computes in `wanted_precision`, or its own recipe's.
-    Raises InputError where the checkpoint is damaged or its classes are not `class_names`.
+    Raises InputError where the checkpoint is damaged, no classifier's, or its classes are not `class_names`.
     """
     found = checkpoint.find(path)
     check_task(found, 'classify')

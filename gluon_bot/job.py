@@ -7,7 +7,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 import mxnet as mx
 
-from gluon_bot import InputError, checkpoint, dist, evaluate, models, optim, precision, runlog
+from gluon_bot import InputError, checkpoint, dist, evaluate, models, optim, precision, runlog, weights
+from gluon_bot.console import say
 from gluon_bot.data import imagenet, recordio
 from gluon_bot.finetune import FineTuning
 from gluon_bot.models import flops
@@ -35,7 +36,7 @@ class Job(NamedTuple):
     origin: Dict[str, Any] = {}  # what the run starts from, as the record shows it
 
 
-def describe(recipe: Recipe, data: str, out: str, workers: int, accumulate: int, limit: Optional[int]) -> Job:
+def describe(recipe: Recipe, data: str, out: str, workers: int, accumulate: int, limit: Optional[int], init: str = '') -> Job:
     """Check data and batch sizes for `workers` ranks.
 
     Raises InputError where the batch can't be divided evenly, or leaves an epoch without a step.
@@ -50,7 +51,7 @@ def describe(recipe: Recipe, data: str, out: str, workers: int, accumulate: int,
                   'val_images': min(val.images, limit or val.images),
                   'train_sha256': train.sha256, 'val_sha256': val.sha256},
         steps_an_epoch=imagenet.steps_an_epoch(images, recipe.batch_size), accumulate=accumulate,
-        micro_batch=micro_batch(recipe.batch_size, workers, accumulate), limit=limit)
+        micro_batch=micro_batch(recipe.batch_size, workers, accumulate), limit=limit, origin=weights.origin(init))
 
 
 def micro_batch(batch_size: int, workers: int, accumulate: int) -> int:
@@ -88,11 +89,17 @@ def teacher_network(recipe: Recipe, path: str, class_names: List[str], context: 
     return network
 
 
-def new_state(recipe: Recipe, classes: int, ranks: dist.Ranks, context: mx.Context, accumulate: int) -> State:
-    """An initialised network (Section 2.1; zero gamma, Section 3.1) with its optimizer, before any checkpoint."""
+def new_state(recipe: Recipe, classes: int, ranks: dist.Ranks, context: mx.Context, accumulate: int, init: str = '') -> State:
+    """An initialised network (Section 2.1; zero gamma, Section 3.1) with its optimizer, before any checkpoint.
+
+    init: a .params file or checkpoint to take the first values from, all but a classifier's of another number of classes.
+    """
     used = precision.supported(recipe.precision, context, precision.cpu_flags())
     network = models.build(recipe.model, classes, zero_gamma=recipe.zero_gamma)
     models.initialize(network, context, recipe.seed, recipe.image_size)
+    kept = weights.start_from(network, init) if init else []
+    if kept and ranks.first:
+        say('%s: has other classes than the %d of the data: %s start at random' % (init, classes, ' and '.join(kept)))
     precision.apply(network, used)
     network.hybridize(static_alloc=True, static_shape=True)
     scale = precision.LossScale(1.0 if used == 'float32' else recipe.loss_scale, fixed=used == 'float32')
@@ -137,15 +144,17 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
 
 
 def plan(recipe: Recipe, data: str, out: str, workers: int, accumulate: int, teacher: str, limit: Optional[int],
-         resume: bool) -> str:
+         resume: bool, init: str = '') -> str:
     """What a run would do, a line each, after every check that needs no network trained: the dry run."""
-    job = describe(recipe, data, out, workers, accumulate, limit)
+    job = describe(recipe, data, out, workers, accumulate, limit, init)
+    if init:
+        new_state(recipe, len(job.class_names), dist.Ranks(), mx.cpu(), accumulate, init)
     if teacher or recipe.teacher:
         teacher_network(recipe, teacher, job.class_names, mx.cpu())
     parameters, multiply_adds = flops.figures(recipe.model, recipe.image_size)
     network = '%s, %.2f M parameters (1,000 classes), %.2f GFLOPs at %d pixels' % (
         recipe.model, parameters / 1e6, multiply_adds / 1e9, recipe.image_size)
-    return planned(job, ' '.join(tricks(recipe)) or 'no trick', network, 'initialisation', workers, resume)
+    return planned(job, ' '.join(tricks(recipe)) or 'no trick', network, init or 'initialisation', workers, resume)
 
 
 def planned(job: Job, what: str, network: str, start: str, workers: int, resume: bool) -> str:

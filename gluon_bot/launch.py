@@ -1,40 +1,40 @@
 """Starts the workers of a job and starts them again from the last checkpoint when one dies (Horovod can't, for MXNet).
 
-On one machine the workers are our children: rank 0 keeps the terminal, exit codes arrive, no worker outlives us.
-Over several machines `horovodrun` starts them through ssh.
+Workers here are our children, those on other machines are children of an ssh that is ours: exit codes arrive, a request to stop
+reaches all, and none outlives us. They meet at a server of ours and talk by Gloo or NCCL.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Dict, List
 
-from gluon_bot import InputError
+from gluon_bot import InputError, remote
 from gluon_bot.console import say
 
 LOST = 70  # exit code of a worker that crashed, or lost another one: worth a restart
 FINAL = (0, 1, 2, 130)  # done, failed for good, bad input, interrupted: not worth one
 GRACE_SECONDS = 20  # for the other workers to notice that one is gone
+CHECKPOINT_SECONDS = 300  # for a worker whose launcher is gone to write its checkpoint
 
 
 def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0) -> int:
     """Run `gluon-bot ARGUMENTS` as `workers` ranks; returns the job's exit code.
 
-    `hosts` is 'name:slots,name:slots' for several machines. After a worker's death all are started again with --resume,
-    `restarts` times at the most.
+    `hosts` is 'name:slots,name:slots' for several machines, '' for this one. After a worker's death all are started again with
+    --resume, `restarts` times at the most. Raises InputError where a machine can't be used.
     """
     if restarts and '--resume' not in arguments:
         arguments = arguments + ['--resume']
     for attempt in range(restarts + 1):
         if attempt:
             say('a worker died; restart %d of %d from the last checkpoint' % (attempt, restarts))
-        command = [sys.executable, '-m', 'gluon_bot', *arguments]
-        code = _over_ssh(command, workers, hosts) if hosts else here(command, workers)
+        code = start([sys.executable, '-m', 'gluon_bot', *arguments], workers, hosts)
         if code in FINAL:
             return code
     say('gluon-bot: a worker died%s; go on with --resume' % (' and %d restarts did not help' % restarts if restarts else ''))
@@ -42,21 +42,34 @@ def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0) 
 
 
 def follow_parent() -> None:
-    """In a worker: when the process that started us dies, be asked to stop as by SIGTERM (Linux)."""
-    parent = os.environ.get('GLUON_BOT_LAUNCHER')
-    if parent and sys.platform == 'linux':
+    """In a worker: when what started us is gone, be asked to stop as by SIGTERM (Linux)."""
+    launcher = os.environ.get('GLUON_BOT_LAUNCHER')
+    if launcher == 'ssh':
+        remote.use_interface_to(os.environ['HOROVOD_GLOO_RENDEZVOUS_ADDR'])
+        threading.Thread(target=_follow_input, daemon=True).start()
+    elif launcher and sys.platform == 'linux':
         import ctypes
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != int(parent):  # it died before we asked
+        if os.getppid() != int(launcher):  # it died before we asked
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def here(command: List[str], workers: int) -> int:
-    """Run `command` as `workers` ranks on this machine; returns one exit code for all of them."""
-    server, environments = _rendezvous(workers)
+def _follow_input() -> None:
+    """Standard input ends when the launcher asks us to stop, and when it or the connection is gone."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(CHECKPOINT_SECONDS)
+    os._exit(LOST)
+
+
+def start(command: List[str], workers: int, hosts: str = '') -> int:
+    """Run `command` as `workers` ranks, here or on `hosts`; returns one exit code for all of them."""
+    server, places = _rendezvous(workers, hosts)
     asked = []
     before = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in (signal.SIGTERM, signal.SIGINT)}
-    processes = [subprocess.Popen(command, env=environment) for environment in environments]
+    processes = [remote.start(name, command, environment) if name else subprocess.Popen(command, env={**os.environ, **environment})
+                 for name, environment in places]
     try:
         return _wait(processes, asked)
     finally:
@@ -76,7 +89,9 @@ def _wait(processes: List[subprocess.Popen], asked: List[int]) -> int:
         codes = [process.poll() for process in processes]
         for _ in asked[forwarded:]:
             for process in processes:
-                if process.poll() is None:
+                if process.stdin:
+                    process.stdin.close()
+                elif process.poll() is None:
                     process.terminate()
         forwarded = len(asked)
         ended = [code for code in codes if code is not None]
@@ -94,38 +109,30 @@ def _verdict(codes: List[int], asked: bool) -> int:
     for final in (2, 1):
         if final in codes:
             return final
-    if any(code == LOST or code < 0 for code in codes):
+    if any(code in (LOST, remote.SSH_FAILED) or code < 0 for code in codes):
         return 130 if asked else LOST
     return max(codes)
 
 
-def _rendezvous(workers: int) -> 'tuple[object, List[Dict[str, str]]]':
-    """Horovod's meeting point for workers on this machine, and the environment of each of them."""
+def _rendezvous(workers: int, hosts: str) -> 'tuple[object, List[tuple[str, Dict[str, str]]]]':
+    """Horovod's meeting point, and for each worker its machine ('' for this one) and what it must know of the others."""
     try:
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
         from horovod.runner.http.http_server import RendezvousServer
         from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
     except ImportError as error:
         raise InputError('several workers need Horovod (%s): run scripts/quickstart.sh, which builds it' % error) from None
+    remote.check_own_name()
+    machines = remote.machines(hosts, workers) if hosts else {'localhost': workers}
+    others = [name for name in machines if hosts and not remote.is_here(name)]
+    for name in others:
+        remote.check(name)
+    address = remote.own_address_towards(others[0]) if others else '127.0.0.1'
     server = RendezvousServer(0)
     port = server.start()
-    slots = get_host_assignments(parse_hosts('localhost:%d' % workers), workers)
+    slots = get_host_assignments(parse_hosts(','.join('%s:%d' % machine for machine in machines.items())), workers)
     server.init(slots)
-    shared = {**os.environ, **create_run_env_vars('127.0.0.1', ['lo'], str(port)), 'GLUON_BOT_LAUNCHER': str(os.getpid())}
-    return server, [{**shared, **create_slot_env_vars(slot)} for slot in slots]
-
-
-def _over_ssh(command: List[str], workers: int, hosts: str) -> int:
-    """The same through horovodrun, whose own tracebacks are kept off the console; it names the first exit code in them."""
-    if not re.fullmatch(r'[\w.-]+(:\d+)?(,[\w.-]+(:\d+)?)*', hosts):
-        raise InputError("--hosts '%s' is not of the form name:slots,name:slots" % hosts)
-    process = subprocess.Popen([os.path.join(os.path.dirname(sys.executable), 'horovodrun'), '--gloo', '-np', str(workers), '-H', hosts, *command], stderr=subprocess.PIPE, text=True, errors='replace')
-    code, traceback = None, False
-    for line in process.stderr:
-        found = re.match(r'Exit code: (-?\d+)$', line)
-        code = int(found.group(1)) if found else code
-        traceback = traceback or line.startswith('Traceback')
-        if not traceback:
-            sys.stderr.write(line)
-            sys.stderr.flush()
-    return process.wait() if code is None else code if code in FINAL else LOST
+    shared = create_run_env_vars(address, [remote.interface(address)], str(port))
+    return server, [(slot.hostname if slot.hostname in others else '', {
+        **shared, **create_slot_env_vars(slot), 'GLUON_BOT_LAUNCHER': 'ssh' if slot.hostname in others else str(os.getpid())})
+        for slot in slots]

@@ -46,7 +46,7 @@ def copy_parameters(source: mx.gluon.Block, target: mx.gluon.Block) -> None:
 
 
 def load_parameters(network: mx.gluon.Block, saved: Dict[str, np.ndarray], source: str) -> None:
-    """Copy arrays into the network; InputError, naming `source`, unless names and shapes are exactly the network's."""
+    """Copy arrays into the network; InputError, naming `source`, before anything is copied unless names and shapes are exactly the network's."""
     wanted = network._collect_params_with_prefix()
     odd = sorted(set(saved) ^ set(wanted))
     if odd:
@@ -56,6 +56,7 @@ def load_parameters(network: mx.gluon.Block, saved: Dict[str, np.ndarray], sourc
         if saved[name].shape != parameter.shape:
             raise InputError('%s: %s has shape %s where the network has %s; is the number of classes right?'
                              % (source, name, saved[name].shape, parameter.shape))
+    for name, parameter in wanted.items():
         parameter.set_data(mx.nd.array(saved[name], dtype=parameter.dtype))
 
 

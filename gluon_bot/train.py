@@ -19,19 +19,19 @@ from gluon_bot.targets import mixup, mixup_weight, one_hot, smooth
 
 def fit(recipe: Recipe, data: str, out: str, resume: bool = False, accumulate: int = 1, teacher: str = '',
         limit: Optional[int] = None, log_every: int = 50, keep: int = 3,
-        tensorboard: bool = False) -> Optional[Dict[str, Any]]:
+        tensorboard: bool = False, init: str = '') -> Optional[Dict[str, Any]]:
     """Train `recipe` on the records in folder `data` to an evaluated checkpoint in folder `out`.
 
-    One worker of several, or alone. Returns the last epoch's line of the record on rank 0, None elsewhere.
+    init: weights to start from, a .params file of GluonCV's or a checkpoint. One worker of several, or alone. Returns the last epoch's line of the record on rank 0, None elsewhere.
     Raises InputError for bad input, RunError where the loss is not finite, Interrupted after SIGTERM or SIGINT.
     """
     ranks = dist.join()
     context = dist.device(ranks)
-    job = describe(recipe, data, out, ranks.size, accumulate, limit)
+    job = describe(recipe, data, out, ranks.size, accumulate, limit, init)
     check_out(out, resume)
     classes = len(job.class_names)
     teacher_net = teacher_network(recipe, teacher, job.class_names, context)
-    training = new_state(recipe, classes, ranks, context, accumulate)
+    training = new_state(recipe, classes, ranks, context, accumulate, init)
     tested, _ = evaluation_network(recipe, classes, context)
 
     def batches(epoch: int, done: int) -> Iterator[Tuple[mx.nd.NDArray, mx.nd.NDArray]]:

@@ -10,14 +10,17 @@ from gluon_bot.arguments import parser
 TRAINING = 'recipe --data --out --resume --set --seed --accumulate --limit --log-every --keep --tensorboard --dry-run ' \
     '--workers --hosts --restarts'
 OPTIONS = {
+    'doctor': '--data --out --json',
     'recipes': 'recipe --set --json',
     'models': '--json',
     'pack': 'source out --name --resize --quality --seed --workers --validation-share --skip-broken --no-md5',
     'verify': 'path --picture --workers',
-    'train': TRAINING + ' --teacher',
+    'train': TRAINING + ' --teacher --init',
     'detect': TRAINING + ' --backbone',
     'segment': TRAINING + ' --backbone',
     'evaluate': 'checkpoint --data --batch-size --multi-scale --limit --json --workers --hosts',
+    'import': 'file --model --out --data',
+    'export': 'checkpoint --format --out',
     'report': 'logs --out --json --update',
     'figures': '--out',
 }

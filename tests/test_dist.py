@@ -3,7 +3,7 @@
 import mxnet as mx
 import pytest
 
-from gluon_bot import InputError, dist
+from gluon_bot import InputError, dist, gpus
 
 
 def test_one_process_needs_no_horovod():
@@ -16,12 +16,12 @@ def test_one_process_needs_no_horovod():
 
 
 def test_gpus_with_code_in_the_wheels():
-    dist.check_gpus('Tesla V100-SXM2-16GB, 7.0\nNVIDIA A100-SXM4-40GB, 8.0\nNVIDIA GeForce RTX 4090, 8.9\n')
-    dist.check_gpus('')
-    dist.check_gpus('Tesla T4, [Not Supported]')
+    gpus.check('Tesla V100-SXM2-16GB, 7.0\nNVIDIA A100-SXM4-40GB, 8.0\nNVIDIA GeForce RTX 4090, 8.9\n')
+    gpus.check('')
+    gpus.check('Tesla T4, [Not Supported]')
 
 
 @pytest.mark.parametrize('line', ['NVIDIA H100 80GB HBM3, 9.0', 'NVIDIA B200, 10.0', 'Tesla K80, 3.7'])
 def test_a_gpu_without_is_named(line):
     with pytest.raises(InputError, match=line.split(',')[0]):
-        dist.check_gpus('Tesla T4, 7.5\n' + line)
+        gpus.check('Tesla T4, 7.5\n' + line)

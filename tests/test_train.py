@@ -95,7 +95,7 @@ def test_workers_and_accumulation_make_the_same_update(tmp_path):
     for name, size, accumulate in (('one', 1, 1), ('accumulated', 1, 2), ('two', 2, 1)):
         out = str(tmp_path / (name + '.npz'))
         command = [sys.executable, worker, out, str(accumulate), str(size)]
-        assert (subprocess.call(command) if size == 1 else launch.here(command, size)) == 0
+        assert (subprocess.call(command) if size == 1 else launch.start(command, size)) == 0
         results.append(dict(np.load(out)))
     one, accumulated, two = results
     start = np.abs(one['0.weight']).max()

@@ -1,34 +1,55 @@
-"""Parameters published for GluonCV's resnet*_v1, v1b, v1c and v1d, by name, into the same networks of ours."""
+"""Parameters published for GluonCV's classifiers, by name, into the same networks of ours.
+
+Files are of three kinds. `save_parameters` names attributes and positions ('layer1.0.conv2.weight'); files from before it have
+the layers' own names ('layers1_conv1_weight'), and so have exported ones, with a prefix ('arg:resnetv1d0_layers1_conv1_weight').
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Dict
 
-from mxnet.ndarray import NDArray
+import mxnet as mx
+import numpy as np
 
 from gluon_bot import InputError
 from gluon_bot.models.resnet import ResNet
+from gluon_bot.models.zoo import gluoncv
 
 
-def from_gluoncv(network: ResNet, gluoncv_parameters: Dict[str, NDArray]) -> None:
-    """Set all parameters of an initialised ResNet, running statistics included, from GluonCV's, named as it saves them.
+def renamed(network: mx.gluon.HybridBlock, given: Dict[str, np.ndarray], source: str) -> Dict[str, np.ndarray]:
+    """GluonCV's arrays for a network of this architecture by our names, running statistics included.
 
-    Raises InputError, before anything is set, if a parameter is missing, left over or of another shape.
+    Raises InputError, naming `source`, if an array is missing, left over or not of floating-point numbers.
     """
-    wanted = {gluoncv_name(name, network.variant): parameter
-              for name, parameter in network._collect_params_with_prefix().items()}
-    for trouble, names in (('lack', set(wanted) - set(gluoncv_parameters)),
-                           ('have an unknown', set(gluoncv_parameters) - set(wanted))):
+    given = {re.sub('^(arg|aux):', '', name): array for name, array in given.items()}
+    ours = {gluoncv_name(name, network.variant) if isinstance(network, ResNet) else name: name
+            for name in network._collect_params_with_prefix()}
+    if not any('.' in name for name in given):
+        given = _with_structural_names(network, given, source)
+    for trouble, names in (('lacks', set(ours) - set(given)), ('has an unknown', set(given) - set(ours))):
         if names:
-            raise InputError("GluonCV's parameters for %s %s '%s' (%d such); take those of the same depth and variant" % (
-                network.name, trouble, min(names), len(names)))
-    for name, parameter in wanted.items():
-        if gluoncv_parameters[name].shape != parameter.shape:
-            raise InputError("GluonCV's '%s' for %s has shape %s instead of %s; check depth and number of classes" % (
-                name, network.name, gluoncv_parameters[name].shape, parameter.shape))
-    for name, parameter in wanted.items():
-        parameter.set_data(gluoncv_parameters[name])
+            raise InputError("%s: %s '%s' (%d such): not GluonCV's parameters of %s; take those of the same depth and variant" % (
+                source, trouble, min(names), len(names), network.name))
+    odd = next((name for name, array in given.items() if array.dtype.kind != 'f'), None)
+    if odd:
+        raise InputError("%s: '%s' holds %s instead of floating-point numbers" % (source, odd, given[odd].dtype))
+    return {ours[name]: array for name, array in given.items()}
+
+
+def _with_structural_names(network: mx.gluon.HybridBlock, given: Dict[str, np.ndarray], source: str) -> Dict[str, np.ndarray]:
+    """The same arrays by the names `save_parameters` would give them."""
+    prefix = re.match('(.*_)?', os.path.commonprefix(list(given))).group()
+    given = {name[len(prefix):]: array for name, array in given.items()}
+    theirs = network
+    if isinstance(network, ResNet):
+        name = re.sub(r'resnet(\d+)(.?)$', r'resnet\1_v1\2', network.name)
+        if not hasattr(gluoncv().model_zoo, name):
+            raise InputError('%s: has the names of layers, but GluonCV has no %s' % (source, name))
+        theirs = getattr(gluoncv().model_zoo, name)()
+    structural = {parameter.name[len(theirs.prefix):]: name for name, parameter in theirs._collect_params_with_prefix().items()}
+    return {structural.get(name, name): array for name, array in given.items()}
 
 
 def gluoncv_name(name: str, variant: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Callable, Iterator
+from types import ModuleType
+from typing import Iterator
 
 from mxnet.gluon import HybridBlock, nn
 from mxnet.gluon.model_zoo import vision
@@ -22,7 +23,7 @@ def peer(name: str, classes: int, zero_gamma: bool) -> HybridBlock:
         with network.name_scope():
             _pool_globally(network.features)
         return network
-    network = _gluoncv_constructor(FROM_GLUONCV[name])(classes=classes, prefix=name + '_')
+    network = getattr(gluoncv().model_zoo, FROM_GLUONCV[name])(classes=classes, prefix=name + '_')
     for block in _residual_blocks(network.features):
         # not by GluonCV's own last_gamma, which its ResNeXt reads the wrong way round and its SE-ResNet lacks
         block.body[-1].gamma.init = 'zeros' if zero_gamma else 'ones'
@@ -34,11 +35,13 @@ def standard_image_size(name: str) -> int:
     return 299 if name == 'inception-v3' else 224
 
 
-def _gluoncv_constructor(name: str) -> Callable[..., HybridBlock]:
+def gluoncv() -> ModuleType:
+    """The package, with its data and model_zoo, without the warnings of its first import."""
     with warnings.catch_warnings():  # about the other frameworks it finds
         warnings.simplefilter('ignore')
-        from gluoncv import model_zoo
-    return getattr(model_zoo, name)
+        import gluoncv.data
+        import gluoncv.model_zoo
+    return gluoncv
 
 
 def _residual_blocks(features: nn.HybridSequential) -> Iterator[HybridBlock]:

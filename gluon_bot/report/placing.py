@@ -123,6 +123,8 @@ def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
         why.append('computed in %s, the recipe says %s' % (used, wanted))
     if run.header.get('limit'):
         why.append('trained on the first %s images only' % run.header['limit'])
+    if run.header.get('init'):
+        why.append('started from weights that were trained before')
     # a field that an older record lacks had no effect then, which is its default
     known = {field.name: field.default for field in fields(NAMED[nearest])} if nearest else {}
     defaults = {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()

@@ -1,0 +1,113 @@
+"""Other machines: which they are, whether they can be used, and a worker on one of them, through ssh.
+
+A worker there has the environment that matters, our folder and our command line; its standard input stays open as long as it shall
+run, and ends with us or with the connection. So the repository, its .venv and the data must lie at the same place everywhere.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shlex
+import socket
+import struct
+import subprocess
+import sys
+from typing import Dict
+
+from gluon_bot import InputError
+
+SSH = ['ssh', '-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=accept-new', '-o', 'ConnectTimeout=20',
+       '-o', 'ServerAliveInterval=30', '-o', 'LogLevel=ERROR']
+SSH_FAILED = 255  # exit code of ssh for its own failures, and for a command that a signal killed
+PASSED_ON = re.compile(r'(HOROVOD|NCCL|GLOO|MXNET|OMP|CUDA|GLUON_BOT|LC)_\w+|LANG|PATH|PYTHONPATH|LD_LIBRARY_PATH|VIRTUAL_ENV|NO_COLOR')
+SIOCGIFADDR = 0x8915  # the address of an interface by its name, from Linux's sockios.h
+
+
+def check_own_name() -> None:
+    """InputError where this machine's own name has no address: Horovod's workers would die of it without a word."""
+    name = socket.gethostname()
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        raise InputError("this machine is called '%s' and finds no address for that, which Horovod needs; add the line "
+                         "'127.0.0.1 %s' to /etc/hosts" % (name, name)) from None
+
+
+def machines(hosts: str, workers: int) -> Dict[str, int]:
+    """'name:slots,name:slots' as a dict, each without a number having one slot. InputError where it can't hold the workers."""
+    if not re.fullmatch(r'[A-Za-z0-9_][\w.-]*(:\d+)?(,[A-Za-z0-9_][\w.-]*(:\d+)?)*', hosts):
+        raise InputError("--hosts '%s' is not of the form name:slots,name:slots" % hosts)
+    found = {}
+    for entry in hosts.split(','):
+        name, _, slots = entry.partition(':')
+        if name in found or slots == '0':
+            raise InputError("--hosts '%s' names %s %s" % (hosts, name, 'twice' if name in found else 'without a slot'))
+        found[name] = int(slots or 1)
+    if sum(found.values()) < workers:
+        raise InputError("--hosts '%s' has %d slots for %d workers" % (hosts, sum(found.values()), workers))
+    return found
+
+
+def is_here(name: str) -> bool:
+    """True for a name or an address of this machine. InputError where a name is unknown."""
+    try:
+        address = socket.gethostbyname(name)
+    except OSError as error:
+        raise InputError("--hosts: '%s' is no machine that can be found (%s)" % (name, error.strerror)) from None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def own_address_towards(name: str) -> str:
+    """Our address in the network that leads to another machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.connect((name, 9))  # sends nothing
+        except OSError as error:
+            raise InputError('%s: no network leads there (%s)' % (name, error.strerror)) from None
+        return trial.getsockname()[0]
+
+
+def interface(address: str) -> str:
+    """The network interface of this machine that has the address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        for _, name in socket.if_nameindex():
+            try:
+                found = fcntl.ioctl(any_socket.fileno(), SIOCGIFADDR, struct.pack('256s', name.encode()))
+            except OSError:  # it has none
+                continue
+            if socket.inet_ntoa(found[20:24]) == address:
+                return name
+    raise InputError('no network interface has the address %s' % address)
+
+
+def use_interface_to(address: str) -> None:
+    """In a worker: talk to the others through the interface that leads to `address`; machines name theirs as they like."""
+    name = interface(own_address_towards(address))
+    os.environ.update(HOROVOD_GLOO_IFACE=name, NCCL_SOCKET_IFNAME=name)
+
+
+def check(name: str) -> None:
+    """InputError where ssh does not lead to the machine without a question, or our Python or folder are not there."""
+    wanted = 'test -x %s && test -d %s' % (shlex.quote(sys.executable), shlex.quote(os.getcwd()))
+    done = subprocess.run([*SSH, name, wanted], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                          text=True, errors='replace')
+    if done.returncode == SSH_FAILED:
+        raise InputError("%s: 'ssh %s' must work without a password (%s)" % (name, name, ' '.join(done.stderr.split())))
+    if done.returncode:
+        raise InputError('%s: has no %s or no %s; install gluon_bot and put the data at the same place on all machines'
+                         % (name, sys.executable, os.getcwd()))
+
+
+def start(name: str, command: List[str], environment: Dict[str, str]) -> subprocess.Popen:
+    """`command` on another machine, in the folder of the same name; to close the returned process's stdin asks it to stop."""
+    variables = {**{key: value for key, value in os.environ.items() if PASSED_ON.fullmatch(key)}, **environment}
+    words = ['env'] + ['%s=%s' % item for item in sorted(variables.items())] + command
+    line = 'cd %s && exec %s' % (shlex.quote(os.getcwd()), ' '.join(map(shlex.quote, words)))
+    return subprocess.Popen([*SSH, name, line], stdin=subprocess.PIPE, start_new_session=True)  # a terminal's Ctrl-C is for us
