@@ -183,6 +183,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _predict(options: argparse.Namespace) -> None:
+    from gluon_bot import predict
+    results = predict.run(options.images, options.checkpoint, options.out, options.score_threshold)
+    print(json.dumps(results, indent=1) if options.json else '\n'.join(predict.line(result) for result in results))
+
+
 def _report(options: argparse.Namespace) -> None:
     from gluon_bot import report
     report.run(options.logs, options.out, options.json, options.update)
@@ -202,7 +208,7 @@ SCORES = {
     'segment': '%(recipe)s after step %(step)d on %(data)s: pixel accuracy %(val_pixel_accuracy).2f %%, mIoU %(val_miou).2f %% '
                '(%(val_labelled_pixels)d pixels of %(val_images)d images, %(precision)s)'}
 COMMANDS = {'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train, 'detect': _fine_tune,
-            'segment': _fine_tune, 'evaluate': _evaluate, 'report': _report, 'figures': _figures}
+            'segment': _fine_tune, 'evaluate': _evaluate, 'predict': _predict, 'report': _report, 'figures': _figures}
 
 
 if __name__ == '__main__':

@@ -18,6 +18,7 @@ OPTIONS = {
     'detect': TRAINING + ' --backbone',
     'segment': TRAINING + ' --backbone',
     'evaluate': 'checkpoint --data --batch-size --multi-scale --limit --json --workers --hosts',
+    'predict': 'images --checkpoint --out --score-threshold --json',
     'report': 'logs --out --json --update',
     'figures': '--out',
 }
