@@ -17,7 +17,6 @@ from gluon_bot.data.imagenet import MEAN, STD
 from gluon_bot.recipes import Recipe
 
 SHOWN_PIXELS = 1600  # of the longer side of an image in a picture
-LONGEST_SEGMENTED = 2.0  # times base_size: the longest side that a segmenter saw in training, and is shown here
 NARROWEST_PIXELS = 16  # of the shorter side of what a detector or segmenter is given: it is halved four times
 OUTPUT_BROKEN = 'the network gives numbers that are not finite: its parameters are damaged or have diverged'
 
@@ -90,11 +89,14 @@ def detector(path: str, context: mx.Context, score_threshold: float) -> Predicto
 
 
 def segmenter(path: str, context: mx.Context) -> Predictor:
-    """Predicts 'areas': each class that covers a part of the image, with 'class' and 'share' of the pixels."""
+    """Predicts 'areas': each class that covers a part of the image, with 'class' and 'share' of the pixels.
+
+    An image longer than any that training showed, base_size * scale_max, is scaled down to that.
+    """
     network, recipe, meta = segment.load(path, context)
 
     def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
-        shown = _at_most(image, round(LONGEST_SEGMENTED * recipe.base_size))
+        shown = _at_most(image, round(recipe.base_size * recipe.scale_max))
         _check_width(image, max(shown.shape) / max(image.shape))
         probabilities = segment.probabilities(network, shown, recipe, context)
         _finite(probabilities.sum().asnumpy())

@@ -17,7 +17,7 @@ from gluon_bot.finetune import FINE_TUNINGS
 
 RECIPE = recipes.override(recipes.recipe_named('digits'), ['image_size=48'])
 DETECTION = replace(FINE_TUNINGS['scenes-detection'], rpn_test_pre_nms=50, rpn_test_post_nms=10)
-SEGMENTATION = replace(FINE_TUNINGS['scenes-segmentation'], base_size=100, crop_size=64)
+SEGMENTATION = replace(FINE_TUNINGS['scenes-segmentation'], base_size=160, crop_size=64)
 
 
 def saved(folder, network, recipe, task, classes):
