@@ -204,6 +204,12 @@ def _export(options: argparse.Namespace) -> None:
         print(path)
 
 
+def _predict(options: argparse.Namespace) -> None:
+    from gluon_bot import predict
+    results = predict.run(options.images, options.checkpoint, options.out, options.score_threshold)
+    print(json.dumps(results, indent=1) if options.json else '\n'.join(predict.line(result) for result in results))
+
+
 def _report(options: argparse.Namespace) -> None:
     from gluon_bot import report
     report.run(options.logs, options.out, options.json, options.update)
@@ -222,9 +228,10 @@ SCORES = {
               '(%(val_objects)d objects on %(val_images)d images, %(precision)s)',
     'segment': '%(recipe)s after step %(step)d on %(data)s: pixel accuracy %(val_pixel_accuracy).2f %%, mIoU %(val_miou).2f %% '
                '(%(val_labelled_pixels)d pixels of %(val_images)d images, %(precision)s)'}
-COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export')  # what needs MXNet
+COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict')  # what needs MXNet
 COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train,
             'detect': _fine_tune, 'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export,
+            'predict': _predict,
             'report': _report, 'figures': _figures}
 
 

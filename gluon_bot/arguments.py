@@ -27,6 +27,17 @@ def _count(text: str) -> int:
 _count.__name__ = 'whole number above 0'
 
 
+def _share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
+
+
+_share.__name__ = 'number from 0 to 1'
+
+
 def _command(commands: Any, name: str, help_text: str, examples: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help_text, description=help_text, epilog='examples:\n' + examples,
                                  formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -155,6 +166,16 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('checkpoint', metavar='CHECKPOINT', help='a run folder (its newest checkpoint) or a checkpoint folder')
     command.add_argument('--format', required=True, choices=('symbol', 'onnx'), help="MXNet's own files, or ONNX")
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the files and their metadata.json')
+
+    command = _command(commands, 'predict', 'what a checkpoint of any task sees in images, in words and pictures',
+                       '  gluon-bot predict cat.jpg --checkpoint runs/imagenette --out pictures\n'
+                       '  gluon-bot predict street/*.jpg --checkpoint runs/voc --out pictures --score-threshold 0.7 --json\n')
+    command.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
+    command.add_argument('--checkpoint', required=True, metavar='CHECKPOINT', help='a run folder (its newest checkpoint) or a '
+                         'checkpoint folder, of train, detect or segment')
+    command.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures, named after the images')
+    command.add_argument('--score-threshold', type=_share, default=0.5, metavar='SCORE', help='least score of a box (default: 0.5)')
+    command.add_argument('--json', action='store_true', help='as JSON')
 
     command = _command(commands, 'report', "put records and logs beside the paper's tables",
                        '  gluon-bot report logs --out report\n  gluon-bot report runs/*/record.jsonl --json\n'

@@ -115,7 +115,8 @@ def detections(detector: FasterRCNN, image: mx.nd.NDArray, recipe: Detection,
     resized = resize_short_within(image, recipe.short_side, recipe.long_side, interp=1)
     pixels = transfer.normalised(resized).expand_dims(0).as_in_context(context)
     classes, scores, boxes = detector(pixels)
-    boxes = BBoxClipToImage()(boxes, pixels).asnumpy()[0] * (image.shape[0] / resized.shape[0])
+    down, across = (image.shape[axis] / resized.shape[axis] for axis in (0, 1))  # differ: both sides are whole pixels
+    boxes = BBoxClipToImage()(boxes, pixels).asnumpy()[0] * (across, down, across, down)
     classes, scores = classes.asnumpy()[0, :, 0], scores.asnumpy()[0, :, 0]
     order = np.argsort(-scores, kind='stable')
     order = order[classes[order] != -1]

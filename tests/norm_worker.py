@@ -42,8 +42,8 @@ def one_layer():
     averaged = [layer.gamma.grad(), layer.beta.grad()]
     ranks.average(averaged, 'averaged')  # as a trainer does it
     results.update({'layer.y': joined(y), 'layer.dx': joined(x.grad) / size, 'layer.dgamma': averaged[0],
-                    'layer.dbeta': averaged[1], 'layer.mean': layer.running_mean.data(), 'layer.variance': layer.running_var.data(),
-                    'layer.evaluated': joined(layer(x))})
+                    'layer.dbeta': averaged[1], 'layer.mean': layer.running_mean.data(),
+                    'layer.variance': layer.running_var.data(), 'layer.evaluated': joined(layer(x))})
 
 
 def joined(array):

@@ -21,6 +21,7 @@ OPTIONS = {
     'evaluate': 'checkpoint --data --batch-size --multi-scale --limit --json --workers --hosts',
     'import': 'file --model --out --data',
     'export': 'checkpoint --format --out',
+    'predict': 'images --checkpoint --out --score-threshold --json',
     'report': 'logs --out --json --update',
     'figures': '--out',
 }

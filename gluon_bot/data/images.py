@@ -44,7 +44,7 @@ def packed(data: bytes, resize: Optional[int] = None, quality: int = 95) -> Pack
     reason = '' if kept else 'cmyk' if image.mode == 'CMYK' else 'not_jpeg'
     try:
         if not kept:
-            image = _as_rgb(_upright(image))
+            image = upright_rgb(image)
         if resize and min(image.size) > resize:
             image = _upright(image)
             scale = resize / min(image.size)
@@ -76,6 +76,11 @@ def decode(data: bytes) -> Image.Image:
     except Exception as error:  # decoders meet hostile bytes here, and raise nearly anything
         raise Unreadable(_said(error)) from None
     return image
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation says, in three channels of eight bits. ValueError for pixels of more than 16 bits."""
+    return _as_rgb(_upright(image))
 
 
 def is_plain_jpeg(image: Image.Image, data: bytes) -> bool:
