@@ -1,9 +1,15 @@
-"""Writing that is all or nothing: a reader sees the old file or the whole new one, also after a power cut."""
+"""Writing that is all or nothing: a reader sees the old file or the whole new one, also after a power cut.
+
+Reading that ends: of regular files, up to a size that is said.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import os
+import stat
 from contextlib import contextmanager
 from typing import Any, Iterator
 
@@ -22,6 +28,29 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def read_bounded(path: str, most_bytes: int) -> bytes:
+    """A whole file. Raises OSError, also where it is no regular file (a pipe, a device) or has more than `most_bytes`."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for somebody to write
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, 'not a regular file', path)
+        with open(handle, 'rb', closefd=False) as file:
+            content = file.read(most_bytes + 1)
+    finally:
+        os.close(handle)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, 'larger than %.0f MB, which no file of this kind is' % (most_bytes / (1 << 20)), path)
+    return content
+
+
+def parse_json(text: str) -> Any:
+    """JSON from a stranger: ValueError for what is none, nested too deeply, too; a whole number too long to be one is a float."""
+    try:
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits))
+    except RecursionError:
+        raise ValueError('nested too deeply') from None
 
 
 def fsync_folder(folder: str) -> None:
