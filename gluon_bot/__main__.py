@@ -13,7 +13,7 @@ from typing import List, Optional
 
 from gluon_bot import InputError, RunError, launch
 from gluon_bot.arguments import parser
-from gluon_bot.console import say
+from gluon_bot.console import one_line, say
 from gluon_bot.interrupt import Interrupted
 
 
@@ -29,11 +29,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
         sys.stdout.flush()
         return code or 0
     except InputError as error:
-        say('gluon-bot: %s' % error)
+        say('gluon-bot: ' + one_line(str(error)))
         return 2
     except (RunError, Interrupted) as error:  # on all workers alike: the first one speaks
         if os.environ.get('HOROVOD_RANK', '0') == '0':
-            say('gluon-bot: %s' % error)
+            say('gluon-bot: ' + one_line(str(error)))
         return 1 if isinstance(error, RunError) else 130
     except KeyboardInterrupt:
         say('gluon-bot: interrupted')
@@ -42,7 +42,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        say('gluon-bot: %s: %s' % (error.filename or 'writing', error.strerror or error))
+        say('gluon-bot: ' + one_line('%s: %s' % (error.filename or 'writing', error.strerror or error)))
         return 1
     except Exception as error:
         if 'MXNetError' not in [kind.__name__ for kind in type(error).__mro__]:

@@ -7,12 +7,12 @@ import sys
 from typing import Any, NoReturn
 
 from gluon_bot import __version__
-from gluon_bot.console import say
+from gluon_bot.console import one_line, say
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        say("%s: %s; see '%s --help'" % (self.prog, message, self.prog))
+        say("%s: %s; see '%s --help'" % (self.prog, one_line(message), self.prog))
         sys.exit(2)
 
 

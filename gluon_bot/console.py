@@ -16,6 +16,12 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def one_line(text: str, most: int = 1000) -> str:
+    """A message as one printable line of bounded length, whatever names and values from outside it quotes."""
+    shown = ''.join(letter if letter.isprintable() else letter.encode('unicode_escape').decode() for letter in text[:most])
+    return shown + ' ...' * (len(text) > most)
+
+
 def duration(seconds: float) -> str:
     """'42s', '3m05s', '2h07m', '3d04h'."""
     seconds = int(max(seconds, 0))
