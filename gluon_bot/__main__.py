@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the run failed, 2 bad input or arguments, 130 interrupted 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -16,12 +17,17 @@ from gluon_bot.arguments import parser
 from gluon_bot.console import one_line, say
 from gluon_bot.interrupt import Interrupted
 
+# a path that was given can't be what it is given for: bad input, as opposed to a full disk
+BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG,
+             errno.ELOOP, errno.EINVAL)
+
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     options.arguments = arguments
+    sys.stdout.reconfigure(errors='backslashreplace')  # names of files need not be text
     launch.follow_parent()
     _own_cores(options)
     try:
@@ -43,7 +49,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return 0
     except OSError as error:
         say('gluon-bot: ' + one_line('%s: %s' % (error.filename or 'writing', error.strerror or error)))
-        return 1
+        return 2 if error.errno in BAD_PLACE else 1
     except Exception as error:
         if 'MXNetError' not in [kind.__name__ for kind in type(error).__mro__]:
             raise
@@ -125,6 +131,7 @@ def _train(options: argparse.Namespace) -> int:
     settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
     recipe = recipes.override(recipes.recipe_named(options.recipe), settings)
     if options.dry_run or _is_launcher(options):
+        launch.check(options.workers, options.hosts)
         from gluon_bot import job
         plan = job.plan(recipe, options.data, options.out, options.workers, options.accumulate, options.teacher,
                         options.limit, options.resume)
@@ -166,6 +173,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.multi_scale and task != 'segment':
         raise InputError('--multi-scale is for segmentation; %s was trained to %s' % (options.checkpoint, task))
     if _is_launcher(options):
+        launch.check(options.workers, options.hosts)
         return launch.run(options.arguments, options.workers, options.hosts)
     if task == 'detect':
         from gluon_bot import detect

@@ -23,8 +23,13 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError(errno.EINVAL, 'not a regular file', path)
         os.replace(temporary, path)
         fsync_folder(os.path.dirname(path))
+    except OSError as error:
+        error.filename = path if error.filename == temporary else error.filename
+        raise
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)

@@ -19,6 +19,7 @@ from gluon_bot.console import say
 
 LOST = 70  # exit code of a worker that crashed, or lost another one: worth a restart
 FINAL = (0, 1, 2, 130)  # done, failed for good, bad input, interrupted: not worth one
+MOST_WORKERS = 64  # on one machine with fewer cores
 GRACE_SECONDS = 20  # for the other workers to notice that one is gone
 
 
@@ -39,6 +40,19 @@ def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0) 
             return code
     say('gluon-bot: a worker died%s; go on with --resume' % (' and %d restarts did not help' % restarts if restarts else ''))
     return 1
+
+
+def check(workers: int, hosts: str) -> None:
+    """InputError where the workers can't all be started: before any is."""
+    most = max(MOST_WORKERS, len(os.sched_getaffinity(0)))
+    if not hosts and workers > most:
+        raise InputError('--workers %d: this machine has %d cores; at most %d workers' % (workers, len(os.sched_getaffinity(0)), most))
+    name = r'\w[\w.-]*(:[1-9]\d{0,3})?'  # never an option of ssh
+    if hosts and not re.fullmatch('%s(,%s)*' % (name, name), hosts, re.ASCII):
+        raise InputError("--hosts '%s' is not of the form name:slots,name:slots" % hosts)
+    slots = sum(int(host.partition(':')[2] or 1) for host in hosts.split(',')) if hosts else workers
+    if slots < workers:
+        raise InputError("--hosts '%s' has room for %d workers, not for %d" % (hosts, slots, workers))
 
 
 def follow_parent() -> None:
@@ -117,8 +131,6 @@ def _rendezvous(workers: int) -> 'tuple[object, List[Dict[str, str]]]':
 
 def _over_ssh(command: List[str], workers: int, hosts: str) -> int:
     """The same through horovodrun, whose own tracebacks are kept off the console; it names the first exit code in them."""
-    if not re.fullmatch(r'[\w.-]+(:\d+)?(,[\w.-]+(:\d+)?)*', hosts):
-        raise InputError("--hosts '%s' is not of the form name:slots,name:slots" % hosts)
     process = subprocess.Popen([os.path.join(os.path.dirname(sys.executable), 'horovodrun'), '--gloo', '-np', str(workers), '-H', hosts, *command], stderr=subprocess.PIPE, text=True, errors='replace')
     code, traceback = None, False
     for line in process.stderr:

@@ -116,9 +116,9 @@ def members(path: str, offset: int = 0, size: int = 0) -> Iterator[Tuple[str, in
                 file.seek(tar.offset)
                 if tar.offset + tarfile.BLOCKSIZE > end or file.read(tarfile.BLOCKSIZE).strip(b'\0'):
                     raise InputError('%s: the tar has no end, so it was cut off; copy it again' % path)
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # tarfile raises nearly anything on damaged headers
         raise InputError('%s: not an uncompressed tar (%s); unpack it, or only uncompress it' % (path, error)) from None
 
 
