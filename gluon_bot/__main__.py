@@ -72,6 +72,10 @@ def _is_launcher(options: argparse.Namespace) -> bool:
     return 'HOROVOD_RANK' not in os.environ and bool(options.workers > 1 or options.hosts or options.restarts)
 
 
+def _launch(options: argparse.Namespace) -> int:
+    return launch.run(options.arguments, options.workers, options.hosts, options.restarts, options.stall_minutes)
+
+
 def _own_cores(options: argparse.Namespace) -> None:
     """Give each worker its share of the machine's cores; MXNet's own default is half of them, and it reads this when imported.
 
@@ -139,7 +143,7 @@ def _train(options: argparse.Namespace) -> int:
             print(plan)
             return 0
         say(plan)
-        return launch.run(options.arguments, options.workers, options.hosts, options.restarts)
+        return _launch(options)
     from gluon_bot import train
     train.fit(recipe, options.data, options.out, options.resume, options.accumulate, options.teacher, options.limit,
               options.log_every, options.keep, options.tensorboard)
@@ -155,13 +159,14 @@ def _fine_tune(options: argparse.Namespace) -> int:
     settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
     recipe = recipes.override(finetune.fine_tuning_named(options.recipe, options.command), settings)
     if options.dry_run or _is_launcher(options):
+        launch.check(options.workers, options.hosts)
         job = describe(recipe, options.data, options.out, options.workers, options.accumulate, options.limit)
         plan = tuning.plan(job, options.backbone, options.workers, options.resume)
         if options.dry_run:
             print(plan)
             return 0
         say(plan)
-        return launch.run(options.arguments, options.workers, options.hosts, options.restarts)
+        return _launch(options)
     fit(recipe, options.data, options.out, options.backbone, options.resume, options.accumulate, options.limit,
         options.log_every, options.keep, options.tensorboard)
     return 0
@@ -170,11 +175,13 @@ def _fine_tune(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from gluon_bot import checkpoint
     task = checkpoint.find(options.checkpoint).meta.get('task', 'classify')
+    if task not in SCORES:
+        raise InputError("%s: was trained to '%s', which this version does not know" % (options.checkpoint, task))
     if options.multi_scale and task != 'segment':
         raise InputError('--multi-scale is for segmentation; %s was trained to %s' % (options.checkpoint, task))
     if _is_launcher(options):
         launch.check(options.workers, options.hosts)
-        return launch.run(options.arguments, options.workers, options.hosts)
+        return _launch(options)
     if task == 'detect':
         from gluon_bot import detect
         result = detect.run(options.checkpoint, options.data, options.limit)

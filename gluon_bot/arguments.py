@@ -39,6 +39,17 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
     return whole
 
 
+def _minutes(text: str) -> float:
+    """A time above 0 and up to a week."""
+    value = float(text)
+    if not 0 < value <= 7 * 24 * 60:
+        raise ValueError
+    return value
+
+
+_minutes.__name__ = 'number of minutes'
+
+
 def _command(commands: Any, name: str, help_text: str, examples: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help_text, description=help_text, epilog='examples:\n' + examples,
                                  formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -49,6 +60,8 @@ def _workers(parser: argparse.ArgumentParser, restarts: bool) -> None:
     parser.add_argument('--workers', type=_whole(1, 1024), default=1, metavar='N', help='processes, one a GPU, on this machine or over '
                         '--hosts (default: 1)')
     parser.add_argument('--hosts', default='', metavar='NAME:N,...', help='machines and their numbers of workers, through ssh')
+    parser.add_argument('--stall-minutes', type=_minutes, default=30.0, metavar='T', help='a worker that does nothing for so long '
+                        'counts as dead (default: 30)')
     parser.set_defaults(restarts=0)
     if restarts:
         parser.add_argument('--restarts', type=_whole(0, 999), default=0, metavar='N', help='start again from the last '

@@ -54,10 +54,7 @@ def save(run: str, meta: Dict[str, Any], parameters: Dict[str, np.ndarray], trai
         files = {}
         for name, arrays in (('parameters.npz', parameters), ('training.npz', training)):
             path = os.path.join(temporary, name)
-            with open(path, 'wb') as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_arrays(path, arrays)
             files[name] = {'sha256': sha256_of(path), 'bytes': os.path.getsize(path)}
         with open(os.path.join(temporary, 'checkpoint.json'), 'w', encoding='utf-8') as file:
             json.dump({'format': FORMAT, **meta, 'files': files}, file, indent=1)
@@ -146,6 +143,17 @@ def arrays(checkpoint: Checkpoint, name: str) -> Dict[str, np.ndarray]:
         raise InputError('%s: not a file of plain arrays (%s); take another checkpoint' % (path, error)) from None
 
 
+def _write_arrays(path: str, arrays: Dict[str, np.ndarray]) -> None:
+    """The same file as np.savez makes, which on a full disk leaves a zip file that complains again when it is collected."""
+    with open(path, 'wb') as file:
+        with zipfile.ZipFile(file, 'w') as archive:
+            for name, array in arrays.items():
+                with archive.open(name + '.npy', 'w', force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _all(run: str) -> List[str]:
     folder = os.path.join(run, FOLDER)
     names = os.listdir(folder) if os.path.isdir(folder) else []
@@ -175,7 +183,7 @@ def _read_meta(path: str) -> Dict[str, Any]:
         meta = parse_json(read_bounded(file_name, JSON_LIMIT_BYTES).decode('utf-8'))
         if meta['format'] != FORMAT:
             raise InputError('%s: format %r; this version reads format %d' % (file_name, meta['format'], FORMAT))
-        if not (isinstance(meta['recipe'], dict) and _names(meta['classes']) and _whole(meta['step'])
+        if not (isinstance(meta['recipe'], dict) and isinstance(meta.get('task', ''), str) and _names(meta['classes']) and _whole(meta['step'])
                 and _whole(meta['epoch']) and set(meta['files']) == {'parameters.npz', 'training.npz'}
                 and all(_whole(entry['bytes']) and isinstance(entry['sha256'], str) for entry in meta['files'].values())):
             raise ValueError('fields are missing or of the wrong type')

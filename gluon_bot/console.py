@@ -11,6 +11,8 @@ import time
 from contextlib import contextmanager
 from typing import Iterable, Iterator, Optional, TextIO
 
+from gluon_bot.pulse import beat
+
 
 def say(message: str) -> None:
     """One message line on standard error; standard output is for results."""
@@ -78,6 +80,7 @@ class Progress:
 
     def update(self, done: int, note: str = '') -> None:
         """`done` of `total` units are finished; `note` is shown behind the rate."""
+        beat()
         now = time.monotonic()
         if self.interval is None or (now - self.drawn < self.interval and done < self.total):
             return

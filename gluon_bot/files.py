@@ -6,12 +6,19 @@ Reading that ends: of regular files, up to a size that is said.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
+import time
 from contextlib import contextmanager
 from typing import Any, Iterator
+
+from gluon_bot import InputError
+
+PARTIAL = re.compile(r'\.partial-\d+$')
 
 
 @contextmanager
@@ -33,6 +40,37 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+@contextmanager
+def owned(folder: str, patience_seconds: float) -> Iterator[None]:
+    """Make `folder` and own it, without what a killed writer left; InputError where another process owns it for that long.
+
+    Where the file system knows no locks, there is none.
+    """
+    os.makedirs(folder, exist_ok=True)
+    handle, deadline = os.open(folder, os.O_RDONLY), time.monotonic() + patience_seconds
+    try:
+        while not _locked(handle):
+            if time.monotonic() > deadline:
+                raise InputError('%s: another process writes here; wait for it, or choose another folder' % folder)
+            time.sleep(0.1)
+        for name in os.listdir(folder):
+            if PARTIAL.search(name):
+                os.unlink(os.path.join(folder, name))
+        yield
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def read_bounded(path: str, most_bytes: int) -> bytes:

@@ -6,6 +6,7 @@ Over several machines `horovodrun` starts them through ssh.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -14,8 +15,8 @@ import sys
 import time
 from typing import Dict, List
 
-from gluon_bot import InputError
-from gluon_bot.console import say
+from gluon_bot import InputError, pulse
+from gluon_bot.console import duration, say
 
 LOST = 70  # exit code of a worker that crashed, or lost another one: worth a restart
 FINAL = (0, 1, 2, 130)  # done, failed for good, bad input, interrupted: not worth one
@@ -23,11 +24,11 @@ MOST_WORKERS = 64  # on one machine with fewer cores
 GRACE_SECONDS = 20  # for the other workers to notice that one is gone
 
 
-def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0) -> int:
+def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, stall_minutes: float = 30) -> int:
     """Run `gluon-bot ARGUMENTS` as `workers` ranks; returns the job's exit code.
 
     `hosts` is 'name:slots,name:slots' for several machines. After a worker's death all are started again with --resume,
-    `restarts` times at the most.
+    `restarts` times at the most. Where no worker has done anything for `stall_minutes`, they count as dead.
     """
     if restarts and '--resume' not in arguments:
         arguments = arguments + ['--resume']
@@ -35,7 +36,7 @@ def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0) 
         if attempt:
             say('a worker died; restart %d of %d from the last checkpoint' % (attempt, restarts))
         command = [sys.executable, '-m', 'gluon_bot', *arguments]
-        code = _over_ssh(command, workers, hosts) if hosts else here(command, workers)
+        code = _over_ssh(command, workers, hosts, 60 * stall_minutes) if hosts else here(command, workers, 60 * stall_minutes)
         if code in FINAL:
             return code
     say('gluon-bot: a worker died%s; go on with --resume' % (' and %d restarts did not help' % restarts if restarts else ''))
@@ -56,7 +57,8 @@ def check(workers: int, hosts: str) -> None:
 
 
 def follow_parent() -> None:
-    """In a worker: when the process that started us dies, be asked to stop as by SIGTERM (Linux)."""
+    """In a worker: tell the launcher that we live, and when it dies, be asked to stop as by SIGTERM (Linux)."""
+    pulse.begin()
     parent = os.environ.get('GLUON_BOT_LAUNCHER')
     if parent and sys.platform == 'linux':
         import ctypes
@@ -65,25 +67,31 @@ def follow_parent() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def here(command: List[str], workers: int) -> int:
+def here(command: List[str], workers: int, stall_seconds: float = 1800) -> int:
     """Run `command` as `workers` ranks on this machine; returns one exit code for all of them."""
-    server, environments = _rendezvous(workers)
+    server, environments = _rendezvous(workers, stall_seconds)
+    pulses = [pulse.Pulse() for _ in environments]
     asked = []
     before = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in (signal.SIGTERM, signal.SIGINT)}
-    processes = [subprocess.Popen(command, env=environment) for environment in environments]
+    processes = []
     try:
-        return _wait(processes, asked)
+        for environment, worker in zip(environments, pulses):
+            environment[pulse.VARIABLE] = str(worker.workers_end)
+            processes.append(subprocess.Popen(command, env=environment, pass_fds=[worker.workers_end]))
+        return _wait(processes, asked, pulses, stall_seconds)
     finally:
         for process in processes:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+        for worker in pulses:
+            worker.close()
         server.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _wait(processes: List[subprocess.Popen], asked: List[int]) -> int:
+def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: List[pulse.Pulse], stall_seconds: float) -> int:
     """Wait for all workers; pass on to them that they shall stop (they bear being told twice, by a terminal and by us)."""
     forwarded, deadline = 0, None
     while True:
@@ -100,6 +108,11 @@ def _wait(processes: List[subprocess.Popen], asked: List[int]) -> int:
             deadline = time.monotonic() + GRACE_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             return _verdict([code for code in ended if code], bool(asked))
+        rank, seconds = pulse.slowest(pulses)
+        if seconds > stall_seconds:
+            say('rank %d (process %d) has stood still for %s; all workers are ended'
+                % (rank, processes[rank].pid, duration(seconds)))
+            return LOST
         time.sleep(0.05)
 
 
@@ -113,7 +126,7 @@ def _verdict(codes: List[int], asked: bool) -> int:
     return max(codes)
 
 
-def _rendezvous(workers: int) -> 'tuple[object, List[Dict[str, str]]]':
+def _rendezvous(workers: int, stall_seconds: float) -> 'tuple[object, List[Dict[str, str]]]':
     """Horovod's meeting point for workers on this machine, and the environment of each of them."""
     try:
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
@@ -125,13 +138,23 @@ def _rendezvous(workers: int) -> 'tuple[object, List[Dict[str, str]]]':
     port = server.start()
     slots = get_host_assignments(parse_hosts('localhost:%d' % workers), workers)
     server.init(slots)
-    shared = {**os.environ, **create_run_env_vars('127.0.0.1', ['lo'], str(port)), 'GLUON_BOT_LAUNCHER': str(os.getpid())}
+    shared = {**os.environ, **create_run_env_vars('127.0.0.1', ['lo'], str(port)), 'GLUON_BOT_LAUNCHER': str(os.getpid()),
+              **_patience(stall_seconds)}
     return server, [{**shared, **create_slot_env_vars(slot)} for slot in slots]
 
 
-def _over_ssh(command: List[str], workers: int, hosts: str) -> int:
+def _patience(stall_seconds: float) -> Dict[str, str]:
+    """How long Horovod bears a worker that stands still: a little longer than we do. By itself, Gloo bears 30 seconds."""
+    seconds = str(math.ceil(stall_seconds) + GRACE_SECONDS)
+    return {'HOROVOD_GLOO_TIMEOUT_SECONDS': seconds, 'HOROVOD_STALL_CHECK_TIME_SECONDS': str(math.ceil(stall_seconds)),
+            'HOROVOD_STALL_SHUTDOWN_TIME_SECONDS': seconds}
+
+
+def _over_ssh(command: List[str], workers: int, hosts: str, stall_seconds: float) -> int:
     """The same through horovodrun, whose own tracebacks are kept off the console; it names the first exit code in them."""
-    process = subprocess.Popen([os.path.join(os.path.dirname(sys.executable), 'horovodrun'), '--gloo', '-np', str(workers), '-H', hosts, *command], stderr=subprocess.PIPE, text=True, errors='replace')
+    horovodrun = [os.path.join(os.path.dirname(sys.executable), 'horovodrun'), '--gloo', '-np', str(workers), '-H', hosts]
+    process = subprocess.Popen(horovodrun + command, stderr=subprocess.PIPE, text=True, errors='replace',
+                               env={**os.environ, **_patience(stall_seconds)})
     code, traceback = None, False
     for line in process.stderr:
         found = re.match(r'Exit code: (-?\d+)$', line)

@@ -8,7 +8,7 @@ from gluon_bot.__main__ import COMMANDS, main
 from gluon_bot.arguments import parser
 
 TRAINING = 'recipe --data --out --resume --set --seed --accumulate --limit --log-every --keep --tensorboard --dry-run ' \
-    '--workers --hosts --restarts'
+    '--workers --hosts --stall-minutes --restarts'
 OPTIONS = {
     'recipes': 'recipe --set --json',
     'models': '--json',
@@ -17,7 +17,7 @@ OPTIONS = {
     'train': TRAINING + ' --teacher',
     'detect': TRAINING + ' --backbone',
     'segment': TRAINING + ' --backbone',
-    'evaluate': 'checkpoint --data --batch-size --multi-scale --limit --json --workers --hosts',
+    'evaluate': 'checkpoint --data --batch-size --multi-scale --limit --json --workers --hosts --stall-minutes',
     'report': 'logs --out --json --update',
     'figures': '--out',
 }
