@@ -44,7 +44,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_costs_nothing(digits_
         assert len(said) == 1 and 'No space left on device' in said[0] and 'restart' not in errors, errors
         assert checkpoint.find(str(disk / 'run')).step == 12
         os.unlink(str(disk / 'ballast'))
-        runs.finish(runs.start(*words, disk / 'run'))
+        runs.finish(runs.start(*words, disk / 'run', '--resume'))
         runs.same(undisturbed, disk / 'run')
         assert not [name for name in os.listdir(str(disk / 'run')) + os.listdir(str(disk / 'run/checkpoints')) if 'partial' in name]
 

@@ -41,9 +41,9 @@ def test_a_worker_stopped_for_less_than_that_is_waited_for(digits_folder, undist
 
 def test_a_worker_that_hangs_outside_of_horovod_is_named(digits_folder, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
-    script = str(Path(__file__).with_name('hanging_worker.py'))
+    script = str(Path(__file__).with_name('odd_worker.py'))
     words = ['train', 'digits', '--data', digits_folder, '--out', str(tmp_path / 'run'), '--workers', '2', *runs.TINY]
-    assert launch.here([sys.executable, script, *words], 2, stall_seconds=8) == launch.LOST
+    assert launch.here([sys.executable, script, 'hang', *words], 2, stall_seconds=8) == launch.LOST
     assert re.search(r'^rank 1 .* has stood still for \d+s', capfd.readouterr().err, re.M)
 
 
