@@ -12,7 +12,7 @@ from data_samples import dataset, encoded, noise, write_tree
 from gluon_bot import dist, job, state
 from gluon_bot.__main__ import main
 from gluon_bot.arguments import parser
-from gluon_bot.data import recordio, workers
+from gluon_bot.data import recordio, scenes, workers
 from gluon_bot.recipes import RECIPES, override
 
 HOSTILE = ['', ' ', '0', '-1', '1.5', 'nan', '-inf', '1e999', '9' * 30, '2147483648', 'true', 'None', 'é💥', 'a\nb', '\x1b[31mred', '\udcff',
@@ -23,7 +23,7 @@ COMMANDS = next(action for action in parser()._actions if isinstance(action, arg
 VALUED = [(name, (action.option_strings or [action.dest])[-1]) for name, command in COMMANDS.items()
           for action in command._actions if action.nargs != 0]
 FRESH = 'fresh'  # a folder that does not exist yet
-KEPT = {'images', 'data', 'run', 'x.log'}
+KEPT = {'images', 'data', 'run', 'x.log', 'scenes'}
 
 
 @pytest.fixture(scope='module')
@@ -44,13 +44,15 @@ def place(tmp_path_factory):
         state.save(run, 'run', {'task': 'classify', 'recipe': job.as_dict(recipe), 'classes': ['cat', 'dog'], 'data': described.manifest,
                                 'epoch': 0, 'step': 0, 'world_size': 1, 'precision': 'float32', 'tally': {}, 'between_epochs': True}, True)
         (folder / 'x.log').write_text('nothing')
+        scenes.write_scenes('scenes')
         yield folder
 
 
 VALID = {
     'recipes': ['digits'], 'models': [], 'pack': ['images', FRESH], 'verify': ['data'], 'report': ['x.log'], 'figures': ['--out', FRESH],
     'train': ['digits', '--data', 'data', '--out', FRESH, '--set', 'batch_size=4', '--dry-run'], 'evaluate': ['run', '--data', 'data'],
-    'runs': [FRESH], 'watch': ['run'], 'doctor': []}
+    'detect': ['scenes-detection', '--data', 'scenes', '--out', FRESH, '--set', 'pretrained=false', '--dry-run'],
+    'segment': ['scenes-segmentation', '--data', 'scenes', '--out', FRESH, '--set', 'pretrained=false', '--dry-run']}
 
 
 def with_value(command, option, value):
@@ -77,7 +79,7 @@ def outcome(words, capsys):
 
 def test_every_command_has_valid_words(place, capsys):
     assert set(COMMANDS) <= set(VALID)
-    for command in ('recipes', 'pack', 'verify', 'train', 'evaluate', 'report'):
+    for command in ('recipes', 'pack', 'verify', 'train', 'detect', 'segment', 'evaluate', 'report'):
         assert outcome([command, *VALID[command]], capsys) == (0, []), command
         shutil.rmtree(FRESH, ignore_errors=True)
 
