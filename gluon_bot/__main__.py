@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the run failed, 2 bad input or arguments, 130 interrupted 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -13,8 +14,12 @@ from typing import List, Optional
 
 from gluon_bot import InputError, RunError, launch
 from gluon_bot.arguments import parser
-from gluon_bot.console import say
+from gluon_bot.console import one_line, say
 from gluon_bot.interrupt import Interrupted
+
+# a path that was given can't be what it is given for: bad input, as opposed to a full disk
+BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG,
+             errno.ELOOP, errno.EINVAL)
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -22,6 +27,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     options.arguments = arguments
+    sys.stdout.reconfigure(errors='backslashreplace')  # names of files need not be text
     launch.follow_parent()
     _own_cores(options)
     try:
@@ -32,11 +38,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
         sys.stdout.flush()
         return code or 0
     except InputError as error:
-        say('gluon-bot: %s' % error)
+        say('gluon-bot: ' + one_line(str(error)))
         return 2
     except (RunError, Interrupted) as error:  # on all workers alike: the first one speaks
         if os.environ.get('HOROVOD_RANK', '0') == '0':
-            say('gluon-bot: %s' % error)
+            say('gluon-bot: ' + one_line(str(error)))
         return 1 if isinstance(error, RunError) else 130
     except KeyboardInterrupt:
         say('gluon-bot: interrupted')
@@ -45,8 +51,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        say('gluon-bot: %s: %s' % (error.filename or 'writing', error.strerror or error))
-        return 1
+        say('gluon-bot: ' + one_line('%s: %s' % (error.filename or 'writing', error.strerror or error)))
+        return 2 if error.errno in BAD_PLACE else 1
     except Exception as error:
         if 'MXNetError' not in [kind.__name__ for kind in type(error).__mro__]:
             raise
@@ -67,6 +73,10 @@ def _first_line(error: Exception) -> str:
 def _is_launcher(options: argparse.Namespace) -> bool:
     """True where this process shall start workers rather than be one."""
     return 'HOROVOD_RANK' not in os.environ and bool(options.workers > 1 or options.hosts or options.restarts)
+
+
+def _launch(options: argparse.Namespace) -> int:
+    return launch.run(options.arguments, options.workers, options.hosts, options.restarts, options.stall_minutes)
 
 
 def _own_cores(options: argparse.Namespace) -> None:
@@ -135,6 +145,7 @@ def _train(options: argparse.Namespace) -> int:
     settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
     recipe = recipes.override(recipes.recipe_named(options.recipe), settings)
     if options.dry_run or _is_launcher(options):
+        launch.check(options.workers, options.hosts)
         from gluon_bot import job
         plan = job.plan(recipe, options.data, options.out, options.workers, options.accumulate, options.teacher,
                         options.limit, options.resume, options.init)
@@ -142,7 +153,7 @@ def _train(options: argparse.Namespace) -> int:
             print(plan)
             return 0
         say(plan)
-        return launch.run(options.arguments, options.workers, options.hosts, options.restarts)
+        return _launch(options)
     from gluon_bot import train
     train.fit(recipe, options.data, options.out, options.resume, options.accumulate, options.teacher, options.limit,
               options.log_every, options.keep, options.tensorboard, options.init)
@@ -158,13 +169,14 @@ def _fine_tune(options: argparse.Namespace) -> int:
     settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
     recipe = recipes.override(finetune.fine_tuning_named(options.recipe, options.command), settings)
     if options.dry_run or _is_launcher(options):
+        launch.check(options.workers, options.hosts)
         job = describe(recipe, options.data, options.out, options.workers, options.accumulate, options.limit)
         plan = tuning.plan(job, options.backbone, options.workers, options.resume)
         if options.dry_run:
             print(plan)
             return 0
         say(plan)
-        return launch.run(options.arguments, options.workers, options.hosts, options.restarts)
+        return _launch(options)
     fit(recipe, options.data, options.out, options.backbone, options.resume, options.accumulate, options.limit,
         options.log_every, options.keep, options.tensorboard)
     return 0
@@ -173,10 +185,13 @@ def _fine_tune(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from gluon_bot import checkpoint
     task = checkpoint.find(options.checkpoint).meta.get('task', 'classify')
+    if task not in SCORES:
+        raise InputError("%s: was trained to '%s', which this version does not know" % (options.checkpoint, task))
     if options.multi_scale and task != 'segment':
         raise InputError('--multi-scale is for segmentation; %s was trained to %s' % (options.checkpoint, task))
     if _is_launcher(options):
-        return launch.run(options.arguments, options.workers, options.hosts)
+        launch.check(options.workers, options.hosts)
+        return _launch(options)
     if task == 'detect':
         from gluon_bot import detect
         result = detect.run(options.checkpoint, options.data, options.limit)

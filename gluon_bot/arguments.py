@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from typing import Any, NoReturn
+from typing import Any, Callable, NoReturn, Set
 
 from gluon_bot import __version__
-from gluon_bot.console import say
+from gluon_bot.console import did_you_mean, one_line, say
+
+
+MOST = (1 << 31) - 1
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        say("%s: %s; see '%s --help'" % (self.prog, message, self.prog))
+        unknown = re.match(r'unrecognized arguments: (--[^\s=]+)', message)
+        nearest = did_you_mean(unknown.group(1), self.options()) if unknown else ''
+        say("%s: %s%s; see '%s --help'" % (self.prog, one_line(message), nearest, self.prog))
         sys.exit(2)
 
+    def options(self) -> Set[str]:
+        """The options of all commands."""
+        commands = next(action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return {option for command in commands.values() for option in command._option_string_actions}
 
-def _count(text: str) -> int:
-    """A whole number above 0."""
-    value = int(text)
-    if not 0 < value < 1 << 31:
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number from `least` to `most`."""
+    def whole(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    whole.__name__ = 'whole number from %d to %d' % (least, most)
+    return whole
+
+
+def _minutes(text: str) -> float:
+    """A time above 0 and up to a week."""
+    value = float(text)
+    if not 0 < value <= 7 * 24 * 60:
         raise ValueError
     return value
 
 
-_count.__name__ = 'whole number above 0'
+_minutes.__name__ = 'number of minutes'
 
 
 def _share(text: str) -> float:
@@ -45,12 +68,14 @@ def _command(commands: Any, name: str, help_text: str, examples: str) -> argpars
 
 
 def _workers(parser: argparse.ArgumentParser, restarts: bool) -> None:
-    parser.add_argument('--workers', type=_count, default=1, metavar='N', help='processes, one a GPU, on this machine or over '
+    parser.add_argument('--workers', type=_whole(1, 1024), default=1, metavar='N', help='processes, one a GPU, on this machine or over '
                         '--hosts (default: 1)')
     parser.add_argument('--hosts', default='', metavar='NAME:N,...', help='machines and their numbers of workers, through ssh')
+    parser.add_argument('--stall-minutes', type=_minutes, default=30.0, metavar='T', help='a worker that does nothing for so long '
+                        'counts as dead (default: 30)')
     parser.set_defaults(restarts=0)
     if restarts:
-        parser.add_argument('--restarts', type=int, choices=range(1000), default=0, metavar='N', help='start again from the last '
+        parser.add_argument('--restarts', type=_whole(0, 999), default=0, metavar='N', help='start again from the last '
                             'checkpoint, up to N times, when a worker dies (default: 0)')
 
 
@@ -60,11 +85,11 @@ def _training(parser: argparse.ArgumentParser, data_help: str) -> None:
     parser.add_argument('--out', required=True, metavar='RUN', help='folder for record, curves and checkpoints')
     parser.add_argument('--resume', action='store_true', help='go on from the newest good checkpoint in RUN, if any')
     parser.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='change a field of the recipe')
-    parser.add_argument('--seed', type=int, help='the same as --set seed=N')
-    parser.add_argument('--accumulate', type=_count, default=1, metavar='N', help='sum gradients over N small batches')
-    parser.add_argument('--limit', type=_count, metavar='N', help='train and evaluate on N images an epoch, for a trial')
-    parser.add_argument('--log-every', type=_count, default=50, metavar='STEPS', help='(default: 50)')
-    parser.add_argument('--keep', type=_count, default=3, metavar='K', help='newest checkpoints kept, and the best (default: 3)')
+    parser.add_argument('--seed', type=_whole(0, MOST), help='the same as --set seed=N')
+    parser.add_argument('--accumulate', type=_whole(1, MOST), default=1, metavar='N', help='sum gradients over N small batches')
+    parser.add_argument('--limit', type=_whole(1, MOST), metavar='N', help='train and evaluate on N images an epoch, for a trial')
+    parser.add_argument('--log-every', type=_whole(1, MOST), default=50, metavar='STEPS', help='(default: 50)')
+    parser.add_argument('--keep', type=_whole(1, MOST), default=3, metavar='K', help='newest checkpoints kept, and the best (default: 3)')
     parser.add_argument('--tensorboard', action='store_true', help='also write TensorBoard event files')
     parser.add_argument('--dry-run', action='store_true', help='check everything, say what would be done, and stop')
     _workers(parser, restarts=True)
@@ -101,10 +126,10 @@ def parser() -> argparse.ArgumentParser:
                          "with the ILSVRC2012 tars, or the word 'digits' or 'scenes'")
     command.add_argument('out', metavar='OUT', help='folder for train.rec, val.rec, their .idx and manifests')
     command.add_argument('--name', help='name of the dataset in the manifest (default: from SOURCE)')
-    command.add_argument('--resize', type=_count, metavar='PIXELS', help='scale larger images to this short side')
-    command.add_argument('--quality', type=_count, default=95, help='JPEG quality of what is encoded anew (default: 95)')
-    command.add_argument('--seed', type=int, default=0, help='of the random order of the records')
-    command.add_argument('--workers', type=_count, help='processes (default: one a core)')
+    command.add_argument('--resize', type=_whole(1, MOST), metavar='PIXELS', help='scale larger images to this short side')
+    command.add_argument('--quality', type=_whole(1, MOST), default=95, help='JPEG quality of what is encoded anew (default: 95)')
+    command.add_argument('--seed', type=_whole(0, MOST), default=0, help='of the random order of the records')
+    command.add_argument('--workers', type=_whole(1, 1024), help='processes (default: one a core)')
     command.add_argument('--validation-share', type=float, default=0.1, metavar='SHARE',
                          help='of each class, where SOURCE has no train and val (default: 0.1)')
     command.add_argument('--skip-broken', action='store_true', help='leave unreadable images out and list them')
@@ -114,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot verify data/imagenette --picture imagenette.png\n  gluon-bot verify VOCdevkit\n  gluon-bot verify ADEChallengeData2016\n')
     command.add_argument('path', metavar='PATH', help='folder of records, one .rec, or a tree')
     command.add_argument('--picture', metavar='FILE', help='also draw training images as the network sees them, a PNG')
-    command.add_argument('--workers', type=_count, help='processes (default: one a core)')
+    command.add_argument('--workers', type=_whole(1, 1024), help='processes (default: one a core)')
 
     command = _command(commands, 'train', 'train a recipe with one worker or several',
                        '  gluon-bot train digits --data data/digits --out runs/digits\n'
@@ -146,11 +171,11 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot evaluate runs/masks --data data/scenes --multi-scale\n')
     command.add_argument('checkpoint', metavar='CHECKPOINT', help='a run folder (its newest checkpoint) or a checkpoint folder')
     command.add_argument('--data', required=True, metavar='DIR', help='of the kind the checkpoint was trained on')
-    command.add_argument('--batch-size', type=_count, default=64, metavar='N', help='images of one worker, for a classifier '
+    command.add_argument('--batch-size', type=_whole(1, MOST), default=64, metavar='N', help='images of one worker, for a classifier '
                          '(default: 64)')
     command.add_argument('--multi-scale', action='store_true', help='segmentation: the mean over six scales and their mirror '
                          'images')
-    command.add_argument('--limit', type=_count, metavar='N', help='use N images only, for a trial')
+    command.add_argument('--limit', type=_whole(1, MOST), metavar='N', help='use N images only, for a trial')
     command.add_argument('--json', action='store_true', help='as JSON')
     _workers(command, restarts=False)
 

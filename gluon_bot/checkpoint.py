@@ -20,11 +20,13 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 
 from gluon_bot import InputError, RunError
-from gluon_bot.files import fsync_folder, sha256_of
+from gluon_bot.files import fsync_folder, parse_json, read_bounded, sha256_of
 
 FORMAT = 1
 FOLDER = 'checkpoints'
 JSON_LIMIT_BYTES = 16 << 20
+ARRAYS_LIMIT_BYTES = 4 << 30  # of a file of arrays: fifteen times ResNet-152's parameters
+MOST_CLASSES = 100_000
 _STEP = re.compile(r'step-(\d{8,12})$')
 
 
@@ -52,10 +54,7 @@ def save(run: str, meta: Dict[str, Any], parameters: Dict[str, np.ndarray], trai
         files = {}
         for name, arrays in (('parameters.npz', parameters), ('training.npz', training)):
             path = os.path.join(temporary, name)
-            with open(path, 'wb') as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_arrays(path, arrays)
             files[name] = {'sha256': sha256_of(path), 'bytes': os.path.getsize(path)}
         with open(os.path.join(temporary, 'checkpoint.json'), 'w', encoding='utf-8') as file:
             json.dump({'format': FORMAT, **meta, 'files': files}, file, indent=1)
@@ -128,16 +127,31 @@ def arrays(checkpoint: Checkpoint, name: str) -> Dict[str, np.ndarray]:
     """The arrays of 'parameters.npz' or 'training.npz'; InputError where the file is not plain, whole arrays."""
     path = os.path.join(checkpoint.path, name)
     try:
-        with open(path, 'rb') as file:
-            content = file.read()
-        with zipfile.ZipFile(io.BytesIO(content)) as members:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
-                raise ValueError('compressed members')
+        content = read_bounded(path, ARRAYS_LIMIT_BYTES)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError('compressed members')
+        if sum(member.file_size for member in members) > len(content):
+            raise ValueError('members that overlap')
         with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
-            return {key: loaded[key] for key in loaded.files}
-    except (OSError, ValueError, KeyError, EOFError, SyntaxError, MemoryError, OverflowError, NotImplementedError,
-            RuntimeError, zipfile.BadZipFile) as error:
+            found = {key: loaded[key] for key in loaded.files}
+        if any(type(array) is not np.ndarray or array.dtype.kind not in 'fiu' for array in found.values()):
+            raise ValueError('members that are no arrays of numbers')
+        return found
+    except Exception as error:  # the readers of zip files and array headers raise nearly anything on damaged ones
         raise InputError('%s: not a file of plain arrays (%s); take another checkpoint' % (path, error)) from None
+
+
+def _write_arrays(path: str, arrays: Dict[str, np.ndarray]) -> None:
+    """The same file as np.savez makes, which on a full disk leaves a zip file that complains again when it is collected."""
+    with open(path, 'wb') as file:
+        with zipfile.ZipFile(file, 'w') as archive:
+            for name, array in arrays.items():
+                with archive.open(name + '.npy', 'w', force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _all(run: str) -> List[str]:
@@ -166,15 +180,11 @@ def _open(path: str) -> Checkpoint:
 def _read_meta(path: str) -> Dict[str, Any]:
     file_name = os.path.join(path, 'checkpoint.json')
     try:
-        if os.path.getsize(file_name) > JSON_LIMIT_BYTES:
-            raise ValueError('too large')
-        with open(file_name, encoding='utf-8') as file:
-            meta = json.load(file)
+        meta = parse_json(read_bounded(file_name, JSON_LIMIT_BYTES).decode('utf-8'))
         if meta['format'] != FORMAT:
             raise InputError('%s: format %r; this version reads format %d' % (file_name, meta['format'], FORMAT))
-        if not (isinstance(meta['recipe'], dict) and isinstance(meta['classes'], list) and meta['classes']
-                and all(isinstance(name, str) for name in meta['classes']) and _whole(meta['step']) and _whole(meta['epoch'])
-                and set(meta['files']) == {'parameters.npz', 'training.npz'}
+        if not (isinstance(meta['recipe'], dict) and isinstance(meta.get('task', ''), str) and _names(meta['classes'])
+                and _whole(meta['step']) and _whole(meta['epoch']) and set(meta['files']) == {'parameters.npz', 'training.npz'}
                 and all(_whole(entry['bytes']) and isinstance(entry['sha256'], str) for entry in meta['files'].values())):
             raise ValueError('fields are missing or of the wrong type')
         return meta
@@ -182,9 +192,13 @@ def _read_meta(path: str) -> Dict[str, Any]:
         raise InputError('%s: can not be read: %s' % (file_name, error.strerror)) from None
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError('%s: not a checkpoint (%s)' % (file_name, error)) from None
 
 
 def _whole(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 1 << 53
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and 0 < len(value) <= MOST_CLASSES and all(isinstance(name, str) for name in value)

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from typing import Iterator, Optional, TextIO
+from typing import Iterable, Iterator, Optional, TextIO
+
+from gluon_bot.pulse import beat
 
 
 def say(message: str) -> None:
     """One message line on standard error; standard output is for results."""
     print(message, file=sys.stderr, flush=True)
+
+
+def one_line(text: str, most: int = 1000) -> str:
+    """A message as one printable line of bounded length, whatever names and values from outside it quotes."""
+    shown = ''.join(letter if letter.isprintable() else letter.encode('unicode_escape').decode() for letter in text[:most])
+    return shown + ' ...' * (len(text) > most)
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """' (did you mean ...?)' with the words nearest to one that is unknown; '' where none is near."""
+    near = difflib.get_close_matches(word[:100], list(words), 3, 0.5)
+    return ' (did you mean %s?)' % ' or '.join(near) if near else ''
 
 
 def duration(seconds: float) -> str:
@@ -65,6 +80,7 @@ class Progress:
 
     def update(self, done: int, note: str = '') -> None:
         """`done` of `total` units are finished; `note` is shown behind the rate."""
+        beat()
         now = time.monotonic()
         if self.interval is None or (now - self.drawn < self.interval and done < self.total):
             return

@@ -1,11 +1,24 @@
-"""Writing that is all or nothing: a reader sees the old file or the whole new one, also after a power cut."""
+"""Writing that is all or nothing: a reader sees the old file or the whole new one, also after a power cut.
+
+Reading that ends: of regular files, up to a size that is said.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
+import json
 import os
+import re
+import stat
+import time
 from contextlib import contextmanager
 from typing import Any, Iterator
+
+from gluon_bot import InputError
+
+PARTIAL = re.compile(r'\.partial-\d+$')
 
 
 @contextmanager
@@ -17,11 +30,70 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError(errno.EINVAL, 'not a regular file', path)
         os.replace(temporary, path)
         fsync_folder(os.path.dirname(path))
+    except OSError as error:
+        error.filename = path if error.filename == temporary else error.filename
+        raise
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+@contextmanager
+def owned(folder: str, patience_seconds: float) -> Iterator[None]:
+    """Make `folder` and own it, without what a killed writer left; InputError where another process owns it for that long.
+
+    Where the file system knows no locks, there is none.
+    """
+    os.makedirs(folder, exist_ok=True)
+    handle, deadline = os.open(folder, os.O_RDONLY), time.monotonic() + patience_seconds
+    try:
+        while not _locked(handle):
+            if time.monotonic() > deadline:
+                raise InputError('%s: another process writes here; wait for it, or choose another folder' % folder)
+            time.sleep(0.1)
+        for name in os.listdir(folder):
+            if PARTIAL.search(name):
+                os.unlink(os.path.join(folder, name))
+        yield
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def read_bounded(path: str, most_bytes: int) -> bytes:
+    """A whole file. Raises OSError, also where it is no regular file (a pipe, a device) or has more than `most_bytes`."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for somebody to write
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, 'not a regular file', path)
+        with open(handle, 'rb', closefd=False) as file:
+            content = file.read(most_bytes + 1)
+    finally:
+        os.close(handle)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, 'larger than %.0f MB, which no file of this kind is' % (most_bytes / (1 << 20)), path)
+    return content
+
+
+def parse_json(text: str) -> Any:
+    """JSON from a stranger: ValueError for what is none, nested too deeply, too; a whole number too long to be one is a float."""
+    try:
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits))
+    except RecursionError:
+        raise ValueError('nested too deeply') from None
 
 
 def fsync_folder(folder: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Dict, Tuple
 
 from gluon_bot import InputError
+from gluon_bot.console import did_you_mean
 from gluon_bot.recipes import RECIPES, RESNETS, check_training, must, rising
 
 BACKBONES = ('resnet50b-baseline', 'resnet50d-efficient', 'resnet50d-cosine', 'resnet50d-smooth', 'resnet50d-distill',
@@ -99,7 +100,7 @@ def fine_tuning_named(name: str, task: str) -> FineTuning:
     """The run of that name for the task 'detect' or 'segment'; InputError with the names there are."""
     names = [known for known, recipe in FINE_TUNINGS.items() if recipe.task == task]
     if name not in names:
-        raise InputError("unknown recipe '%s' to %s; choose one of %s" % (name, task, ' '.join(names)))
+        raise InputError("unknown recipe '%s' to %s; choose one of %s%s" % (name, task, ' '.join(names), did_you_mean(name, names)))
     return FINE_TUNINGS[name]
 
 

@@ -24,8 +24,8 @@ VALUES = {'training': {'accuracy': 'train_top1', 'err-top1': 'train_top1', 'err-
           'validation': {'err-top1': 'val_top1', 'err-top5': 'val_top5', 'loss': 'val_loss'}}
 
 NUMBER = r'(\d+\.\d{6}|nan|inf)'
-HEADER = re.compile(r'Namespace\((.*?)(\)?)\s*$')
-ARGUMENT = re.compile(r"(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\[[^\]]*\]|[^,()\[\]'\"]+)(?:, |$)")
+HEADER = 'Namespace('
+ARGUMENT = re.compile(r"\b(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\[[^\]]{0,500}\]|[^,()\[\]'\"]+)(?:, |$)")
 BATCH = re.compile(r'Epoch\[(\d+)\] Batch \[\d+\].*\slr=%s$' % NUMBER)
 EPOCH = re.compile(r'\[Epoch (\d+)\] (training|validation): (\S.*)$')
 SPEED = re.compile(r'\[Epoch (\d+)\] (?:speed: (\d+) samples/sec\s+)?time cost: %s$' % NUMBER)
@@ -55,11 +55,11 @@ class LogReader:
         """Take one line; `whole` is False where the file ends before the line does. Nothing is raised."""
         if len(self.runs) > MOST_RUNS:
             return
-        at = min((found for found in map(text.find, ('[Epoch', 'Epoch', 'Namespace(')) if found >= 0), default=0)
+        at = min((found for found in map(text.find, ('[Epoch', 'Epoch', HEADER)) if found >= 0), default=0)
         line = text[at:].rstrip()
         if self.detection and self._detection_line(number, line, whole):
             return
-        if line.startswith('Namespace('):
+        if line.startswith(HEADER):
             self._header(number, line)
         elif line.startswith('Epoch['):
             found = BATCH.match(line)
@@ -162,7 +162,8 @@ class LogReader:
 
     def _header(self, number: int, line: str) -> None:
         """A new run, unless the script says it goes on with the last one (`resume_epoch`, `start_epoch`)."""
-        body, closed = HEADER.match(line).groups()
+        closed = line.endswith(')')
+        body = line[len(HEADER):-1] if closed else line[len(HEADER):]
         arguments = {key: _value(text) for key, text in ARGUMENT.findall(body if closed else body.rpartition(', ')[0])}
         if not closed:
             self.note(number, 'the arguments are cut; what is whole is read')

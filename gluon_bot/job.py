@@ -123,6 +123,11 @@ def check_out(out: str, resume: bool) -> None:
     """InputError where `out` already holds a run that `resume` was not asked to go on with, or is no folder."""
     if os.path.exists(out) and not os.path.isdir(out):
         raise InputError('%s: is a file; --out wants a folder for the run' % out)
+    above = os.path.abspath(out)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if not out or not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError("'%s': can not be written to; --out wants a folder for the run" % out)
     if not resume and any(os.path.exists(os.path.join(out, name)) for name in (runlog.RECORD, checkpoint.FOLDER)):
         raise InputError('%s: holds a run already; go on with --resume, or choose another --out' % out)
 

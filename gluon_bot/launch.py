@@ -6,6 +6,7 @@ reaches all, and none outlives us. They meet at a server of ours and talk by Glo
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -14,35 +15,48 @@ import threading
 import time
 from typing import Dict, List
 
-from gluon_bot import InputError, remote
-from gluon_bot.console import say
+from gluon_bot import InputError, pulse, remote
+from gluon_bot.console import duration, say
 
 LOST = 70  # exit code of a worker that crashed, or lost another one: worth a restart
 FINAL = (0, 1, 2, 130)  # done, failed for good, bad input, interrupted: not worth one
+MOST_WORKERS = 64  # on one machine with fewer cores
 GRACE_SECONDS = 20  # for the other workers to notice that one is gone
 CHECKPOINT_SECONDS = 300  # for a worker whose launcher is gone to write its checkpoint
 
 
-def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0) -> int:
+def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, stall_minutes: float = 30) -> int:
     """Run `gluon-bot ARGUMENTS` as `workers` ranks; returns the job's exit code.
 
     `hosts` is 'name:slots,name:slots' for several machines, '' for this one. After a worker's death all are started again with
-    --resume, `restarts` times at the most. Raises InputError where a machine can't be used.
+    --resume, `restarts` times at the most; where none has done anything for `stall_minutes`, they count as dead.
+    Raises InputError where a machine can't be used.
     """
     if restarts and '--resume' not in arguments:
         arguments = arguments + ['--resume']
     for attempt in range(restarts + 1):
         if attempt:
             say('a worker died; restart %d of %d from the last checkpoint' % (attempt, restarts))
-        code = start([sys.executable, '-m', 'gluon_bot', *arguments], workers, hosts)
+        code = start([sys.executable, '-m', 'gluon_bot', *arguments], workers, hosts, 60 * stall_minutes)
         if code in FINAL:
             return code
     say('gluon-bot: a worker died%s; go on with --resume' % (' and %d restarts did not help' % restarts if restarts else ''))
     return 1
 
 
+def check(workers: int, hosts: str) -> None:
+    """InputError where the workers can't all be started: before any is."""
+    most = max(MOST_WORKERS, len(os.sched_getaffinity(0)))
+    if hosts:
+        remote.machines(hosts, workers)
+    elif workers > most:
+        raise InputError('--workers %d: this machine has %d cores; at most %d workers'
+                         % (workers, len(os.sched_getaffinity(0)), most))
+
+
 def follow_parent() -> None:
-    """In a worker: when what started us is gone, be asked to stop as by SIGTERM (Linux)."""
+    """In a worker: tell the launcher that we live; when it is gone, be asked to stop as by SIGTERM (Linux)."""
+    pulse.begin()
     launcher = os.environ.get('GLUON_BOT_LAUNCHER')
     if launcher == 'ssh':
         remote.use_interface_to(os.environ['HOROVOD_GLOO_RENDEZVOUS_ADDR'])
@@ -63,26 +77,35 @@ def _follow_input() -> None:
     os._exit(LOST)
 
 
-def start(command: List[str], workers: int, hosts: str = '') -> int:
+def start(command: List[str], workers: int, hosts: str = '', stall_seconds: float = 1800) -> int:
     """Run `command` as `workers` ranks, here or on `hosts`; returns one exit code for all of them."""
-    server, places = _rendezvous(workers, hosts)
+    server, places = _rendezvous(workers, hosts, stall_seconds)
+    pulses = {rank: pulse.Pulse() for rank, (name, _) in enumerate(places) if not name}
     asked = []
     before = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in (signal.SIGTERM, signal.SIGINT)}
-    processes = [remote.start(name, command, environment) if name else subprocess.Popen(command, env={**os.environ, **environment})
-                 for name, environment in places]
+    processes = []
     try:
-        return _wait(processes, asked)
+        for rank, (name, environment) in enumerate(places):
+            if name:
+                processes.append(remote.start(name, command, environment))
+            else:
+                end = pulses[rank].workers_end
+                processes.append(subprocess.Popen(command, env={**os.environ, **environment, pulse.VARIABLE: str(end)},
+                                                  pass_fds=[end]))
+        return _wait(processes, asked, pulses, stall_seconds)
     finally:
         for process in processes:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+        for worker in pulses.values():
+            worker.close()
         server.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _wait(processes: List[subprocess.Popen], asked: List[int]) -> int:
+def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int, pulse.Pulse], stall_seconds: float) -> int:
     """Wait for all workers; pass on to them that they shall stop (they bear being told twice, by a terminal and by us)."""
     forwarded, deadline = 0, None
     while True:
@@ -101,6 +124,11 @@ def _wait(processes: List[subprocess.Popen], asked: List[int]) -> int:
             deadline = time.monotonic() + GRACE_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             return _verdict([code for code in ended if code], bool(asked))
+        rank, seconds = pulse.slowest(pulses) if pulses else (0, 0.0)
+        if seconds > stall_seconds:
+            say('rank %d (process %d) has stood still for %s; all workers are ended'
+                % (rank, processes[rank].pid, duration(seconds)))
+            return LOST
         time.sleep(0.05)
 
 
@@ -114,7 +142,7 @@ def _verdict(codes: List[int], asked: bool) -> int:
     return max(codes)
 
 
-def _rendezvous(workers: int, hosts: str) -> 'tuple[object, List[tuple[str, Dict[str, str]]]]':
+def _rendezvous(workers: int, hosts: str, stall_seconds: float) -> 'tuple[object, List[tuple[str, Dict[str, str]]]]':
     """Horovod's meeting point, and for each worker its machine ('' for this one) and what it must know of the others."""
     try:
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
@@ -132,7 +160,14 @@ def _rendezvous(workers: int, hosts: str) -> 'tuple[object, List[tuple[str, Dict
     port = server.start()
     slots = get_host_assignments(parse_hosts(','.join('%s:%d' % machine for machine in machines.items())), workers)
     server.init(slots)
-    shared = create_run_env_vars(address, [remote.interface(address)], str(port))
+    shared = {**create_run_env_vars(address, [remote.interface(address)], str(port)), **_patience(stall_seconds)}
     return server, [(slot.hostname if slot.hostname in others else '', {
         **shared, **create_slot_env_vars(slot), 'GLUON_BOT_LAUNCHER': 'ssh' if slot.hostname in others else str(os.getpid())})
         for slot in slots]
+
+
+def _patience(stall_seconds: float) -> Dict[str, str]:
+    """How long Horovod bears a worker that stands still: a little longer than we do. By itself, Gloo bears 30 seconds."""
+    seconds = str(math.ceil(stall_seconds) + GRACE_SECONDS)
+    return {'HOROVOD_GLOO_TIMEOUT_SECONDS': seconds, 'HOROVOD_STALL_CHECK_TIME_SECONDS': str(math.ceil(stall_seconds)),
+            'HOROVOD_STALL_SHUTDOWN_TIME_SECONDS': seconds}

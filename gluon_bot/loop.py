@@ -17,6 +17,7 @@ import mxnet as mx
 
 from gluon_bot import InputError, RunError, checkpoint, metrics, optim, runlog, state
 from gluon_bot.console import Progress, say, without_native_lines
+from gluon_bot.files import owned
 from gluon_bot.interrupt import Interrupted, Interruption
 from gluon_bot.job import MEASURES, QUANTITIES, Job, check_resumed
 from gluon_bot.recipes import as_dict
@@ -25,6 +26,7 @@ from gluon_bot.schedule import learning_rate
 from gluon_bot.state import State
 from gluon_bot.tensorboard import Events
 
+OWNER_SECONDS = 120  # for the workers of a launcher that was killed to write their checkpoint
 LOOK_AHEAD = 2  # updates the device may have queued before the oldest one's loss is read; below 4, the names in flight
 WORDING = {'loss': 'loss %.3f', 'train_top1': 'train top-1 %.2f %%', 'val_top1': 'val top-1 %.2f %%', 'val_top5': 'top-5 %.2f %%',
            'val_map': 'val mAP %.2f %%', 'val_pixel_accuracy': 'val pixel accuracy %.2f %%', 'val_miou': 'mIoU %.2f %%',
@@ -43,8 +45,15 @@ def run(job: Job, training: State, task: Task, resume: bool = False, log_every: 
         tensorboard: bool = False) -> Optional[Dict[str, Any]]:
     """Train to the last epoch of the job's recipe. Returns the last epoch's line of the record on rank 0, None elsewhere.
 
-    Raises InputError for a checkpoint of another run, RunError where the loss is not finite, Interrupted after SIGTERM or SIGINT.
+    Raises InputError for a checkpoint of another run or a folder in which another process trains, RunError where the loss is
+    not finite, Interrupted after SIGTERM or SIGINT.
     """
+    with owned(job.out, OWNER_SECONDS) if training.ranks.first else contextlib.nullcontext():
+        return _run(job, training, task, resume, log_every, keep, tensorboard)
+
+
+def _run(job: Job, training: State, task: Task, resume: bool, log_every: int, keep: int,
+         tensorboard: bool) -> Optional[Dict[str, Any]]:
     recipe, ranks = job.recipe, training.ranks
     events = Events(job.out, tensorboard and ranks.first)
     meta = _restore(training, job, resume)
@@ -163,7 +172,8 @@ def _restore(training: State, job: Job, resume: bool) -> Optional[Dict[str, Any]
 
 def _finished(job: Job, meta: Dict[str, Any]) -> Dict[str, Any]:
     """A run with all its epochs: see that its record says so, which a kill may have prevented. Returns its last epoch's line."""
-    if runlog.read_lines(os.path.join(job.out, runlog.RECORD))[-1]['event'] != 'done':
+    lines = runlog.read_lines(os.path.join(job.out, runlog.RECORD))
+    if not lines or lines[-1]['event'] != 'done':
         log = runlog.RunLog(job.out)
         log.write('done', step=meta['step'])
         log.close()
@@ -175,7 +185,6 @@ def _open_record(training: State, job: Job, meta: Optional[Dict[str, Any]]) -> r
     """The record, rewound to the checkpoint at resume, else new with its start line."""
     ranks = training.ranks
     if ranks.first:
-        os.makedirs(job.out, exist_ok=True)
         if meta:
             runlog.rewind(job.out, meta['step'], meta['between_epochs'])
         elif os.path.exists(os.path.join(job.out, runlog.RECORD)):

@@ -6,12 +6,12 @@ Where a run happens (data, output, workers, devices) is never part of a recipe.
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Dict, Iterable, List, Tuple, Type, TypeVar
 
 from gluon_bot import InputError
+from gluon_bot.console import did_you_mean
 
 RESNETS = tuple('resnet%d%s' % (depth, variant) for depth in (18, 34, 50, 101, 152) for variant in ('', 'b', 'c', 'd'))
 PEERS = ('inception-v3', 'mobilenet', 'resnext50', 'se-resnet50', 'se-resnext50', 'densenet201')
@@ -77,7 +77,7 @@ def recipe_named(name: str) -> Recipe:
     """The recipe of that name; InputError with the nearest names if there is none."""
     if name in RECIPES:
         return RECIPES[name]
-    raise InputError("unknown recipe '%s'%s; 'gluon-bot recipes' lists them all" % (name, _nearest(name, RECIPES)))
+    raise InputError("unknown recipe '%s'%s; 'gluon-bot recipes' lists them all" % (name, did_you_mean(name, RECIPES)))
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
@@ -94,7 +94,7 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         if not equals:
             raise InputError("--set '%s' is not of the form field=value" % setting)
         if field not in names:
-            raise InputError("--set %s: recipe '%s' has no such field%s" % (setting, recipe.name, _nearest(field, names)))
+            raise InputError("--set %s: recipe '%s' has no such field%s" % (setting, recipe.name, did_you_mean(field, names)))
         changes[field] = _typed(field, text, getattr(recipe, field))
     changes = {field: value for field, value in changes.items() if value != getattr(recipe, field)}
     renamed = ''.join('+%s=%s' % (field, _shown(value)) for field, value in changes.items() if field != 'seed')
@@ -138,11 +138,6 @@ def tricks(recipe: Recipe) -> List[str]:
              ('cosine', recipe.lr_schedule == 'cosine'), ('smoothing', recipe.label_smoothing > 0),
              ('distillation', recipe.teacher != ''), ('mixup', recipe.mixup_alpha > 0)]
     return [name for name, on in named if on]
-
-
-def _nearest(word: str, words: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(words), 3, 0.5)
-    return ' (did you mean %s?)' % ' or '.join(near) if near else ''
 
 
 def _typed(field: str, text: str, current: Any) -> Any:
@@ -191,7 +186,7 @@ def rising(numbers: Tuple[int, ...]) -> bool:
 
 def _check(recipe: Recipe) -> None:
     check_training(recipe)
-    must(recipe, recipe.model in MODELS, 'model', 'one of ' + ' '.join(MODELS))
+    must(recipe, recipe.model in MODELS, 'model', 'one of ' + ' '.join(MODELS) + did_you_mean(recipe.model, MODELS))
     must(recipe, recipe.lr_schedule in ('step', 'cosine'), 'lr_schedule', 'step or cosine')
     must(recipe, recipe.precision in ('float32', 'float16'), 'precision', 'float32 or float16')
     must(recipe, recipe.teacher in ('', *TEACHERS, *RECIPES), 'teacher', 'empty or the name of a recipe')

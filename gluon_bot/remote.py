@@ -37,7 +37,7 @@ def check_own_name() -> None:
 
 def machines(hosts: str, workers: int) -> Dict[str, int]:
     """'name:slots,name:slots' as a dict, each without a number having one slot. InputError where it can't hold the workers."""
-    if not re.fullmatch(r'[A-Za-z0-9_][\w.-]*(:\d+)?(,[A-Za-z0-9_][\w.-]*(:\d+)?)*', hosts):
+    if not re.fullmatch(r'\w[\w.-]*(:\d{1,4})?(,\w[\w.-]*(:\d{1,4})?)*', hosts, re.ASCII):
         raise InputError("--hosts '%s' is not of the form name:slots,name:slots" % hosts)
     found = {}
     for entry in hosts.split(','):

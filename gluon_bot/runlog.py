@@ -23,9 +23,10 @@ from importlib import metadata
 from typing import Any, Callable, Dict, List, Optional
 
 from gluon_bot import InputError, __version__
-from gluon_bot.files import atomic_write
+from gluon_bot.files import atomic_write, parse_json, read_bounded
 
 RECORD = 'record.jsonl'
+MOST_BYTES = 256 << 20  # of our own record: a million lines
 # fields that differ between two runs that are otherwise the same, bit for bit
 TIMES = ('time', 'seconds', 'images_per_second')
 PERCENT = ('train_top1', 'train_top5', 'val_top1', 'val_top5', 'val_map', 'val_pixel_accuracy', 'val_miou')
@@ -98,18 +99,17 @@ def read_lines(path: str) -> List[Dict[str, Any]]:
     """
     lines = []
     try:
-        with open(path, encoding='utf-8', errors='replace') as file:
-            texts = file.read().split('\n')
+        texts = read_bounded(path, MOST_BYTES).decode('utf-8', 'replace').split('\n')
     except OSError as error:
         raise InputError('%s: can not be read: %s' % (path, error.strerror)) from None
     for number, text in enumerate(texts, 1):
         if not text.strip():
             continue
         try:
-            line = json.loads(text)
-            if not isinstance(line, dict) or not isinstance(line.get('event'), str):
+            line = parse_json(text)
+            if not isinstance(line, dict) or not isinstance(line.get('event'), str) or type(line.get('step', 0)) is not int:
                 raise ValueError
-        except (ValueError, RecursionError):
+        except ValueError:
             if number == len(texts):  # no newline behind it: the writer was killed
                 break
             raise InputError('%s: line %d is not a line of a run record (JSON with an event)' % (path, number)) from None
@@ -129,9 +129,9 @@ class RecordReader:
         if len(self.runs) > MOST_RUNS:
             return
         try:
-            line = json.loads(text, parse_int=_short_int)
+            line = parse_json(text)
             event = line['event']
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError):
             return self.note(number, 'not a line of a run record (JSON with an event): cut or damaged, left out')
         if event == 'start':
             self._start(number, cleaned(line))
@@ -223,10 +223,6 @@ def _git_state() -> Optional[Dict[str, Any]]:
         return {'commit': git('rev-parse', 'HEAD'), 'clean': not git('status', '--porcelain')}
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _short_int(text: str) -> float:
-    return int(text) if len(text) < 19 else float(text)
 
 
 def _is_percent(value: Any) -> bool:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs them: ./scripts/test.sh [pytest's options]
+# Installs what the tests need and runs them, all but those marked slow: ./scripts/test.sh [--all] [pytest's options]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/install.sh
+if [ "${1:-}" = --all ]; then shift; else set -- -m 'not slow' "$@"; fi
 exec .venv/bin/python -m pytest "$@"

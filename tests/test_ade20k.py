@@ -116,7 +116,7 @@ def test_bad_files_are_found(root):
     mask_path(root).write_bytes(raw[:len(raw) // 2])
     assert 'training/t: mask: ' in problem(root) and 'truncated' in problem(root)
     mask_path(root).unlink()
-    assert problem(root) == 'training/t: mask: no such file'
+    assert problem(root) == 'training/t: mask: No such file or directory'
     mask_path(root).write_bytes(raw)
     image.unlink()
     assert 'training/t: a mask without an image' in ade20k.verify(str(root), 1)
@@ -136,6 +136,6 @@ def test_bad_class_lists_are_found(root, text, said):
 
 def test_missing_parts_are_found(root, tmp_path):
     (root / ade20k.FOLDER / ade20k.OBJECT_FILE).unlink()
-    assert 'objectInfo150.txt: no such file' in problem(root)
+    assert 'objectInfo150.txt: can not be read: No such file' in problem(root)
     with pytest.raises(InputError, match='no ADE20K here'):
         ade20k.verify(str(tmp_path / 'nothing'))

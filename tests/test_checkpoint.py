@@ -58,7 +58,7 @@ def test_a_failed_write_leaves_the_others_and_nothing_behind(tmp_path, monkeypat
 
     def full(*_, **__):
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(checkpoint.np, 'savez', full)
+    monkeypatch.setattr(checkpoint.np.lib.format, 'write_array', full)
     with pytest.raises(RunError, match='No space left on device'):
         write(tmp_path, 2)
     assert os.listdir(tmp_path / 'checkpoints') == ['step-00000001']

@@ -8,7 +8,7 @@ from gluon_bot.__main__ import COMMANDS, main
 from gluon_bot.arguments import parser
 
 TRAINING = 'recipe --data --out --resume --set --seed --accumulate --limit --log-every --keep --tensorboard --dry-run ' \
-    '--workers --hosts --restarts'
+    '--workers --hosts --stall-minutes --restarts'
 OPTIONS = {
     'doctor': '--data --out --json',
     'recipes': 'recipe --set --json',
@@ -18,7 +18,7 @@ OPTIONS = {
     'train': TRAINING + ' --teacher --init',
     'detect': TRAINING + ' --backbone',
     'segment': TRAINING + ' --backbone',
-    'evaluate': 'checkpoint --data --batch-size --multi-scale --limit --json --workers --hosts',
+    'evaluate': 'checkpoint --data --batch-size --multi-scale --limit --json --workers --hosts --stall-minutes',
     'import': 'file --model --out --data',
     'export': 'checkpoint --format --out',
     'predict': 'images --checkpoint --out --score-threshold --json',

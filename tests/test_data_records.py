@@ -18,7 +18,8 @@ def test_frames_are_those_of_mxnet(tmp_path):
     writer = mx.recordio.MXIndexedRecordIO(str(tmp_path / 'theirs.idx'), str(tmp_path / 'theirs.rec'), 'w')
     ours, offsets = b'', []
     for number, payload in enumerate(PAYLOADS):
-        writer.write_idx(number, mx.recordio.pack(mx.recordio.IRHeader(0, float(number % 3), number, 0), payload))
+        writer.write_idx(number, mx.recordio.pack(mx.recordio.IRHeader(
+            0, float(number % 3), number, framing.checksum(number % 3, number, payload)), payload))
         offsets.append(len(ours))
         ours += framing.image_record(number % 3, number, payload)
     writer.close()
@@ -39,11 +40,19 @@ def test_a_record_is_read_back(payload):
     (lambda frame: frame[:4] + struct.pack('<I', 2 << 29 | 40) + frame[8:], 'out of order'),
     (lambda frame: frame[:8] + struct.pack('<I', 3) + frame[12:], '3 labels'),
     (lambda frame: MAGIC + struct.pack('<I', 24) + frame[8:32], 'empty'),
+    (lambda frame: frame[:40] + b'!' + frame[41:], 'its checksum is another'),
+    (lambda frame: frame[:12] + struct.pack('<f', 1) + frame[16:], 'its checksum is another'),
+    (lambda frame: framing.image_record(0, 0, b'abc')[:-1] + b'!', 'its padding'),
 ])
 def test_damage_to_a_frame_is_named(change, said):
     frame = framing.image_record(0, 0, b'0123456789abcdef')
     with pytest.raises(ValueError, match=said):
         framing.read_image_record(change(frame))
+
+
+def test_a_record_without_a_checksum_is_read():
+    frame = framing.image_record(0, 0, b'0123456789abcdef')
+    assert framing.read_image_record(frame[:24] + b'\0' * 8 + frame[32:]) == (0.0, 0, b'0123456789abcdef')
 
 
 def test_index_gives_offsets_and_the_end(tmp_path):

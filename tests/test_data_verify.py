@@ -39,6 +39,7 @@ def rewrite(folder, frames, **changes):
         data = (folder / ('val.' + kind)).read_bytes()
         values[sha], values[size] = hashlib.sha256(data).hexdigest(), len(data)
     values.update(images=len(frames), **changes)
+    del values[manifest.CHECKSUM]
     (folder / 'val.json').write_text(json.dumps(values))
 
 
@@ -129,6 +130,12 @@ def test_a_second_look_does_not_decode_again_until_a_file_changes(folder, monkey
     os.utime(str(folder / 'val.rec'), (1, 1))
     recordio.check(str(folder), 'val')
     assert len(looks) == 2
+    before = os.stat(str(folder / 'val.rec'))
+    data = (folder / 'val.rec').read_bytes()
+    (folder / 'val.rec').write_bytes(data[:-1] + b'x')  # the size stays, and the time of modification is set back
+    os.utime(str(folder / 'val.rec'), ns=(before.st_atime_ns, before.st_mtime_ns))
+    recordio.check(str(folder), 'val')
+    assert len(looks) == 3
 
 
 def test_a_failed_look_is_not_remembered(folder):
@@ -189,6 +196,12 @@ def test_a_missing_field_is_named(folder):
     del values['seed']
     (folder / 'val.json').write_text(json.dumps(values))
     refused(lambda: recordio.check(str(folder), 'val'), "the field 'seed' is missing")
+
+
+def test_a_changed_class_name_is_not_believed(folder):
+    text = (folder / 'val.json').read_text()
+    (folder / 'val.json').write_text(text.replace('"cat"', '"car"'))
+    refused(lambda: recordio.check(str(folder), 'val'), 'val.json: its checksum is another')
 
 
 def test_the_manifest_of_imagenet_is_small(tmp_path):

@@ -27,7 +27,7 @@ def results(tmp_path_factory):
     for size in (1, 2):
         out = str(tmp_path_factory.mktemp('norm') / 'results.npz')
         command = [sys.executable, worker, out, str(size)]
-        assert (subprocess.call(command) if size == 1 else launch.here(command, size)) == 0
+        assert (subprocess.call(command) if size == 1 else launch.start(command, size)) == 0
         saved.append(dict(np.load(out)))
     assert set(saved[0]) == set(saved[1])
     return saved

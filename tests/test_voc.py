@@ -135,14 +135,14 @@ def test_bad_images_are_found(devkit):
     path.write_bytes(b'')
     assert 'image: not an image' in problem(devkit)
     path.unlink()
-    assert problem(devkit) == 'VOC2007/a: image: no such file'
+    assert problem(devkit) == 'VOC2007/a: image: No such file or directory'
     path.write_bytes(with_size(whole, 13000, 13000))
     assert 'image: 13000 x 13000 pixels are more than' in voc.verify(str(devkit), 1)[0]
 
 
 def test_a_missing_annotation_is_found(devkit):
     (devkit / 'VOC2007/Annotations/b.xml').unlink()
-    assert problem(devkit) == 'VOC2007/b: annotation: no such file'
+    assert problem(devkit) == 'VOC2007/b: annotation: can not be read: No such file or directory'
 
 
 @pytest.mark.parametrize('names, said', [

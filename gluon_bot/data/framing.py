@@ -3,11 +3,13 @@
 Plain Python, so that processes which pack or verify need not import mxnet.
 A frame is MAGIC, a word of 3 bits of flag and 29 bits of length, the bytes, and zeros up to a multiple of 4.
 Where the bytes hold MAGIC at a multiple of 4 they are cut there, and the parts have the flags 1 (first), 2 and 3 (last).
+The header's second id, which MXNet does not use, holds a checksum, so that a changed record is known by its number.
 """
 
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import List, Tuple
 
 import numpy as np
@@ -17,12 +19,13 @@ from gluon_bot import InputError
 MAGIC = struct.pack('<I', 0xced7230a)
 WORDS = struct.Struct('<4sI')
 HEADER = struct.Struct('<IfQQ')  # flag (0: one label follows), label, id, id2
+CHECKED = 1 << 32  # in id2, above a CRC-32; an id2 of 0 says that nobody computed one
 MOST_BYTES = (1 << 29) - 1 - HEADER.size  # of an image, by the 29 bits of its frame's length
 
 
 def image_record(label: int, number: int, image: bytes) -> bytes:
     """The frame of one image: `number` is its place in the file, from 0."""
-    data = HEADER.pack(0, label, number, 0) + image
+    data = HEADER.pack(0, label, number, checksum(label, number, image)) + image
     cuts = _aligned_magics(data)
     frames, begin = [], 0
     for place, cut in enumerate(cuts + [len(data)]):
@@ -47,15 +50,24 @@ def read_image_record(frame: bytes) -> Tuple[float, int, bytes]:
         begin += length + -length % 4
         if begin > len(frame):
             raise ValueError('the record is cut off')
+        if any(frame[begin - -length % 4:begin]):
+            raise ValueError('its padding is not zero')
     if begin != len(frame):
         raise ValueError('the record is %d bytes shorter than the index says' % (len(frame) - begin))
     data = MAGIC.join(parts)
     if len(data) <= HEADER.size:
         raise ValueError('the record is empty')
-    flag, label, number, _ = HEADER.unpack_from(data)
+    flag, label, number, stated = HEADER.unpack_from(data)
     if flag:
         raise ValueError('the record has %d labels instead of one' % flag)
+    if stated not in (0, checksum(label, number, data[HEADER.size:])):
+        raise ValueError('its checksum is another, so its bytes have changed since it was packed')
     return label, number, data[HEADER.size:]
+
+
+def checksum(label: float, number: int, image: bytes) -> int:
+    """The id2 of a record: CRC-32 of the rest of its header and its image."""
+    return CHECKED | zlib.crc32(image, zlib.crc32(HEADER.pack(0, label, number, 0)))
 
 
 def index_text(offsets: np.ndarray) -> str:

@@ -24,7 +24,7 @@ MD5 = {
     DEVKIT: 'fa75699e90414af021442c21a62c3abf',
 }
 META, TRUTH = 'ILSVRC2012_devkit_t12/data/meta.mat', 'ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt'
-MOST_BYTES = 1 << 26  # of a file of the devkit
+MOST_BYTES = 1 << 26  # of the devkit, uncompressed; the published one has 4 MB
 
 
 def is_ilsvrc(source: str) -> bool:
@@ -84,7 +84,9 @@ def _read_devkit(path: str) -> Tuple[Dict[int, str], List[int]]:
     try:
         with tarfile.open(path, 'r:gz') as tar:
             for member in tar:
-                if member.name in (META, TRUTH) and member.isreg() and member.size <= MOST_BYTES:
+                if member.offset_data + member.size > MOST_BYTES:
+                    raise ValueError('more than %d MB' % (MOST_BYTES >> 20))
+                if member.name in (META, TRUTH) and member.isreg():
                     found[member.name] = tar.extractfile(member).read()
         synsets = loadmat(io.BytesIO(found[META]), squeeze_me=True)['synsets']
         wnids = {int(synset['ILSVRC2012_ID']): str(synset['WNID']) for synset in synsets if int(synset['num_children']) == 0}

@@ -14,6 +14,7 @@ from typing import NamedTuple, Optional
 from PIL import Image, ImageFile, ImageOps
 
 MOST_PIXELS = 1 << 27  # of one image, known from its header before anything is decoded
+MOST_SCANS = 1000  # of a JPEG: a progressive one has ten; each is a pass over all pixels
 MOST_ASPECT = 100  # a longer strip, scaled to a network's input by its short side, needs gigabytes
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP')
 HUFFMAN_FRAMES = (0xc0, 0xc1, 0xc2)  # baseline, extended and progressive JPEG: what every decoder reads
@@ -70,6 +71,8 @@ def decode(data: bytes) -> Image.Image:
                 raise Unreadable('%d x %d pixels are more than %d million' % (*image.size, MOST_PIXELS / 1e6))
             if max(image.size) > MOST_ASPECT * min(image.size):
                 raise Unreadable('%d x %d pixels: one side is more than %d times the other' % (*image.size, MOST_ASPECT))
+            if image.format in ('JPEG', 'MPO') and data.count(b'\xff\xda') > MOST_SCANS:
+                raise Unreadable('a JPEG of more than %d scans' % MOST_SCANS)
             image.load()
     except Unreadable:
         raise
@@ -106,7 +109,9 @@ def _frame_kind(data: bytes) -> int:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF data, which no decoder of pixels looks at
         return image
 

@@ -1,24 +1,27 @@
 """What a record file holds: the JSON beside it, written by packing and read back with distrust.
 
 DIR/train.json describes DIR/train.rec and DIR/train.idx, DIR/val.json the validation images. Nothing in a manifest grows
-with the number of images but the list of images that were left out, which is bounded.
+with the number of images but the list of images that were left out, which is bounded. Its last line is a checksum of the
+others, so that a changed class name is not believed; a manifest may lack it, as one made by hand does.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Dict, List, Optional
 
 from gluon_bot import InputError
-from gluon_bot.files import atomic_write
+from gluon_bot.files import atomic_write, parse_json, read_bounded
 
 FORMAT = 1
 SPLITS = ('train', 'val')
 MOST_CLASSES = 100_000
 MOST_LEFT_OUT = 10_000
 MOST_BYTES = 32 << 20  # of a manifest
+CHECKSUM = 'manifest_sha256'
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def save(manifest: Manifest, path: str) -> None:
     values = asdict(manifest)
     del values['folder']
     with atomic_write(path) as file:
-        json.dump({'format': FORMAT, **values}, file, indent=1)
+        json.dump({'format': FORMAT, **values, CHECKSUM: _checksum(values)}, file, indent=1)
         file.write('\n')
 
 
@@ -77,6 +80,7 @@ def load(folder: str, split: str) -> Manifest:
         raise InputError('%s: manifest format %.40r is not known to this version, which reads %d; pack the data again'
                          % (path, values.get('format'), FORMAT))
     del values['format']
+    stated = values.pop(CHECKSUM, None)
     names = {field.name for field in fields(Manifest)} - {'folder'}
     if set(values) != names:
         odd = sorted(set(values) ^ names)[0]
@@ -90,24 +94,27 @@ def load(folder: str, split: str) -> Manifest:
     if len(manifest.images_per_class) != len(manifest.classes) or sum(manifest.images_per_class) != manifest.images:
         raise InputError('%s: images_per_class does not add up to %d images of %d classes'
                          % (path, manifest.images, len(manifest.classes)))
+    if stated not in (None, _checksum(values)):
+        raise InputError('%s: its checksum is another, so it was changed; pack the data again, or copy it again' % path)
     return manifest
+
+
+def _checksum(values: Dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _read(path: str, folder: str, split: str) -> Dict[str, Any]:
     try:
-        with open(path, 'rb') as file:
-            text = file.read(MOST_BYTES + 1)
+        values = parse_json(read_bounded(path, MOST_BYTES).decode('utf-8'))
+    except ValueError:
+        values = None
     except OSError as error:
         if not os.path.isdir(folder):
             raise InputError("%s: no such folder; 'gluon-bot pack SOURCE %s' makes one" % (folder, folder)) from None
         raise InputError("%s: can not be read (%s), so %s holds no finished %s data; 'gluon-bot pack' makes it"
                          % (path, error.strerror, folder, split)) from None
-    try:
-        values = json.loads(text.decode('utf-8')) if len(text) <= MOST_BYTES else None
-    except (ValueError, RecursionError):
-        values = None
     if not isinstance(values, dict):
-        raise InputError('%s: not a manifest (a JSON object of at most %d bytes)' % (path, MOST_BYTES))
+        raise InputError('%s: not a manifest (a JSON object)' % path)
     return values
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import re
 import shutil
 from contextlib import closing
 from typing import List, Optional, Sequence, Union
@@ -58,6 +59,8 @@ def check(folder: str, split: str) -> Manifest:
     Sizes are looked at each time. All else is verified once for each state (path, size, time of change) of the files, and
     packing counts as that. Raises InputError.
     """
+    if folder.encode('utf-8', 'replace') != os.fsencode(folder) or re.search('[;?#]|://', folder):
+        raise InputError('%s: MXNet opens no files whose path has one of ; ? # :// or is not UTF-8; rename the folder' % folder)
     found = manifest.load(folder, split)
     verification.check_sizes(found)
     with verified.first_look(found) as new:

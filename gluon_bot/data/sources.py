@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import tarfile
-from typing import Dict, Iterator, List, NamedTuple, Tuple
+from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import say
@@ -17,6 +17,7 @@ from gluon_bot.data import framing
 from gluon_bot.data.manifest import SPLITS
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.ppm', '.tif', '.tiff', '.webp')
+MOST_HEADER_BYTES = 1 << 20  # in a tar: a long name, or extended attributes
 A_LINK = -1  # size of what has no bytes of its own in a tar
 
 
@@ -105,7 +106,7 @@ def members(path: str, offset: int = 0, size: int = 0) -> Iterator[Tuple[str, in
     try:
         with open(path, 'rb') as file:
             file.seek(offset)
-            with tarfile.open(fileobj=file, mode='r:') as tar:
+            with tarfile.open(fileobj=_Headers(file), mode='r:') as tar:
                 for member in tar:
                     tar.members = []  # it would keep them all
                     if member.isreg() and not member.issparse():
@@ -115,10 +116,22 @@ def members(path: str, offset: int = 0, size: int = 0) -> Iterator[Tuple[str, in
                 file.seek(tar.offset)
                 if tar.offset + tarfile.BLOCKSIZE > end or file.read(tarfile.BLOCKSIZE).strip(b'\0'):
                     raise InputError('%s: the tar has no end, so it was cut off; copy it again' % path)
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # tarfile raises nearly anything on damaged headers
         raise InputError('%s: not an uncompressed tar (%s); unpack it, or only uncompress it' % (path, error)) from None
+
+
+class _Headers:
+    """What tarfile needs of a file to find its members. A header that says it is longer than any would fill the memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MOST_HEADER_BYTES:
+            raise tarfile.ReadError('a header of %d bytes' % size)
+        return self.file.read(size)
 
 
 def _files_of_tar(path: str) -> Iterator[Item]:

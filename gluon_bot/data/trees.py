@@ -14,8 +14,9 @@ from gluon_bot import InputError
 from gluon_bot.console import Progress
 from gluon_bot.data.images import Unreadable, decode
 from gluon_bot.data.workers import ordered
+from gluon_bot.files import read_bounded
 
-MOST_LIST_BYTES = 64 << 20  # of a list of names or classes
+MOST_LIST_BYTES = 8 << 20  # of a list of names or classes
 MOST_IMAGE_BYTES = 256 << 20
 PROBLEMS_SHOWN = 100
 PROBLEMS_A_FILE = 10
@@ -49,15 +50,12 @@ def read_names(path: str) -> List[str]:
 
 
 def read_text(path: str) -> str:
-    """A whole text file; InputError if it can't be read, is larger than 64 MB or is not UTF-8."""
-    if not os.path.isfile(path):
-        raise InputError('%s: no such file' % path)
-    if os.path.getsize(path) > MOST_LIST_BYTES:
-        raise InputError('%s: larger than %d MB, which no list of this kind is' % (path, MOST_LIST_BYTES >> 20))
+    """A whole text file; InputError if it can't be read, is larger than 8 MB or is not UTF-8."""
     try:
-        with open(path, encoding='utf-8') as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bounded(path, MOST_LIST_BYTES).decode('utf-8')
+    except OSError as error:
+        raise InputError('%s: can not be read: %s' % (path, error.strerror)) from None
+    except UnicodeDecodeError as error:
         raise InputError('%s: can not be read as text: %s' % (path, error)) from None
 
 
@@ -67,14 +65,11 @@ def open_image(path: str, role: str) -> Image.Image:
     Raises InputError, which says the image's role ('image', 'mask') and not its path, if it is missing, cut off, damaged, or
     larger than any picture should be, which is known from its header before anything is decoded.
     """
-    if not os.path.isfile(path):
-        raise InputError('%s: no such file' % role)
-    if os.path.getsize(path) > MOST_IMAGE_BYTES:
-        raise InputError('%s: a file larger than %d MB' % (role, MOST_IMAGE_BYTES >> 20))
     try:
-        with open(path, 'rb') as file:
-            return decode(file.read())
-    except (OSError, Unreadable) as error:
+        return decode(read_bounded(path, MOST_IMAGE_BYTES))
+    except OSError as error:
+        raise InputError('%s: %s' % (role, error.strerror)) from None
+    except Unreadable as error:
         raise InputError('%s: %s' % (role, error)) from None
 
 

@@ -25,6 +25,7 @@ from defusedxml import DefusedXmlException, ElementTree
 
 from gluon_bot import InputError
 from gluon_bot.data import trees
+from gluon_bot.files import read_bounded
 
 CLASSES = ('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog',
            'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
@@ -131,20 +132,18 @@ def annotation_path(devkit: str, name: str) -> str:
 
 def read_annotation(path: str) -> Annotation:
     """Parse one XML file; InputError if it is missing, malformed, lacks what is needed, or declares a DTD or entities."""
-    if not os.path.isfile(path):
-        raise InputError('%s: no such file' % path)
-    if os.path.getsize(path) > MOST_XML_BYTES:
-        raise InputError('%s: larger than %d MB, which no annotation is' % (path, MOST_XML_BYTES >> 20))
     try:
-        tree = ElementTree.parse(path, forbid_dtd=True).getroot()
-        size = tuple(int(_text(tree, 'size/' + side)) for side in ('width', 'height'))
+        tree = ElementTree.fromstring(read_bounded(path, MOST_XML_BYTES), forbid_dtd=True)
+        size = tuple(_pixels(_text(tree, 'size/' + side)) for side in ('width', 'height'))
         things = [Thing(_text(thing, 'name').lower(), _text(thing, 'difficult', '0') == '1',
                         tuple(float(_text(thing, 'bndbox/' + corner)) for corner in ('xmin', 'ymin', 'xmax', 'ymax')))
                   for thing in tree.findall('object')]
         return Annotation(_text(tree, 'filename', ''), size, things)
     except DefusedXmlException:
         raise InputError('%s: declares a DTD or entities, which no annotation needs' % path) from None
-    except (ElementTree.ParseError, OSError, LookupError, ValueError) as error:
+    except OSError as error:
+        raise InputError('%s: can not be read: %s' % (path, error.strerror)) from None
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise InputError('%s: not a VOC annotation: %s' % (path, trees.printable(str(error)))) from None
 
 
@@ -207,6 +206,12 @@ def _text(element: Any, path: str, default: Any = None) -> str:
             raise LookupError('no <%s>' % path.replace('/', '><'))
         return default
     return found.text.strip()
+
+
+def _pixels(text: str) -> int:
+    if len(text) > 9:
+        raise ValueError('a size of %d digits' % len(text))
+    return int(text)
 
 
 def _shown(box: Tuple[float, ...]) -> str:

@@ -1,0 +1,50 @@
+"""A worker whose rank 1 meets something odd: odd_worker.py KIND ARGUMENTS OF GLUON-BOT.
+
+hang: it sleeps for ever instead of reading its ninth batch, outside of Horovod. nan: an image of its ninth batch is not finite.
+overflow: so are its gradients in the third update, and the scale of the loss is one that float16 would have.
+"""
+
+import os
+import sys
+import time
+
+from gluon_bot import precision
+from gluon_bot.__main__ import main
+from gluon_bot.data import imagenet
+
+kind, rank = sys.argv[1], os.environ['HOROVOD_RANK']
+batches, scale = imagenet.train_batches, precision.LossScale
+
+
+def odd_batches(*arguments, **options):
+    for number, (images, labels) in enumerate(batches(*arguments, **options)):
+        if number == 8 and kind == 'hang':
+            time.sleep(3600)
+        if number == 8 and kind == 'nan':
+            images[0] = float('nan')
+        yield images, labels
+
+
+class OverflowingScale(scale):
+    """As on a device with float16, computing in float32."""
+
+    def __init__(self, value, fixed):
+        super().__init__(1024.0, fixed=False)
+        self.calls = 0
+
+    def update(self, trainer, accumulated):
+        self.calls += 1
+        if self.calls == 3 and rank == '1':
+            gradient = next(parameter for parameter in trainer._params if parameter.grad_req != 'null').grad()
+            gradient[:] = float('inf')
+        done = super().update(trainer, accumulated)
+        print('rank %s, update %d: %s, scale %g' % (rank, self.calls, 'done' if done else 'skipped', self.value), file=sys.stderr, flush=True)
+        return done
+
+
+if __name__ == '__main__':
+    if rank == '1':
+        imagenet.train_batches = odd_batches
+    if kind == 'overflow':
+        precision.LossScale = OverflowingScale
+    sys.exit(main(sys.argv[2:]))

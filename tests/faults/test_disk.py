@@ -1,0 +1,165 @@
+"""Disks that are full, read-only or damaged: one line, no good checkpoint lost, and the run goes on from the newest."""
+
+import contextlib
+import os
+import resource
+import shutil
+import subprocess
+
+import pytest
+
+import runs
+from gluon_bot import checkpoint
+from gluon_bot.__main__ import main
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    """A file system in memory of that size, mounted at `folder`; the test is skipped where that needs more rights."""
+    os.makedirs(str(folder))
+    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=' + size, 'tmpfs', str(folder)], stderr=subprocess.PIPE)
+    if mounted.returncode:
+        pytest.skip('a small file system can not be mounted here: needs root')
+    try:
+        yield folder
+    finally:
+        subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+def fill(path):
+    """Leave no byte free."""
+    with contextlib.suppress(OSError), open(str(path), 'wb', buffering=0) as file:
+        while True:
+            file.write(b'\0' * 4096)
+
+
+def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_costs_nothing(digits_folder, undisturbed, tmp_path):
+    words = ['train', 'digits', '--data', digits_folder, '--workers', '2', *runs.TINY, '--restarts', '2', '--out']
+    with small_disk(tmp_path / 'disk', '500m') as disk:
+        process = runs.start(*words, disk / 'run')
+        runs.until(lambda: runs.recorded(disk / 'run', 15), process)
+        fill(disk / 'ballast')
+        _, errors = runs.finish(process, 1)
+        said = [line for line in errors.splitlines() if line.startswith('gluon-bot: ') and 'another worker was lost' not in line]
+        assert len(said) == 1 and 'No space left on device' in said[0] and 'restart' not in errors, errors
+        assert checkpoint.find(str(disk / 'run')).step == 12
+        os.unlink(str(disk / 'ballast'))
+        runs.finish(runs.start(*words, disk / 'run', '--resume'))
+        runs.same(undisturbed, disk / 'run')
+        assert not [name for name in os.listdir(str(disk / 'run')) + os.listdir(str(disk / 'run/checkpoints')) if 'partial' in name]
+
+
+@pytest.fixture(scope='module')
+def finished(digits_folder, tmp_path_factory):
+    """A finished run of one worker, with checkpoints after steps 12, 24 and 36."""
+    run = str(tmp_path_factory.mktemp('finished') / 'run')
+    assert main(['train', 'digits', '--data', digits_folder, '--out', run, *runs.TINY]) == 0
+    return run
+
+
+def resumed(digits_folder, run, capsys):
+    """(exit code, what was said) of going on in this process."""
+    capsys.readouterr()
+    code = main(['train', 'digits', '--data', digits_folder, '--out', str(run), '--resume', *runs.TINY])
+    return code, capsys.readouterr().err
+
+
+def flip(path):
+    with open(path, 'r+b') as file:
+        file.seek(os.path.getsize(path) // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def empty(path):
+    for name in os.listdir(path):
+        os.unlink(os.path.join(path, name))
+
+
+DAMAGE = {
+    'a flipped bit of the parameters': lambda path: flip(os.path.join(path, 'parameters.npz')),
+    'a flipped bit of the state': lambda path: flip(os.path.join(path, 'training.npz')),
+    'a cut file': lambda path: os.truncate(os.path.join(path, 'training.npz'), 100_000),
+    'an empty file': lambda path: os.truncate(os.path.join(path, 'checkpoint.json'), 0),
+    'a missing file': lambda path: os.unlink(os.path.join(path, 'checkpoint.json')),
+    'an empty folder': empty,
+}
+
+
+QUICK = ('a flipped bit of the parameters', 'an empty folder')
+
+
+@pytest.mark.parametrize('damage', [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in DAMAGE])
+def test_a_damaged_checkpoint_is_passed_over_and_named(damage, finished, digits_folder, tmp_path, capsys):
+    run = shutil.copytree(finished, str(tmp_path / 'run'))
+    newest = os.path.join(run, 'checkpoints', 'step-00000036')
+    DAMAGE[damage](newest)
+    code, errors = resumed(digits_folder, run, capsys)
+    assert code == 0 and errors.count('passed over: ' + newest) == 1 and 'resuming %s/checkpoints/step-00000024' % run in errors
+    runs.same(finished, run)
+    assert os.path.isdir(newest + '.damaged')  # out of the way, and not thrown away
+
+
+def test_without_a_good_checkpoint_nothing_is_trained_or_touched(finished, digits_folder, tmp_path, capsys):
+    run = shutil.copytree(finished, str(tmp_path / 'run'))
+    for step in (12, 24, 36):
+        flip(os.path.join(run, 'checkpoints', 'step-%08d' % step, 'parameters.npz'))
+    before = sorted((path, os.stat(path).st_mtime_ns) for path, _, _ in os.walk(run))
+    code, errors = resumed(digits_folder, run, capsys)
+    assert code == 2 and errors.splitlines()[-1].endswith('no checkpoint here is good; mend or remove them, or choose another --out')
+    assert sorted((path, os.stat(path).st_mtime_ns) for path, _, _ in os.walk(run)) == before
+
+
+@pytest.mark.parametrize('content', ['', '{"event": "start"}\n{"ev', None, '{"event": "epoch", "step": "x"}\n{"event": "done"}\n'])
+def test_a_damaged_or_missing_record_of_a_finished_run_is_one_line_at_the_most(content, finished, digits_folder, tmp_path, capsys):
+    run = shutil.copytree(finished, str(tmp_path / 'run'))
+    os.unlink(os.path.join(run, 'record.jsonl'))
+    if content is not None:
+        with open(os.path.join(run, 'record.jsonl'), 'w') as file:
+            file.write(content)
+    code, errors = resumed(digits_folder, run, capsys)
+    assert code in (0, 2) and len(errors.strip().splitlines()) <= 2 and 'Traceback' not in errors
+
+
+def test_a_file_may_not_grow_beyond_a_limit(digits_folder, tmp_path):
+    """As on a full disk, where none can be mounted: writing fails in the middle of a checkpoint."""
+    process = runs.start('train', 'digits', '--data', digits_folder, '--out', tmp_path / 'run', *runs.TINY,
+                         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10 << 20, 10 << 20)))
+    _, errors = runs.finish(process, 1)
+    assert errors.splitlines()[-1].endswith('the checkpoint could not be written (File too large); earlier ones are untouched')
+    assert os.listdir(str(tmp_path / 'run/checkpoints')) == [] and runs.record(tmp_path / 'run')[-1]['event'] == 'failed'
+
+
+def test_a_read_only_place_is_refused_before_anything_is_done(digits_folder, tmp_path, capsys):
+    with small_disk(tmp_path / 'disk', '1m') as disk:
+        subprocess.run(['mount', '-o', 'remount,ro', str(disk)], check=True)
+        for words in (['train', 'digits', '--data', digits_folder, '--out', str(disk / 'run')], ['pack', 'digits', str(disk / 'packed')],
+                      ['figures', '--out', str(disk / 'figures')]):
+            assert main(words) == 2
+            said, = [line for line in capsys.readouterr().err.splitlines() if line.startswith('gluon-bot')]
+            assert str(disk) in said
+
+
+def test_data_that_vanish_while_they_are_read_are_named(digits_folder, tmp_path):
+    data = shutil.copytree(digits_folder, str(tmp_path / 'data'))
+    process = runs.start('train', 'digits', '--data', data, '--out', tmp_path / 'run', *runs.TINY)
+    runs.until(lambda: runs.recorded(tmp_path / 'run', 2), process)
+    os.unlink(os.path.join(data, 'val.rec'))
+    _, errors = runs.finish(process, 2)
+    assert errors.splitlines()[-1].startswith('gluon-bot: %s/val.rec: is missing' % data)
+
+
+def test_data_that_change_while_they_are_read_are_named_with_the_record(digits_folder, tmp_path):
+    data = shutil.copytree(digits_folder, str(tmp_path / 'data'))
+    words = ['train', 'digits', '--data', data, '--out', tmp_path / 'run', *runs.TINY, '--workers', '2', '--restarts', '3']
+    process = runs.start(*words)
+    runs.until(lambda: runs.recorded(tmp_path / 'run', 2), process)
+    before = os.stat(os.path.join(data, 'train.rec'))
+    with open(os.path.join(data, 'train.rec'), 'r+b') as file:  # both halves, under the feet of the readers
+        for place in (before.st_size // 4, before.st_size // 2, before.st_size * 3 // 4):
+            file.seek(place)
+            file.write(b'\0' * 20_000)
+    os.utime(os.path.join(data, 'train.rec'), ns=(before.st_atime_ns, before.st_mtime_ns))
+    _, errors = runs.finish(process, 2)
+    assert '%s/train.rec: record ' % data in errors

@@ -1,0 +1,128 @@
+"""Every option of every command, as the parser lists them, with values that make no sense: one line, and no traceback."""
+
+import argparse
+import os
+import shutil
+import sys
+
+import mxnet as mx
+import pytest
+
+from data_samples import dataset, encoded, noise, write_tree
+from gluon_bot import dist, job, state
+from gluon_bot.__main__ import main
+from gluon_bot.arguments import parser
+from gluon_bot.data import recordio, scenes, workers
+from gluon_bot.recipes import RECIPES, override
+
+HOSTILE = ['', ' ', '0', '-1', '1.5', 'nan', '-inf', '1e999', '9' * 30, '2147483648', 'true', 'None', 'é💥', 'a\nb', '\x1b[31mred', '\udcff',
+           '../../../../nowhere/x', '/proc/self/nowhere', '/dev/null/x', "x'; touch ran", '$(touch ran)', '%s%n', 'a' * 5000, '=', 'epochs=', '=3',
+           'epochs=3=4', 'epochs=nan', 'base_lr=nan', 'seed=-1', 'batch_size=' + '9' * 30, 'model=../x', 'teacher=nobody', 'epoch=3',
+           'lr_decay_epochs=1,x', 'zero_gamma=7', 'name=x', '-oProxyCommand=touch ran:2', 'host:0', 'host:-1', 'a,b,,c']
+COMMANDS = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)).choices
+VALUED = [(name, (action.option_strings or [action.dest])[-1]) for name, command in COMMANDS.items()
+          for action in command._actions if action.nargs != 0]
+FRESH = 'fresh'  # a folder that does not exist yet
+KEPT = {'images', 'data', 'run', 'x.log', 'scenes'}
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    """A working folder with a source of images, packed data, a run that was never trained, and a log."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp('place') / 'deep' / 'er' / 'work'
+        folder.mkdir(parents=True)
+        patch.chdir(folder)
+        patch.setenv('XDG_CACHE_HOME', str(folder.parent / 'cache'))
+        patch.setenv('OMP_NUM_THREADS', '1')
+        patch.setattr(workers, 'cores', lambda: 1)
+        write_tree('images', dataset())
+        recordio.pack('images', 'data')
+        recipe = override(RECIPES['digits'], ['batch_size=4', 'image_size=24'])
+        run = job.new_state(recipe, 2, dist.Ranks(), mx.cpu(), 1)
+        described = job.describe(recipe, 'data', 'run', 1, 1, None)
+        state.save(run, 'run', {'task': 'classify', 'recipe': job.as_dict(recipe), 'classes': ['cat', 'dog'], 'data': described.manifest,
+                                'epoch': 0, 'step': 0, 'world_size': 1, 'precision': 'float32', 'tally': {}, 'between_epochs': True}, True)
+        (folder / 'x.log').write_text('nothing')
+        scenes.write_scenes('scenes')
+        yield folder
+
+
+VALID = {
+    'recipes': ['digits'], 'models': [], 'pack': ['images', FRESH], 'verify': ['data'], 'report': ['x.log'], 'figures': ['--out', FRESH],
+    'train': ['digits', '--data', 'data', '--out', FRESH, '--set', 'batch_size=4', '--dry-run'], 'evaluate': ['run', '--data', 'data'],
+    'detect': ['scenes-detection', '--data', 'scenes', '--out', FRESH, '--set', 'pretrained=false', '--dry-run'],
+    'segment': ['scenes-segmentation', '--data', 'scenes', '--out', FRESH, '--set', 'pretrained=false', '--dry-run']}
+
+
+def with_value(command, option, value):
+    """The valid words of a command with one value exchanged or added."""
+    words = list(VALID[command])
+    if option.startswith('-'):
+        return [command, *words, '%s=%s' % (option, value)]
+    positional = [action.dest for action in COMMANDS[command]._actions if not action.option_strings and action.dest != 'help']
+    words[positional.index(option)] = value
+    return [command, *words]
+
+
+def outcome(words, capsys):
+    """(exit code, lines of the message) of a command."""
+    sys.stderr.reconfigure(errors='backslashreplace')  # as it is outside of tests
+    try:
+        code = main(words)
+    except SystemExit as left:
+        code = left.code
+    captured = capsys.readouterr()
+    assert 'Traceback' not in captured.err and not os.path.exists('ran'), words
+    return code, [line for line in captured.err.splitlines() if line.startswith('gluon-bot')]
+
+
+def test_every_command_has_valid_words(place, capsys):
+    assert set(COMMANDS) <= set(VALID)
+    for command in ('recipes', 'pack', 'verify', 'train', 'detect', 'segment', 'evaluate', 'report'):
+        assert outcome([command, *VALID[command]], capsys) == (0, []), command
+        shutil.rmtree(FRESH, ignore_errors=True)
+
+
+@pytest.mark.parametrize('command, option', VALUED, ids=' '.join)
+def test_no_value_of_any_option_is_more_than_one_line(command, option, place, capsys):
+    refused = 0
+    for value in HOSTILE:
+        if value.startswith('-') and not option.startswith('-'):
+            continue  # an option itself
+        if (command == 'figures' or option == '--picture') and value and value[0] not in '/.' or option == '--hosts' and value.replace('.', '').isalnum():
+            continue  # is a place to draw into; is the name of a machine
+        words = with_value(command, option, value)
+        code, said = outcome(words, capsys)
+        assert code in (0, 2), words
+        assert len(said) == (code != 0) and all(len(line) < 1300 and line.isprintable() for line in said), (words, said)
+        refused += code == 2
+        for name in set(os.listdir('.')) - KEPT:
+            shutil.rmtree(name) if os.path.isdir(name) else os.unlink(name)
+    assert refused or option in ('--name', 'logs'), 'nothing was refused'
+
+
+@pytest.mark.parametrize('words, said', [
+    (['recipes', 'resnet50d-cosin'], 'did you mean resnet50d-cosine'), (['train', 'digit', '--data', 'data', '--out', FRESH], 'did you mean digits'),
+    (['recipes', 'digits', '--set', 'epoch=3'], 'did you mean epochs'), (['recipes', 'digits', '--set', 'model=resnet50-d'], 'did you mean resnet50d'),
+    (['trian', 'digits'], 'train'), (['train', 'digits', '--data', 'data', '--out', FRESH, '--worker', '2'], 'did you mean --workers'),
+    (['evaluate', 'run', '--data', 'birds'], 'was trained on 2 classes (cat ...), the data has 3 (ant ...)'),
+    (['train', 'digits', '--data', 'data', '--out', FRESH, '--set', 'batch_size=64'], '12 training images do not fill one batch of 64'),
+    (['train', 'digits', '--data', 'data', '--out', FRESH, '--set', 'batch_size=12', '--workers', '24'], 'can not be divided over 24 workers'),
+    (['train', 'digits', '--data', 'data', '--out', FRESH, '--set', 'batch_size=8', '--limit', '4'], '4 training images do not fill'),
+    (['train', 'digits', '--data', 'data', '--out', FRESH, '--set', 'batch_size=4', '--set', 'teacher=resnet152d-smooth', '--teacher', 'run'],
+     'the teacher is a resnet18d'),
+    (['train', 'digits', '--data', 'birds', '--out', 'run', '--resume', '--set', 'batch_size=4', '--set', 'image_size=24'], 'was made with data'),
+    (['verify', 'data', '--picture', 'nowhere/x.png'], 'nowhere'), (['report', 'nowhere'], 'nowhere'),
+    (['evaluate', 'run', '--data', 'data', '--workers', '100000'], 'workers'), (['verify', 'data', '--workers', '100000'], 'workers'),
+    (['evaluate', 'run', '--data', 'data', '--hosts', 'a:1,b:1', '--workers', '5'], '2 workers'),
+    (['evaluate', 'run', '--data', 'data', '--hosts', '-oProxyCommand', '--workers', '2'], 'hosts'),
+])
+def test_what_is_wrong_is_said_with_what_may_be_meant(words, said, place, capsys):
+    if not os.path.exists('birds'):
+        files = {'%s/%s/%d.jpg' % (split, name, number): encoded(noise(number)) for split in ('train', 'val')
+                 for name in ('ant', 'bee', 'fly') for number in range(4)}
+        recordio.pack(write_tree('bird-images', files), 'birds')
+    code, lines = outcome(words, capsys)
+    assert code == 2 and len(lines) == 1 and said in lines[0], lines
+    assert not os.path.exists(FRESH)

@@ -1,0 +1,39 @@
+"""200 epochs: nothing grows. As many as a run of the paper has; each of them short."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import runs
+
+EPOCHS = 200
+WORDS = ['--limit', '32', '--log-every', '1', '--set', 'model=mobilenet', '--set', 'image_size=32', '--set', 'batch_size=16',
+         '--set', 'epochs=%d' % EPOCHS, '--set', 'warmup_epochs=1', '--keep', '2', '--workers', '2']
+
+
+def measured(pid):
+    """(resident memory in MB, open files, threads) of a process."""
+    status = Path('/proc/%d/status' % pid).read_text()
+    memory, threads = (int(re.search(r'^%s:\s+(\d+)' % name, status, re.M).group(1)) for name in ('VmRSS', 'Threads'))
+    return memory / 1024, len(os.listdir('/proc/%d/fd' % pid)), threads
+
+
+@pytest.mark.slow
+def test_memory_files_and_step_time_stay_as_they_are(digits_folder, tmp_path):
+    run = str(tmp_path / 'run')
+    with open(str(tmp_path / 'said'), 'w') as said:  # a pipe that nobody reads would fill
+        process = runs.start('train', 'digits', '--data', digits_folder, '--out', run, *WORDS, stdout=said, stderr=said)
+    processes, found = [], {}
+    for epoch in (10, 50, 100, 150, 199):
+        runs.until(lambda: runs.recorded(run, 2 * epoch), process, seconds=3000)
+        processes = processes or [process.pid] + runs.children(process.pid)
+        found[epoch] = [measured(pid) for pid in processes]
+    assert process.wait(600) == 0, (tmp_path / 'said').read_text()[-3000:]
+    print(found)
+    for (memory, files, threads), (later_memory, later_files, later_threads) in zip(found[10], found[199]):
+        assert later_memory < 1.05 * memory and later_files <= files and later_threads <= threads, found
+    seconds = [line['seconds'] for line in runs.record(run) if line['event'] == 'epoch']
+    assert len(seconds) == EPOCHS and np.median(seconds[-50:]) < 1.3 * np.median(seconds[10:60]), seconds

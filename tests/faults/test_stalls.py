@@ -1,0 +1,81 @@
+"""A worker that stands still is noticed, named and replaced."""
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import runs
+from gluon_bot import launch, pulse
+
+
+def test_a_stopped_worker_is_named_and_the_job_goes_on(digits_folder, undisturbed, tmp_path):
+    run = str(tmp_path / 'run')
+    process = runs.start('train', 'digits', '--data', digits_folder, '--out', run, '--workers', '2', *runs.TINY, '--restarts', '1',
+                         '--stall-minutes', '0.1')
+    runs.until(lambda: runs.recorded(run, 15), process)
+    stopped = runs.children(process.pid)[1]
+    os.kill(stopped, signal.SIGSTOP)
+    _, errors = runs.finish(process)
+    assert re.search(r'^rank 1 \(process %d\) has stood still for \d+s; all workers are ended$' % stopped, errors, re.M), errors
+    assert 'restart 1 of 1' in errors and not runs.alive(stopped)
+    runs.same(undisturbed, run)
+
+
+@pytest.mark.slow
+def test_a_worker_stopped_for_less_than_that_is_waited_for(digits_folder, undisturbed, tmp_path):
+    run = str(tmp_path / 'run')
+    process = runs.start('train', 'digits', '--data', digits_folder, '--out', run, '--workers', '2', *runs.TINY)
+    runs.until(lambda: runs.recorded(run, 15), process)
+    stopped = runs.children(process.pid)[0]
+    os.kill(stopped, signal.SIGSTOP)
+    time.sleep(45)  # Horovod by itself gives up after 30
+    os.kill(stopped, signal.SIGCONT)
+    runs.finish(process)
+    runs.same(undisturbed, run)
+
+
+def test_a_worker_that_hangs_outside_of_horovod_is_named(digits_folder, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    script = str(Path(__file__).with_name('odd_worker.py'))
+    words = ['train', 'digits', '--data', digits_folder, '--out', str(tmp_path / 'run'), '--workers', '2', *runs.TINY]
+    assert launch.start([sys.executable, script, 'hang', *words], 2, stall_seconds=8) == launch.LOST
+    assert re.search(r'^rank 1 .* has stood still for \d+s', capfd.readouterr().err, re.M)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A time that only moves when it is told to."""
+    now = [100.0]
+    monkeypatch.setattr(pulse.time, 'monotonic', lambda: now[0])
+    return now
+
+
+def test_the_slowest_is_the_one_that_stood_still_first(clock):
+    pulses = [pulse.Pulse() for _ in range(3)]
+    for seconds, moving in ((1, (0, 1, 2)), (1, (0, 2)), (1, (0,)), (3, ()), (3, ())):
+        clock[0] += seconds
+        for rank in moving:
+            os.write(pulses[rank].workers_end, pulse.TIME.pack(clock[0]))
+        slowest = pulse.slowest(pulses)
+    assert slowest == (1, 6.0)
+    clock[0] += 1000  # nobody looked: the launcher was stopped too, and no one is to blame
+    assert pulse.slowest(pulses) == (1, 6.0)
+    for each in pulses:
+        each.close()
+
+
+def test_a_worker_whose_launcher_is_stopped_does_not_wait_for_it(monkeypatch):
+    worker = pulse.Pulse()
+    monkeypatch.setenv(pulse.VARIABLE, str(worker.workers_end))
+    pulse.begin()
+    for _ in range(200_000):  # more than a pipe holds
+        pulse.beat()
+    worker.close()
+    pulse.beat()  # into nothing
+    monkeypatch.setattr(pulse, '_pipe', None)
+    assert pulse.VARIABLE not in os.environ
