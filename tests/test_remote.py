@@ -72,7 +72,7 @@ def test_the_end_of_input_is_a_request_to_stop(ssh):
     process = remote.start('other', [sys.executable, '-c', code], environment)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(3)
-    assert launch._wait([process], [15]) == 130
+    assert launch._wait([process], [15], {}, 60) == 130
 
 
 @pytest.mark.parametrize('script, message', [
