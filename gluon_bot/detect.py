@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -48,16 +48,9 @@ def fit(recipe: Detection, data: str, out: str, backbone: str = '', resume: bool
         load_backbone(base, parameters, backbone)
     training = tuning.new_state(detector, recipe, ranks, context, accumulate)
     tested = evaluation_network(recipe, job.class_names, context)
-    transform = FasterRCNNDefaultTrainTransform(recipe.short_side, recipe.long_side, detector, num_sample=recipe.rpn_samples,
-                                                flip_p=0.5 if recipe.random_flip else 0, **NORMALISATION)
-
-    padded = FasterRCNNTrainBatchify(detector)
-
-    def stack(items: List[Any]) -> List[mx.nd.NDArray]:
-        return [part[0] if isinstance(part, (list, tuple)) else part for part in padded(items)]  # of the only device
 
     def batches(epoch: int, done: int) -> Iterator[Any]:
-        items = transfer.Augmented(train_set, transform, recipe.seed, epoch)
+        items, stack = training_items(detector, train_set, recipe, epoch)
         return tuning.small_batches(job, items, stack, epoch, done, ranks, context)
 
     def update(small_batches: Iterator[Any], step: int) -> mx.nd.NDArray:
@@ -75,6 +68,19 @@ def describe(recipe: Detection, data: str, out: str, workers: int, accumulate: i
     """Check data and batch sizes. images: of the training split that have boxes (default: they are counted)."""
     images = len(transfer.Boxes(data, 'train')) if images is None else images
     return tuning.describe(recipe, data, voc.manifest(data), images, out, workers, accumulate, limit)
+
+
+def training_items(detector: FasterRCNN, train_set: transfer.Boxes, recipe: Detection,
+                   epoch: int) -> Tuple[transfer.Augmented, Callable[[List[Any]], List[mx.nd.NDArray]]]:
+    """(augmented images of an epoch with their boxes and the RPN's targets, what makes a small batch of them): GluonCV's."""
+    transform = FasterRCNNDefaultTrainTransform(recipe.short_side, recipe.long_side, detector, num_sample=recipe.rpn_samples,
+                                                flip_p=0.5 if recipe.random_flip else 0, **NORMALISATION)
+    padded = FasterRCNNTrainBatchify(detector)
+
+    def stack(items: List[Any]) -> List[mx.nd.NDArray]:
+        return [part[0] if isinstance(part, (list, tuple)) else part for part in padded(items)]  # of the only device
+
+    return transfer.Augmented(train_set, transform, recipe.seed, epoch), stack
 
 
 def train_step(training: State, batches: Iterator[Any], recipe: Detection, step: int, accumulate: int) -> mx.nd.NDArray:
