@@ -68,7 +68,7 @@ class LossScale:
         Raises RunError when not even the smallest scale keeps the gradients finite.
         """
         trainer.allreduce_grads()
-        if self.fixed or _all_finite(_gradients(trainer)):
+        if self.fixed or all_finite(_gradients(trainer)):
             trainer.update(self.value * accumulated)
             self._grow()
             return True
@@ -89,7 +89,8 @@ def _gradients(trainer: mx.gluon.Trainer) -> List[mx.nd.NDArray]:
     return [parameter.grad() for parameter in trainer._params if parameter.grad_req != 'null']
 
 
-def _all_finite(arrays: List[mx.nd.NDArray]) -> bool:
+def all_finite(arrays: List[mx.nd.NDArray]) -> bool:
+    """Whether no number in these arrays is NaN or infinite."""
     finite = mx.nd.ones(1, ctx=arrays[0].context)
     for dtype in {array.dtype for array in arrays}:
         alike = [array for array in arrays if array.dtype == dtype]

@@ -7,9 +7,9 @@ from typing import Any, Dict, NamedTuple, Optional
 import mxnet as mx
 import numpy as np
 
-from gluon_bot import InputError, checkpoint, optim
+from gluon_bot import InputError, RunError, checkpoint, optim
 from gluon_bot.dist import Ranks
-from gluon_bot.precision import LossScale
+from gluon_bot.precision import LossScale, all_finite
 
 
 class State(NamedTuple):
@@ -64,7 +64,13 @@ def save(state: State, run: str, meta: Dict[str, Any], between_epochs: bool) -> 
     """Write a checkpoint from rank 0, while the others wait (all ranks must call this). Returns its folder.
 
     In the middle of an epoch the running statistics of every rank are kept apart; between epochs they are equal.
+    Raises RunError, on all ranks, where the network has numbers that are not finite: the loss need not show it, since MXNet's
+    ReLU on the CPU makes 0 of NaN.
     """
+    broken = not all_finite(list(parameters(state.network).values()))
+    if state.ranks.sum_counts([int(broken)], 'broken')[0]:
+        raise RunError('the parameters after step %d are not finite, so no checkpoint is made of them and earlier ones are '
+                       'untouched; lower base_lr or lengthen the warmup' % meta['step'])
     training = {} if between_epochs else {'ranks/' + name: state.ranks.gather(array, 'gather.' + name)
                                           for name, array in running_statistics(state.network).items()}
     path = _write(state, run, meta, training) if state.ranks.first else None

@@ -85,6 +85,7 @@ def train_batches(folder: str, recipe: Recipe, epoch: int, rank: int, size: int,
                     batch = _normalised(images[begin:begin + batch_size], labels[begin:begin + batch_size], context)
                     if number == batches:
                         collections.deque(_read(reader), maxlen=0)  # to its end, now: nobody may ask for more
+                        recordio.check(folder, 'train')  # nor did they change meanwhile
                     yield batch
         if number < batches:  # the part is a little short
             reader.reset()

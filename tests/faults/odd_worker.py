@@ -1,6 +1,7 @@
 """A worker whose rank 1 meets something odd: odd_worker.py KIND ARGUMENTS OF GLUON-BOT.
 
-hang: it sleeps for ever instead of reading its ninth batch, outside of Horovod. nan: an image of its ninth batch is not finite.
+hang: it sleeps for ever instead of reading its ninth batch, outside of Horovod. image: its ninth batch has an image of NaN.
+loss: the loss of its ninth batch is NaN.
 overflow: so are its gradients in the third update, and the scale of the loss is one that float16 would have.
 """
 
@@ -8,21 +9,27 @@ import os
 import sys
 import time
 
-from gluon_bot import precision
+from gluon_bot import precision, train
 from gluon_bot.__main__ import main
 from gluon_bot.data import imagenet
 
 kind, rank = sys.argv[1], os.environ['HOROVOD_RANK']
-batches, scale = imagenet.train_batches, precision.LossScale
+batches, scale, cross_entropy = imagenet.train_batches, precision.LossScale, train.soft_cross_entropy
+losses = []
 
 
 def odd_batches(*arguments, **options):
     for number, (images, labels) in enumerate(batches(*arguments, **options)):
         if number == 8 and kind == 'hang':
             time.sleep(3600)
-        if number == 8 and kind == 'nan':
+        if number == 8 and kind == 'image':
             images[0] = float('nan')
         yield images, labels
+
+
+def odd_loss(logits, targets):
+    losses.append(0)
+    return cross_entropy(logits, targets) * (float('nan') if len(losses) == 9 and kind == 'loss' else 1)
 
 
 class OverflowingScale(scale):
@@ -44,7 +51,7 @@ class OverflowingScale(scale):
 
 if __name__ == '__main__':
     if rank == '1':
-        imagenet.train_batches = odd_batches
+        imagenet.train_batches, train.soft_cross_entropy = odd_batches, odd_loss
     if kind == 'overflow':
         precision.LossScale = OverflowingScale
     sys.exit(main(sys.argv[2:]))
