@@ -90,9 +90,10 @@ def _own_cores(options: argparse.Namespace) -> None:
 
 
 def _recipes(options: argparse.Namespace) -> None:
-    from gluon_bot import recipes
-    names = [options.recipe] if options.recipe else list(recipes.RECIPES)
-    chosen = [recipes.override(recipes.recipe_named(name), options.set) for name in names]
+    from gluon_bot import finetune, recipes
+    named = {**recipes.RECIPES, **finetune.FINE_TUNINGS}
+    names = [options.recipe] if options.recipe else list(named)
+    chosen = [recipes.override(named.get(name) or recipes.recipe_named(name), options.set) for name in names]
     if options.json:
         print(json.dumps([recipes.as_dict(recipe) for recipe in chosen], indent=1))
     elif options.recipe:
@@ -100,9 +101,11 @@ def _recipes(options: argparse.Namespace) -> None:
             print('%-20s %s' % (field, value))
     else:
         for recipe in chosen:
-            print('%-28s %-13s %4d epochs, batch %4d, lr %.1f %-6s %s' % (
-                recipe.name, recipe.model, recipe.epochs, recipe.batch_size, recipe.peak_lr, recipe.lr_schedule,
-                ' '.join(recipes.tricks(recipe))))
+            classify = recipe.task == 'classify'
+            print('%-32s %-13s %4d epochs, batch %4d, lr %-5.4g %-6s %s' % (
+                recipe.name, recipe.model if classify else {'detect': 'faster-rcnn', 'segment': 'fcn'}[recipe.task],
+                recipe.epochs, recipe.batch_size, recipe.peak_lr, recipe.lr_schedule,
+                ' '.join(recipes.tricks(recipe)) if classify else 'from ' + recipe.backbone))
 
 
 def _models(options: argparse.Namespace) -> None:

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# gluon-bot COMMAND RECIPE... on every GPU, going on from the last checkpoint if there is one or when a worker dies:
+#   scripts/workers.sh COMMAND RECIPE [options of gluon-bot COMMAND]
+# From the environment: NGPU workers (all GPUs; without any, 2 on the CPU), HOSTS (host1:8,host2:8 for several machines),
+# RESTARTS (3). train_imagenet.sh, finetune_voc.sh and finetune_ade20k.sh call this.
+set -euo pipefail
+[ $# -gt 1 ] || { echo "usage: $0 COMMAND RECIPE [options of gluon-bot COMMAND]" >&2; exit 2; }
+workers=${NGPU:-$(nvidia-smi -L 2>/dev/null | grep -c GPU || true)}
+[ "$workers" != 0 ] || workers=2
+[ -z "${HOSTS:-}" ] || workers=$(tr ',' '\n' <<<"$HOSTS" | awk -F: '{ n += $2 == "" ? 1 : $2 } END { print n }')
+exec gluon-bot "$@" --resume --workers "$workers" --hosts "${HOSTS:-}" --restarts "${RESTARTS:-3}"
