@@ -20,10 +20,11 @@ from gluon_bot import InputError, gpus, remote
 from gluon_bot.data import manifest, verification
 
 OK, NOTE, WRONG = 'ok', 'note', 'wrong'  # a note costs speed or comfort; what is wrong stops a run
-COMMON_LIBRARIES = {'libgomp.so.1': 'the package libgomp1', 'libquadmath.so.0': 'the package libquadmath0'}  # of all its wheels
+COMMON_LIBRARIES = {'libgomp.so.1': 'the package libgomp1', 'libquadmath.so.0': 'the package libquadmath0'}
 TOOLKIT = 'the CUDA 11 toolkit'
 CUDA_LIBRARIES = {  # that mxnet-cu117's libmxnet.so is linked with, and what brings them
-    'libcuda.so.1': 'the NVIDIA driver (a container is started with --gpus all)', 'libcudnn.so.8': 'cuDNN 8', 'libnccl.so.2': 'NCCL 2',
+    'libcuda.so.1': 'the NVIDIA driver (a container is started with --gpus all)',
+    'libcudnn.so.8': 'cuDNN 8', 'libnccl.so.2': 'NCCL 2',
     'libcudart.so.11.0': TOOLKIT, 'libcublas.so.11': TOOLKIT, 'libcufft.so.10': TOOLKIT, 'libcurand.so.10': TOOLKIT,
     'libcusolver.so.11': TOOLKIT, 'libcusparse.so.11': TOOLKIT, 'libnvrtc.so.11.2': TOOLKIT, 'libnvToolsExt.so.1': TOOLKIT}
 READ_BYTES, WRITE_BYTES, PIECE = 256 << 20, 64 << 20, 4 << 20
@@ -102,8 +103,9 @@ def probe() -> Dict[str, Any]:
     """`dist.built()`, asked of another process; {'error': why} where MXNet can't be imported."""
     code = 'import json; from gluon_bot import dist; print(json.dumps(dist.built()))'
     try:
-        done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace',
-                              timeout=300, env={**os.environ, 'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)})
+        done = subprocess.run(
+            [sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            errors='replace', timeout=300, env={**os.environ, 'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)})
         if done.returncode == 0:
             return json.loads(done.stdout.splitlines()[-1])
         said = done.stderr.strip().splitlines()
@@ -121,15 +123,15 @@ def mxnet(wheel: str, built: Dict[str, Any]) -> Finding:
     shown = [name for name in ('CUDA', 'CUDNN', 'NCCL', 'MKLDNN', 'OPENCV', 'OPENMP') if name in built['features']]
     decodes = 'OPENCV' in built['features']
     return Finding('mxnet', OK if decodes else WRONG, '%s %s with %s' % (wheel, built['mxnet'], ' '.join(shown)),
-                   '' if decodes else 'it was built without OpenCV and can not decode images: take the wheel of scripts/install.sh')
+                   '' if decodes else 'built without OpenCV, it can not decode images: take the wheel of scripts/install.sh')
 
 
 def gpu(wheel: str, built: Dict[str, Any], listed: str) -> Finding:
     names = [line.replace(', ', ' (compute capability ') + ')' for line in listed.splitlines() if line.strip()]
     if not names:
         lost = '-cu' in wheel
-        return Finding('gpu', NOTE if lost else OK, 'none: training runs on the CPU',
-                       'mxnet is the build for GPUs, but nvidia-smi names none (in a container: start it with --gpus all)' if lost else '')
+        advice = 'mxnet is the build for GPUs, but nvidia-smi names none (in a container: start it with --gpus all)'
+        return Finding('gpu', NOTE if lost else OK, 'none: training runs on the CPU', advice if lost else '')
     try:
         gpus.check(listed)
     except InputError as error:
@@ -137,7 +139,8 @@ def gpu(wheel: str, built: Dict[str, Any], listed: str) -> Finding:
     if '-cu' not in wheel:
         return Finding('gpu', NOTE, '; '.join(names), 'mxnet is the build for CPUs: scripts/install.sh gpu')
     if built.get('gpus', 0) != len(names):
-        return Finding('gpu', WRONG, '; '.join(names), 'MXNet sees %d of them; see the lines about libraries' % built.get('gpus', 0))
+        return Finding('gpu', WRONG, '; '.join(names),
+                       'MXNet sees %d of them; see the lines about libraries' % built.get('gpus', 0))
     return Finding('gpu', OK, '; '.join(names))
 
 
@@ -164,8 +167,7 @@ def horovod(built: Dict[str, Any]) -> Finding:
                        'one worker runs without it; several need it: scripts/install.sh builds it with Gloo')
     slow = bool(built.get('gpus')) and 'nccl' not in ways
     return Finding('horovod', NOTE if slow else OK, '%s with %s' % (_version('horovod') or '', ways),
-                   'gradients of GPUs take the way over the CPU: install again with scripts/install.sh gpu, which builds it with NCCL'
-                   if slow else '')
+                   'gradients of GPUs go through the CPU: scripts/install.sh gpu builds it with NCCL' if slow else '')
 
 
 def cores() -> Finding:
@@ -173,7 +175,8 @@ def cores() -> Finding:
     own = len(os.sched_getaffinity(0))
     threads = os.environ.get('OMP_NUM_THREADS') or str(own)
     fewer = threads.isdigit() and int(threads) < own
-    return Finding('cores', NOTE if fewer else OK, '%d of %d are ours; a single worker computes with %s threads' % (own, os.cpu_count() or own, threads),
+    found = '%d of %d are ours; a single worker computes with %s threads' % (own, os.cpu_count() or own, threads)
+    return Finding('cores', NOTE if fewer else OK, found,
                    'OMP_NUM_THREADS=%s says so: unset it, and workers share the cores' % threads if fewer else '')
 
 
@@ -211,7 +214,8 @@ def writing(out: str) -> Finding:
         if os.path.exists(path):
             os.unlink(path)
     if free <= LEAST_FREE_BYTES:
-        return Finding('out', WRONG, '%s: %.1f GB free' % (folder, free / 1e9), 'checkpoints take up to 3 GB: make room, or choose another --out')
+        return Finding('out', WRONG, '%s: %.1f GB free' % (folder, free / 1e9),
+                       'checkpoints take up to 3 GB: make room, or choose another --out')
     return Finding('out', OK, '%s: %.0f GB free, writes %.0f MB/s' % (folder, free / 1e9, speed / 1e6))
 
 

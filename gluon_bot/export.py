@@ -102,8 +102,8 @@ def write_onnx(network: mx.gluon.HybridBlock, described: Dict[str, Any], folder:
     """Write model.onnx; returns what computes logits from it, None where onnxruntime is not installed."""
     onnx = _onnx()
     graph, arrays = _graph(network)
-    path, one, any_number = os.path.join(folder, 'model.onnx'), (1, *described['input']['shape'][1:]), described['input']['shape']
-    mx.onnx.export_model(graph, arrays, [one], np.float32, path, dynamic=True, dynamic_input_shapes=[tuple(any_number)])
+    path, shape = os.path.join(folder, 'model.onnx'), tuple(described['input']['shape'])
+    mx.onnx.export_model(graph, arrays, [(1, *shape[1:])], np.float32, path, dynamic=True, dynamic_input_shapes=[shape])
     model = onnx.load(path)
     model.opset_import[0].version = ONNX_OPSET  # MXNet labels its operators of 13 with the newest set that onnx knows
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)

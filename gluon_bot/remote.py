@@ -1,7 +1,7 @@
 """Other machines: which they are, whether they can be used, and a worker on one of them, through ssh.
 
-A worker there has the environment that matters, our folder and our command line; its standard input stays open as long as it shall
-run, and ends with us or with the connection. So the repository, its .venv and the data must lie at the same place everywhere.
+A worker there has the environment that matters, our folder and our command line, so the repository, its .venv and the data must
+lie at the same place everywhere. Its standard input stays open as long as it shall run, and ends with us or the connection.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from gluon_bot import InputError
 SSH = ['ssh', '-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=accept-new', '-o', 'ConnectTimeout=20',
        '-o', 'ServerAliveInterval=30', '-o', 'LogLevel=ERROR']
 SSH_FAILED = 255  # exit code of ssh for its own failures, and for a command that a signal killed
-PASSED_ON = re.compile(r'(HOROVOD|NCCL|GLOO|MXNET|OMP|CUDA|GLUON_BOT|LC)_\w+|LANG|PATH|PYTHONPATH|LD_LIBRARY_PATH|VIRTUAL_ENV|NO_COLOR')
+PASSED_ON = re.compile(r'(HOROVOD|NCCL|GLOO|MXNET|OMP|CUDA|GLUON_BOT|LC)_\w+|LANG|PATH|PYTHONPATH|LD_LIBRARY_PATH|VIRTUAL_ENV|'
+                       r'NO_COLOR')
 SIOCGIFADDR = 0x8915  # the address of an interface by its name, from Linux's sockios.h
 
 

@@ -75,15 +75,17 @@ def test_commands_of_the_manifests_are_ours(tmp_path):
     options = parser().parse_args(pods()['job']['spec']['containers'][0]['args'])
     assert options.workers == 8 and options.data == 'data/imagenet'
     script = pods()['launcher']['spec']['containers'][0]['args'][0]
-    (tmp_path / 'hostfile').write_text('gluon-bot-launcher.gluon-bot.default.svc slots=8\ngluon-bot-worker-0.gluon-bot.default.svc slots=8\n')
+    names = ['gluon-bot-%s.gluon-bot.default.svc' % pod for pod in ('launcher', 'worker-0')]
+    (tmp_path / 'hostfile').write_text(''.join('%s slots=8\n' % name for name in names))
     (tmp_path / 'gluon-bot').write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (tmp_path / 'gluon-bot').chmod(0o755)
-    words = subprocess.run(['bash', '-c', script.replace('/etc/mpi/hostfile', str(tmp_path / 'hostfile'))], stdout=subprocess.PIPE, text=True,
-                           env={**os.environ, 'PATH': '%s:%s' % (tmp_path, os.environ['PATH'])}, check=True).stdout.splitlines()
+    script = script.replace('/etc/mpi/hostfile', str(tmp_path / 'hostfile'))
+    words = subprocess.run(['bash', '-c', script], stdout=subprocess.PIPE, text=True, check=True,
+                           env={**os.environ, 'PATH': '%s:%s' % (tmp_path, os.environ['PATH'])}).stdout.splitlines()
     options = parser().parse_args(words)
     spec = mpijob()['spec']
     machines = remote.machines(options.hosts, options.workers)
-    assert machines == {'gluon-bot-launcher.gluon-bot.default.svc': 8, 'gluon-bot-worker-0.gluon-bot.default.svc': 8}
+    assert machines == dict.fromkeys(names, 8)
     assert sum(machines.values()) == options.workers == spec['slotsPerWorker'] * (1 + spec['mpiReplicaSpecs']['Worker']['replicas'])
 
 
@@ -100,8 +102,8 @@ def slurm(tmp_path):
         (tmp_path / name).chmod(0o755)
 
     def start(*words, **variables):
-        environment = {**os.environ, 'PATH': '%s:%s' % (tmp_path, os.environ['PATH']), 'SLURM_SUBMIT_DIR': str(tmp_path), 'SLURM_JOB_ID': '7',
-                       'SLURM_JOB_NODELIST': 'node[1-2]', 'SLURM_GPUS_ON_NODE': '8', **variables}
+        environment = {**os.environ, 'PATH': '%s:%s' % (tmp_path, os.environ['PATH']),
+                       'SLURM_SUBMIT_DIR': str(tmp_path), 'SLURM_JOB_ID': '7', 'SLURM_JOB_NODELIST': 'node[1-2]', 'SLURM_GPUS_ON_NODE': '8', **variables}
         return subprocess.Popen(['bash', str(DEPLOY / 'slurm.sh'), *words], env=environment, stderr=subprocess.PIPE, text=True)
     start.noted = tmp_path / 'noted'
     return start

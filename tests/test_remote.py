@@ -25,8 +25,8 @@ def ssh(tmp_path, monkeypatch):
 def test_machines_and_slots():
     assert remote.machines('a:8,b:8', 16) == {'a': 8, 'b': 8}
     assert remote.machines('node-1.cluster,10.0.0.2:3', 2) == {'node-1.cluster': 1, '10.0.0.2': 3}
-    for hosts, message in (('a:8,,b', 'not of the form'), ('a b', 'not of the form'), ('-oProxyCommand=x', 'not of the form'), ('a;b', 'not of the form'),
-                           ('a,a', 'twice'), ('a:0', 'without a slot'), ('a:1,b:1', '2 slots for 3 workers')):
+    form = 'not of the form'
+    for hosts, message in (('a:8,,b', form), ('a b', form), ('-oProxyCommand=x', form), ('a;b', form), ('a,a', 'twice'), ('a:0', 'without a slot'), ('a:1,b:1', '2 slots for 3 workers')):
         with pytest.raises(InputError, match=message):
             remote.machines(hosts, 3)
 
@@ -68,7 +68,8 @@ def test_the_end_of_input_is_a_request_to_stop(ssh):
     ssh()
     code = ('import signal, sys, time; from gluon_bot import launch; signal.signal(signal.SIGTERM, lambda *_: sys.exit(130)); '
             'launch.follow_parent(); print("ready", file=sys.stderr, flush=True); time.sleep(60)')
-    environment = {'GLUON_BOT_LAUNCHER': 'ssh', 'HOROVOD_GLOO_RENDEZVOUS_ADDR': '127.0.0.1', 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
+    environment = {'GLUON_BOT_LAUNCHER': 'ssh', 'HOROVOD_GLOO_RENDEZVOUS_ADDR': '127.0.0.1',
+                   'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
     process = remote.start('other', [sys.executable, '-c', code], environment)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(3)

@@ -1,4 +1,4 @@
-"""Two hosts: network namespaces joined by a cable, real ssh between them; the run is that of two workers on one host, bit for bit."""
+"""Two hosts: network namespaces joined by a cable, real ssh between them; the run is that of two workers on one host."""
 
 import os
 import shutil
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parent.parent
 HOSTS = {'gluonbot-a': '10.77.7.1', 'gluonbot-b': '10.77.7.2'}
 ENTER = ('mount --bind {keys}/hosts /etc/hosts && '
-         'mount -t tmpfs -o mode=700 none /root/.ssh && cp {keys}/id_ed25519 /root/.ssh/ && cp {keys}/id_ed25519.pub /root/.ssh/authorized_keys '
+         'mount -t tmpfs -o mode=700 none /root/.ssh && cp {keys}/id_ed25519 /root/.ssh/ '
+         '&& cp {keys}/id_ed25519.pub /root/.ssh/authorized_keys '
          '&& hostname {name} && exec "$@"')
 TRAINING = ['digits', '--limit', '64', '--workers', '2'] + [
     word for setting in ('batch_size=16', 'epochs=2', 'warmup_epochs=1') for word in ('--set', setting)]
@@ -32,14 +33,16 @@ def ran(*words):
 @pytest.fixture
 def hosts(tmp_path):
     """A function that starts a command on one of two hosts; each has a network, a name, keys and an sshd of its own."""
-    missing = [name for name in ('ip', 'sshd', 'ssh-keygen', 'unshare') if not shutil.which(name, path=os.environ['PATH'] + ':/usr/sbin:/sbin')]
+    folders = os.environ['PATH'] + ':/usr/sbin:/sbin'
+    missing = [name for name in ('ip', 'sshd', 'ssh-keygen', 'unshare') if not shutil.which(name, path=folders)]
     if os.geteuid() != 0 or missing:
         pytest.skip('two hosts take root%s' % ''.join(' and ' + name for name in missing))
     if ran('ip', 'netns', 'add', 'gluonbot-a').returncode != 0:
         pytest.skip('network namespaces can not be made here')
     os.makedirs('/root/.ssh', mode=0o700, exist_ok=True)
     os.makedirs('/run/sshd', exist_ok=True)
-    (tmp_path / 'hosts').write_text('127.0.0.1 localhost\n' + ''.join('%s %s\n' % (address, name) for name, address in HOSTS.items()))
+    names = [('localhost', '127.0.0.1'), *HOSTS.items()]
+    (tmp_path / 'hosts').write_text(''.join('%s %s\n' % (address, name) for name, address in names))
     servers = []
     try:
         for words in ('netns add gluonbot-b', 'link add eth0 netns gluonbot-a type veth peer name eth0 netns gluonbot-b'):
@@ -55,8 +58,9 @@ def hosts(tmp_path):
             return subprocess.Popen(['ip', 'netns', 'exec', name, 'unshare', '--uts', 'sh', '-c', enter, 'sh', *words], **options)
 
         for name, address in HOSTS.items():
-            servers.append(start(name, shutil.which('sshd', path='/usr/sbin:/usr/bin'), '-D', '-e', '-f', '/dev/null', '-h', str(tmp_path / 'host_key'),
-                                 '-o', 'UsePAM=no', '-o', 'ListenAddress=' + address, stderr=(tmp_path / (name + '.log')).open('w')))
+            servers.append(start(name, shutil.which('sshd', path='/usr/sbin:/usr/bin'), '-D', '-e', '-f', '/dev/null',
+                                 '-h', str(tmp_path / 'host_key'), '-o', 'UsePAM=no', '-o', 'ListenAddress=' + address,
+                                 stderr=(tmp_path / (name + '.log')).open('w')))
         yield start
     finally:
         for server in servers:
