@@ -56,7 +56,7 @@ def clock(monkeypatch):
 
 
 def test_the_slowest_is_the_one_that_stood_still_first(clock):
-    pulses = [pulse.Pulse() for _ in range(3)]
+    pulses = {rank: pulse.Pulse() for rank in range(3)}
     for seconds, moving in ((1, (0, 1, 2)), (1, (0, 2)), (1, (0,)), (3, ()), (3, ())):
         clock[0] += seconds
         for rank in moving:
@@ -65,7 +65,7 @@ def test_the_slowest_is_the_one_that_stood_still_first(clock):
     assert slowest == (1, 6.0)
     clock[0] += 1000  # nobody looked: the launcher was stopped too, and no one is to blame
     assert pulse.slowest(pulses) == (1, 6.0)
-    for each in pulses:
+    for each in pulses.values():
         each.close()
 
 
