@@ -249,8 +249,7 @@ SCORES = {
 COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict')  # what needs MXNet
 COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train,
             'detect': _fine_tune, 'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export,
-            'predict': _predict,
-            'report': _report, 'figures': _figures}
+            'predict': _predict, 'report': _report, 'figures': _figures}
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from gluon_bot import InputError, RunError, checkpoint, detect, dist, evaluate, pictures, precision, segment
-from gluon_bot.console import Progress
+from gluon_bot.console import Progress, one_line
 from gluon_bot.data import images, trees
 from gluon_bot.data.imagenet import MEAN, STD
 from gluon_bot.recipes import Recipe
@@ -143,7 +143,7 @@ def line(result: Dict[str, Any]) -> str:
     said = ['%s %.1f %%' % (entry['class'], 100 * entry['probability']) for entry in result.get('classes', [])]
     said += ['%s %.2f at %d %d %d %d' % (entry['class'], entry['score'], *entry['box']) for entry in result.get('boxes', [])]
     said += ['%s %.1f %%' % (entry['class'], 100 * entry['share']) for entry in result.get('areas', [])]
-    return _printable('%s: %s' % (result['image'], ', '.join(said) or 'nothing'))
+    return one_line('%s: %s' % (result['image'], ', '.join(said) or 'nothing'), most=100000)
 
 
 def _at_most(image: np.ndarray, pixels: int) -> np.ndarray:
@@ -168,15 +168,10 @@ def _naming(path: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError('%s: %s' % (_printable(path), error)) from None
+        raise InputError('%s: %s' % (path, error)) from None
 
 
 def _finite(array: np.ndarray) -> np.ndarray:
     if not np.isfinite(array).all():
         raise RunError(OUTPUT_BROKEN)
     return array
-
-
-def _printable(text: str) -> str:
-    """Text from file names and checkpoints on one line, and nothing in it that a terminal would obey."""
-    return ''.join(char if char.isprintable() else char.encode('unicode_escape').decode() for char in text)

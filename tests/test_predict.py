@@ -111,7 +111,7 @@ def test_one_bad_image_and_nothing_is_written(samples, checkpoints, tmp_path, ca
     bad = tmp_path / 'cut\x1b[1m.jpg'
     bad.write_bytes(encoded(noise(1, 64, 64))[:-400])
     missing, out = str(tmp_path / 'nowhere.jpg'), str(tmp_path / 'out')
-    for path, said in ((str(bad), 'cut\\x1b[1m.jpg: image: '), (missing, 'nowhere.jpg: image: no such file')):
+    for path, said in ((str(bad), 'cut\\x1b[1m.jpg: image: '), (missing, 'nowhere.jpg: image: No such file')):
         assert main(['predict', samples[0], path, '--checkpoint', checkpoints['classify'], '--out', out]) == 2
         errors = capsys.readouterr().err
         assert said in errors and len(errors.splitlines()) == 1
