@@ -173,5 +173,5 @@ def run(path: str, data: str, limit: Optional[int] = None) -> Optional[Dict[str,
     test_set = transfer.Boxes(data, 'test')
     detector, recipe, meta = load(path, context, test_set.classes)
     result = evaluate(detector, test_set, recipe, ranks, context, limit)
-    return {'recipe': recipe.name, 'step': meta['step'], 'data': 'voc', 'precision': recipe.precision, **result} \
+    return {'recipe': recipe.name, 'step': meta['step'], 'data': voc.manifest(data)['name'], 'precision': recipe.precision, **result} \
         if ranks.first else None

@@ -133,10 +133,10 @@ FINE_TUNINGS: Dict[str, FineTuning] = {}
 for _recipe in [Detection('voc-' + _backbone, _backbone) for _backbone in BACKBONES] + [
         Segmentation('ade20k-' + _backbone, _backbone) for _backbone in BACKBONES] + [
         # Not the paper's: small enough for the embedded scenes and two cores
-        Detection('scenes-detection', 'digits', epochs=10, batch_size=8, base_lr=0.01, lr_batch_size=8, lr_decay_epochs=(8,),
-                  short_side=128, long_side=128, frozen_stages=0, rpn_channels=128, anchor_scales=(1, 2, 4),
+        Detection('scenes-detection', 'digits', epochs=12, batch_size=8, base_lr=0.01, lr_batch_size=8, lr_decay_epochs=(9,),
+                  short_side=160, long_side=160, frozen_stages=0, rpn_channels=128, anchor_scales=(1, 2, 4),
                   rpn_samples=64, rpn_train_pre_nms=1000, rpn_train_post_nms=200, rpn_test_pre_nms=500,
-                  rpn_test_post_nms=50, roi_samples=32, roi_size=4, random_flip=False),
-        Segmentation('scenes-segmentation', 'digits', epochs=10, batch_size=8, lr_batch_size=8, base_size=128,
+                  rpn_test_post_nms=50, roi_samples=32, roi_size=2, random_flip=False),
+        Segmentation('scenes-segmentation', 'digits', epochs=8, batch_size=8, base_lr=0.02, lr_batch_size=8, base_size=128,
                      crop_size=128, scale_min=0.8, scale_max=1.25, random_flip=False)]:
     FINE_TUNINGS[_recipe.name] = _recipe

@@ -163,5 +163,5 @@ def run(path: str, data: str, limit: Optional[int] = None, multi_scale: bool = F
     val_set = transfer.Masks(data, 'val')
     segmenter, recipe, meta = load(path, context, val_set.classes)
     result = evaluate(segmenter, val_set, recipe, ranks, context, limit, multi_scale)
-    return {'recipe': recipe.name, 'step': meta['step'], 'data': 'ade20k', 'precision': recipe.precision,
+    return {'recipe': recipe.name, 'step': meta['step'], 'data': ade20k.manifest(data)['name'], 'precision': recipe.precision,
             'scales': list(SCALES) if multi_scale else [1.0], **result} if ranks.first else None

@@ -6,6 +6,8 @@ import pytest
 
 from gluon_bot.__main__ import COMMANDS, main
 from gluon_bot.arguments import parser
+from gluon_bot.finetune import FINE_TUNINGS
+from gluon_bot.recipes import RECIPES
 
 TRAINING = 'recipe --data --out --resume --set --seed --accumulate --limit --log-every --keep --tensorboard --dry-run ' \
     '--workers --hosts --stall-minutes --restarts'
@@ -55,7 +57,7 @@ def test_recipes_as_text_and_json(capsys):
     assert main(['recipes', 'resnet50d-mixup', '--set', 'epochs=30']) == 0
     assert 'mixup_alpha          0.2' in capsys.readouterr().out
     assert main(['recipes']) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 40
+    assert len(capsys.readouterr().out.splitlines()) == len(RECIPES) + len(FINE_TUNINGS) == 56
     assert main(['recipes', 'resnet50d-mixp']) == 2
     assert 'did you mean resnet50d-mixup' in capsys.readouterr().err
 

@@ -55,8 +55,9 @@ def manifest(root: str) -> Dict[str, Any]:
     folder = find_folder(root)
     names = {split: split_names(folder, split) for split in SPLITS}
     files = [_path('', kind, name) for name in names['train'] + names['val'] for kind in ('images', 'annotations')]
-    return {'name': 'ade20k', 'train_images': len(names['train']), 'val_images': len(names['val']),
-            'classes': list(read_classes(folder)), 'sha256': trees.listing_sha256(folder, files)}
+    classes = read_classes(folder)
+    return {'name': 'ade20k' if len(classes) == MOST_CLASSES else 'ade20k-layout', 'train_images': len(names['train']),
+            'val_images': len(names['val']), 'classes': list(classes), 'sha256': trees.listing_sha256(folder, files)}
 
 
 def find_folder(root: str) -> str:

@@ -88,8 +88,9 @@ def manifest(root: str) -> Dict[str, Any]:
     counts = {split: split_names(devkit, split) for split in SPLITS}
     files = [part for name in counts['train'] + counts['test']
              for part in (annotation_path('', name), image_path('', name))]
-    return {'name': 'voc', 'train_images': len(counts['train']), 'val_images': len(counts['test']),
-            'classes': list(read_classes(devkit)), 'sha256': trees.listing_sha256(devkit, files)}
+    classes = read_classes(devkit)
+    return {'name': 'voc' if classes == CLASSES else 'voc-layout', 'train_images': len(counts['train']),
+            'val_images': len(counts['test']), 'classes': list(classes), 'sha256': trees.listing_sha256(devkit, files)}
 
 
 def find_devkit(root: str) -> str:
