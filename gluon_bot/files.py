@@ -77,15 +77,15 @@ def read_bounded(path: str, most_bytes: int) -> bytes:
     """A whole file. Raises OSError, also where it is no regular file (a pipe, a device) or has more than `most_bytes`."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for somebody to write
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
+        state = os.fstat(handle)
+        if not stat.S_ISREG(state.st_mode):
             raise OSError(errno.EINVAL, 'not a regular file', path)
+        if state.st_size > most_bytes:
+            raise OSError(errno.EFBIG, 'larger than %.0f MB, which no file of this kind is' % (most_bytes / (1 << 20)), path)
         with open(handle, 'rb', closefd=False) as file:
-            content = file.read(most_bytes + 1)
+            return file.read(state.st_size)
     finally:
         os.close(handle)
-    if len(content) > most_bytes:
-        raise OSError(errno.EFBIG, 'larger than %.0f MB, which no file of this kind is' % (most_bytes / (1 << 20)), path)
-    return content
 
 
 def parse_json(text: str) -> Any:

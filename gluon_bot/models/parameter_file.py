@@ -6,7 +6,6 @@ its version, the storage type (versions 2 and 3), the shape, the device it was o
 
 from __future__ import annotations
 
-import os
 import struct
 from math import prod
 from typing import Any, Dict, Tuple
@@ -14,6 +13,7 @@ from typing import Any, Dict, Tuple
 import numpy as np
 
 from gluon_bot import InputError
+from gluon_bot.files import read_bounded
 
 LIST = 0x112
 VERSIONS = (0xF993FAC8, 0xF993FAC9, 0xF993FACA)
@@ -25,10 +25,7 @@ MOST_DIMENSIONS = 32
 def read(path: str) -> Dict[str, np.ndarray]:
     """The arrays of a .params file by name. Raises InputError where it can't be read or is anything but one whole such file."""
     try:
-        if os.path.getsize(path) > MOST_BYTES:
-            raise ValueError('larger than %d GiB' % (MOST_BYTES >> 30))
-        with open(path, 'rb') as file:
-            return _parse(file.read())
+        return _parse(read_bounded(path, MOST_BYTES))
     except OSError as error:
         raise InputError('%s: can not be read: %s' % (path, error.strerror)) from None
     except (ValueError, struct.error) as error:

@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import sys
 import tarfile
 
@@ -136,6 +137,18 @@ def read_settings(path):
         recipes.override(recipes.RECIPES['digits'], file.read().split('\n'))
 
 
+def parameters():
+    """A .params file of MXNet with two arrays."""
+    arrays = b''.join(struct.pack('<Iii', 0xF993FAC9, 0, 2) + struct.pack('<2q3i', 2, 3, 1, 0, 0) + bytes(24) for _ in range(2))
+    names = b''.join(struct.pack('<Q', len(name)) + name for name in (b'a.weight', b'b.weight'))
+    return struct.pack('<3Q', 0x112, 0, 2) + arrays + struct.pack('<Q', 2) + names
+
+
+def read_parameters(path):
+    from gluon_bot.models import parameter_file  # loads mxnet
+    parameter_file.read(path)
+
+
 def read_strictly(path):
     runlog.read_lines(path)
     runlog.rewind(os.path.dirname(path), 4, True)
@@ -165,6 +178,7 @@ PARSERS = {
     'checkpoint': (read_checkpoint, lambda folder: [a_checkpoint(folder)], 'checkpoint.json'),
     'arrays': (lambda path: checkpoint.arrays(checkpoint.Checkpoint(os.path.dirname(path), {}), 'parameters.npz'),
                lambda _: [npz(a=np.zeros((3, 4), 'float32'), b=np.arange(5)), npz(c=np.zeros(0, 'float16'))], 'parameters.npz'),
+    'parameter file': (read_parameters, lambda _: [parameters()], 'x.params'),
     'settings': (read_settings, lambda _: [b'epochs=30\nbase_lr=0.5\nlr_decay_epochs=1,2\nzero_gamma=true\nmodel=mobilenet\nseed=1'], 'x'),
 }
 
