@@ -16,8 +16,8 @@ TINY = ['--limit', '192', '--log-every', '1', '--set', 'epochs=3', '--set', 'war
 
 def start(*words, **options):
     """A `gluon-bot` process, its output captured, on one core a worker."""
-    return subprocess.Popen([sys.executable, '-m', 'gluon_bot', *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            **{'env': {**os.environ, 'OMP_NUM_THREADS': '1'}, **options})
+    options = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True, 'env': {**os.environ, 'OMP_NUM_THREADS': '1'}, **options}
+    return subprocess.Popen([sys.executable, '-m', 'gluon_bot', *map(str, words)], **options)
 
 
 def finish(process, code=0):
