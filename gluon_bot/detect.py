@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -53,8 +53,10 @@ def fit(recipe: Detection, data: str, out: str, backbone: str = '', resume: bool
         items, stack = training_items(detector, train_set, recipe, epoch)
         return tuning.small_batches(job, items, stack, epoch, done, ranks, context)
 
+    compiled: Set[Tuple[int, ...]] = set()
+
     def update(small_batches: Iterator[Any], step: int) -> mx.nd.NDArray:
-        return train_step(training, small_batches, recipe, step, accumulate)
+        return train_step(training, small_batches, recipe, step, accumulate, compiled)
 
     def scores() -> Dict[str, Any]:
         state.copy_parameters(training.network, tested)
@@ -83,20 +85,24 @@ def training_items(detector: FasterRCNN, train_set: transfer.Boxes, recipe: Dete
     return transfer.Augmented(train_set, transform, recipe.seed, epoch), stack
 
 
-def train_step(training: State, batches: Iterator[Any], recipe: Detection, step: int, accumulate: int) -> mx.nd.NDArray:
+def train_step(training: State, batches: Iterator[Any], recipe: Detection, step: int, accumulate: int,
+               compiled: Set[Tuple[int, ...]]) -> mx.nd.NDArray:
     """One update, from the next `accumulate` small batches of this rank: images, objects (n, most, 6) and the RPN's targets.
 
+    compiled: the shapes of images that MXNet has seen, which this adds to.
     Returns sums over this rank's images, shape (5,): of the loss and its four parts, as in `losses.detection_losses`.
     """
     mx.random.seed(int(np.random.default_rng((recipe.seed, step, training.ranks.rank + 1)).integers(1 << 31)))  # region samples
     totals = mx.nd.zeros(5, ctx=training.context)
     for _ in range(accumulate):
         images, objects, *rpn_targets = (part.as_in_context(training.context) for part in next(batches))
-        with mx.autograd.record():
-            outputs = training.network(images, objects[:, :, :4], objects[:, :, 4:5])
-            losses = detection_losses(outputs, *rpn_targets)
-            loss = losses.sum()
-        loss.backward()
+        with loop.compiling(images.shape not in compiled):
+            with mx.autograd.record():
+                outputs = training.network(images, objects[:, :, :4], objects[:, :, 4:5])
+                losses = detection_losses(outputs, *rpn_targets)
+                loss = losses.sum()
+            loss.backward()
+        compiled.add(images.shape)
         totals = totals + mx.nd.concat(loss, losses, dim=0) * len(images)
     training.loss_scale.update(training.trainer, accumulate)
     if accumulate > 1:

@@ -130,7 +130,7 @@ def train_epoch(training: State, task: Task, job: Job, epoch: int, done: int, ta
     for step in range(epoch * steps + done, (epoch + 1) * steps):
         rate = learning_rate(recipe, step, steps)  # linear scaling, warmup, step, cosine or polynomial decay
         optim.set_learning_rate(training.trainer, rate, learning_rate(recipe, max(step - 1, 0), steps))
-        with _compiling(compile_first and step == epoch * steps + done):
+        with compiling(compile_first and step == epoch * steps + done):
             sums = task.update(batches, step)
         stop = mx.nd.full(1, interruption.requested, ctx=training.context)
         queued.append((step, rate, ranks.sum_(mx.nd.concat(sums, stop, dim=0), 'totals.%d' % (step % 4))))
@@ -144,8 +144,8 @@ def train_epoch(training: State, task: Task, job: Job, epoch: int, done: int, ta
 
 
 @contextlib.contextmanager
-def _compiling(first: bool) -> Iterator[None]:
-    """MXNet compiles its graph in the first update and says so with a line for each pooling: not the user's concern."""
+def compiling(first: bool) -> Iterator[None]:
+    """MXNet compiles its graph for the first images of a size and says so with a line for each pooling: not the user's concern."""
     with without_native_lines('MKLDNN Pooling') if first else contextlib.nullcontext():
         yield
         if first:

@@ -7,6 +7,7 @@ roi_size x roi_size cells, and two dense layers on their mean give the classes a
 
 from __future__ import annotations
 
+import warnings
 from typing import Sequence, Tuple
 
 import mxnet as mx
@@ -24,6 +25,9 @@ MOST_BOXES = 100  # in one image
 NMS_OVERLAP = 0.3  # of two detections of one class
 NMS_KEPT = 400  # detections of one class before suppression
 SMALLEST_PROPOSAL = 16  # pixels
+
+# of GluonCV's encoder of boxes, which evaluation does not need
+warnings.filterwarnings('ignore', r'Parameter normalizedperclass\w+, .* not used by any computation', UserWarning)
 
 
 def faster_rcnn(recipe: Detection, classes: Sequence[str], images: int = 1) -> Tuple[FasterRCNN, ResNet]:
