@@ -38,7 +38,7 @@ def job(words, variables):
 
 def workers(run):
     """Processes that train in `run`, other than their launchers."""
-    found = subprocess.run(['pgrep', '-f', '--out %s ' % re.escape(run)], stdout=subprocess.PIPE, text=True).stdout.split()
+    found = subprocess.run(['pgrep', '-f', '--', '--out %s ' % re.escape(run)], stdout=subprocess.PIPE, text=True).stdout.split()
     return [pid for pid in map(int, found) if runs.alive(pid) and b'HOROVOD_RANK=' in environ(pid)]
 
 
