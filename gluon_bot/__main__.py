@@ -228,6 +228,20 @@ def _predict(options: argparse.Namespace) -> None:
     print(json.dumps(results, indent=1) if options.json else '\n'.join(predict.line(result) for result in results))
 
 
+def _runs(options: argparse.Namespace) -> None:
+    from gluon_bot import runs
+    found = runs.find(options.folder)
+    for one in found:
+        if one.reason:
+            say(one_line(one.reason if one.state == runs.UNREADABLE else '%s: %s' % (one.name, one.reason)))
+    if options.json:
+        print(json.dumps([one._asdict() for one in found], indent=1))
+    elif found:
+        print(runs.table(found))
+    else:
+        say('%s: no run in it or below' % options.folder)
+
+
 def _report(options: argparse.Namespace) -> None:
     from gluon_bot import report
     report.run(options.logs, options.out, options.json, options.update)
@@ -249,7 +263,7 @@ SCORES = {
 COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict')  # what needs MXNet
 COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train,
             'detect': _fine_tune, 'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export,
-            'predict': _predict, 'report': _report, 'figures': _figures}
+            'predict': _predict, 'runs': _runs, 'report': _report, 'figures': _figures}
 
 
 if __name__ == '__main__':

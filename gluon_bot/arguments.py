@@ -202,6 +202,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--score-threshold', type=_share, default=0.5, metavar='SCORE', help='least score of a box (default: 0.5)')
     command.add_argument('--json', action='store_true', help='as JSON')
 
+    command = _command(commands, 'runs', 'what is running, done, failed or stopped in a folder of runs, and how far it is',
+                       '  gluon-bot runs runs\n  gluon-bot runs runs --json\n')
+    command.add_argument('folder', metavar='DIR', help='a run, or a folder with runs at any depth')
+    command.add_argument('--json', action='store_true', help='as JSON')
+
     command = _command(commands, 'report', "put records and logs beside the paper's tables",
                        '  gluon-bot report logs --out report\n  gluon-bot report runs/*/record.jsonl --json\n'
                        '  gluon-bot report --update README.md\n')

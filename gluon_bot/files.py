@@ -14,7 +14,7 @@ import re
 import stat
 import time
 from contextlib import contextmanager
-from typing import Any, Iterator
+from typing import Any, Iterator, Optional
 
 from gluon_bot import InputError
 
@@ -61,6 +61,21 @@ def owned(folder: str, patience_seconds: float) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def is_owned(folder: str) -> Optional[bool]:
+    """Whether a process owns `folder` by `owned`; None where that can't be known, for want of locks or of permission."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which an owner who comes this moment waits for
+        finally:
+            os.close(handle)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
 
 
 def _locked(handle: int) -> bool:

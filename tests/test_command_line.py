@@ -24,6 +24,7 @@ OPTIONS = {
     'import': 'file --model --out --data',
     'export': 'checkpoint --format --out',
     'predict': 'images --checkpoint --out --score-threshold --json',
+    'runs': 'folder --json',
     'report': 'logs --out --json --update',
     'figures': '--out',
 }

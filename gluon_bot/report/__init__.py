@@ -14,7 +14,7 @@ from typing import Optional, Sequence
 from gluon_bot import InputError
 from gluon_bot.console import say
 from gluon_bot.files import atomic_write
-from gluon_bot.report import page, plots, tables
+from gluon_bot.report import page, pieces, plots, tables
 from gluon_bot.report.comparing import as_json, compare
 from gluon_bot.report.reading import read
 
@@ -40,7 +40,7 @@ def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False
     for note in comparison.notes:
         say(note)
     if out is not None:
-        _write(out, {'report.md': tables.markdown(comparison, full=True), 'report.html': page.page(comparison, _draw()),
+        _write(out, {'report.md': tables.markdown(comparison, full=True), 'report.html': page.page(comparison, drawing()),
                      'report.json': _json(comparison)})
         say('wrote %s' % ', '.join(os.path.join(out, name) for name in ('report.html', 'report.md', 'report.json')))
     print(_json(comparison) if as_machine else tables.markdown(comparison), end='')
@@ -70,8 +70,8 @@ def update_file(file: str, logs: Sequence[str] = ()) -> bool:
     return True
 
 
-def _draw() -> page.Draw:
-    """What draws the page's curves: nothing does where matplotlib is missing."""
+def drawing() -> pieces.Draw:
+    """What draws a page's curves: nothing does where matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from html import escape
-from typing import Any, Callable, List, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 from gluon_bot import paper
-from gluon_bot.report import wording
+from gluon_bot.report import pieces, wording
 from gluon_bot.report.comparing import TOLERANCE_REASON, Comparison
 from gluon_bot.report.placing import (DIFFERS, FILLS, MAIN_METRIC, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed,
                                       data_title)
 from gluon_bot.report.plots import Curve
-from gluon_bot.report.style import CSS
 
-Draw = Callable[[Sequence[Curve], str], str]  # curves and a quantity to an SVG; '' for none
-TASK_QUANTITIES = {'classify': ('val_top1', 'train_top1', 'lr'), 'detect': ('val_map', 'loss', 'lr'),
-                   'segment': ('val_miou', 'loss', 'lr')}
 SECTIONS = (
     ('other-data', 'Runs on other data', (OTHER_DATA,),
      "They say that the code works, and nothing about the paper's numbers."),
@@ -26,7 +21,7 @@ SECTIONS = (
     ('suspect', 'Suspect runs', (SUSPECT,), 'Numbers that can not be measurements. They fill no cell and enter no mean.'))
 
 
-def page(comparison: Comparison, draw: Draw) -> str:
+def page(comparison: Comparison, draw: pieces.Draw) -> str:
     """The whole page. `draw` makes a figure, so that a page without curves needs no matplotlib."""
     tables = [(table, wording.rows(comparison, table)) for table in paper.TABLES]
     extra = [(anchor, title, comparison.of(*kinds), text) for anchor, title, kinds, text in SECTIONS
@@ -39,14 +34,9 @@ def page(comparison: Comparison, draw: Draw) -> str:
     body += [_deltas(comparison), _ratios(comparison)]
     body += [_runs_section(anchor, title, text, placed, draw) for anchor, title, placed, text in extra]
     if comparison.notes:
-        body.append(_section('notes', 'Notes on reading', '<ul>%s</ul>' % ''.join(
+        body.append(pieces.section('notes', 'Notes on reading', '<ul>%s</ul>' % ''.join(
             '<li>%s</li>' % escape(note) for note in comparison.notes)))
-    return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<meta http-equiv="Content-Security-Policy" '
-            'content="default-src \'none\'; style-src \'unsafe-inline\'; img-src data:">'
-            '<title>Bag of Tricks: runs beside the paper</title><style>%s</style></head>'
-            '<body><main>\n%s\n</main></body></html>\n' % (CSS, '\n'.join(body)))
+    return pieces.document('Bag of Tricks: runs beside the paper', '\n'.join(body))
 
 
 def _head(comparison: Comparison) -> str:
@@ -55,16 +45,15 @@ def _head(comparison: Comparison) -> str:
     tiles += [('%d' % len(comparison.placed), 'runs read'), ('%d' % len(comparison.of(FILLS)), 'runs that fill a cell')]
     return ('<h1>Runs beside the paper</h1><p class="lead">Bag of Tricks for Image Classification with Convolutional Neural '
             'Networks (arXiv 1812.01187), reproduced in Apache MXNet. Every measured number is the last epoch of a log; '
-            'nothing is typed.</p><div class="tiles">%s</div>'
+            'nothing is typed.</p>%s'
             '<details class="wide"><summary>When is a number called reproduced?</summary><p class="small">%s</p>'
             '<p class="small">A run fills a cell only if every field of its recipe but the seed is the named recipe\'s, its '
             "data has the paper's counts, and it trained to the end. Minutes an epoch depend on the machine and get no "
             'verdict. %s.</p></details>'
-            % (''.join('<div><b>%s</b><span>%s</span></div>' % tile for tile in tiles), escape(TOLERANCE_REASON),
-               escape(wording.RECALLED_NOTE)))
+            % (pieces.tiles(tiles), escape(TOLERANCE_REASON), escape(wording.RECALLED_NOTE)))
 
 
-def _paper_section(comparison: Comparison, table: paper.Table, rows: List[wording.Row], draw: Draw) -> str:
+def _paper_section(comparison: Comparison, table: paper.Table, rows: List[wording.Row], draw: pieces.Draw) -> str:
     heads = ('Row', 'Paper', 'Here', 'Difference', 'Runs', 'Verdict', 'Nearest other runs')
     lines, group = [], None
     for row in rows:
@@ -74,17 +63,17 @@ def _paper_section(comparison: Comparison, table: paper.Table, rows: List[wordin
                 len(heads), escape(' · '.join(filter(None, (group, wording.labels(row.results)))))))
         lines.append(_row(row, heads))
     badge = '' if table.verified else '<span class="chip recalled">recalled, not verified</span>'
-    return _section('table-%d' % table.number, 'Table %d · %s' % (table.number, table.title),
-                    '<p class="small">Paper: %s.</p>' % escape(table.source) + _table(heads, lines)
-                    + _curves(_table_curves(rows), draw), badge)
+    return pieces.section('table-%d' % table.number, 'Table %d · %s' % (table.number, table.title),
+                    '<p class="small">Paper: %s.</p>' % escape(table.source) + pieces.table(heads, lines)
+                    + pieces.curves(_table_curves(rows), draw), badge)
 
 
 def _row(row: wording.Row, heads: Sequence[str]) -> str:
     counted = ', '.join('%s %s %s' % (result.cell.printed, result.cell.unit, paper.METRICS[result.cell.metric].label)
                         for result in row.counted)
     cells = _touched_cells(row, heads) if row.touched else \
-        [_cell(heads[1], escape(wording.printed(row)), 'number paper')] + [_cell(head, '-') for head in heads[2:5]] \
-        + [_cell(heads[5], ' '.join(_chip(verdict, text) for verdict, text in wording.verdicts(row))), _cell(heads[6], '-')]
+        [pieces.cell(heads[1], escape(wording.printed(row)), 'number paper')] + [pieces.cell(head, '-') for head in heads[2:5]] \
+        + [pieces.cell(heads[5], ' '.join(pieces.chip(verdict, text) for verdict, text in wording.verdicts(row))), pieces.cell(heads[6], '-')]
     return '<tr class="%s"><th scope="row">%s%s</th>%s</tr>' % (
         'touched' if row.touched else 'untouched', escape(row.name),
         '<br><span class="small">%s</span>' % escape(counted) if counted else '', ''.join(cells))
@@ -95,7 +84,7 @@ def _touched_cells(row: wording.Row, heads: Sequence[str]) -> List[str]:
     metrics = [result.cell.metric for result in row.results]
     mark = '' if row.table.verified else ' ' + wording.RECALLED_MARK
     filled = {id(one): one for result in row.results for one in result.filled}.values()
-    runs = ''.join('<dt>%s</dt><dd><dl>%s</dl></dd>' % (escape(one.name), _facts(one)) for one in filled)
+    runs = ''.join('<dt>%s</dt><dd><dl>%s</dl></dd>' % (escape(one.name), pieces.facts(one)) for one in filled)
     beside = ''.join(_provenance(placed, '%s<br>%s' % (escape(placed.name), escape(wording.nearby_numbers(found))),
                                  wording.nearby_remark(placed, found)) for placed, found in wording.nearby_runs(row))
     columns = [
@@ -103,21 +92,17 @@ def _touched_cells(row: wording.Row, heads: Sequence[str]) -> List[str]:
          for metric, result in zip(metrics, row.results)],
         [escape(wording.mean(result)) for result in row.results],
         [wording.signed(metric, result.difference) for metric, result in zip(metrics, row.results)]]
-    chips = [_chip(result.verdict, result.verdict) for result in row.results] if filled else \
-        [_chip(*verdict) for verdict in wording.verdicts(row)]
-    html = [_cell(head, _lines(lines) if filled or head == heads[1] else '-', 'number')
+    chips = [pieces.chip(result.verdict, result.verdict) for result in row.results] if filled else \
+        [pieces.chip(*verdict) for verdict in wording.verdicts(row)]
+    html = [pieces.cell(head, _lines(lines) if filled or head == heads[1] else '-', 'number')
             for head, lines in zip(heads[1:4], columns)]
     told = '<details><summary>%s</summary><dl class="runs">%s</dl></details>' % (escape(wording.runs_and_epoch(row)), runs)
-    return html + [_cell(heads[4], told if filled else '-'),
-                   _cell(heads[5], _lines(chips)), _cell(heads[6], beside or '-')]
+    return html + [pieces.cell(heads[4], told if filled else '-'),
+                   pieces.cell(heads[5], _lines(chips)), pieces.cell(heads[6], beside or '-')]
 
 
 def _lines(html: List[str]) -> str:
     return '<div>%s</div>' % ''.join('<span class="line">%s</span>' % line for line in html)
-
-
-def _chip(verdict: str, text: str) -> str:
-    return '<span class="chip %s">%s</span>' % (verdict.replace(' ', '-').replace("'", ''), escape(text))
 
 
 def _deltas(comparison: Comparison) -> str:
@@ -135,37 +120,37 @@ def _deltas(comparison: Comparison) -> str:
             wording.signed(delta.cell.metric, one.value), one.run.name, one.parent.name))) for one in delta.published)
         lines.append('<tr><th scope="row">%s</th>%s%s%s%s</tr>' % (
             escape(wording.step_name(delta)),
-            _cell(heads[1], wording.claimed(delta), 'number'),
-            _cell(heads[2], wording.signed(delta.cell.metric, delta.measured), 'number'),
-            _cell(heads[3], _chip(delta.verdict, delta.verdict)),
-            _cell(heads[4], published or '-')))
+            pieces.cell(heads[1], wording.claimed(delta), 'number'),
+            pieces.cell(heads[2], wording.signed(delta.cell.metric, delta.measured), 'number'),
+            pieces.cell(heads[3], pieces.chip(delta.verdict, delta.verdict)),
+            pieces.cell(heads[4], published or '-')))
     left = len(comparison.deltas) - sum('scope="row"' in line for line in lines)
-    return _section('tricks', 'What each trick adds',
+    return pieces.section('tricks', 'What each trick adds',
                     '<p class="small">Each row minus its parent, in points: the claim of the paper. Published runs are '
                     'subtracted where both differ from their rows in the same fields.</p>'
-                    + (_table(heads, lines) if lines else '')
+                    + (pieces.table(heads, lines) if lines else '')
                     + '<p class="small">%d more differences have no pair of runs yet.</p>' % left)
 
 
 def _ratios(comparison: Comparison) -> str:
     heads = ('Network', 'Paper', 'Here', 'Devices')
     lines = ['<tr><th scope="row">%s</th>%s%s%s</tr>' % (
-        escape(ratio.network), _cell(heads[1], '%.2f' % ratio.claimed, 'number'),
-        _cell(heads[2], '-' if ratio.measured is None else '%.2f' % ratio.measured, 'number'),
-        _cell(heads[3], escape(', '.join(ratio.devices)) or '-')) for ratio in comparison.ratios]
-    return _section('minutes', 'Minutes an epoch: efficient over baseline',
+        escape(ratio.network), pieces.cell(heads[1], '%.2f' % ratio.claimed, 'number'),
+        pieces.cell(heads[2], '-' if ratio.measured is None else '%.2f' % ratio.measured, 'number'),
+        pieces.cell(heads[3], escape(', '.join(ratio.devices)) or '-')) for ratio in comparison.ratios]
+    return pieces.section('minutes', 'Minutes an epoch: efficient over baseline',
                     '<p class="small">Table 3. The minutes depend on the machine; their ratio on one machine less so.</p>'
-                    + _table(heads, lines))
+                    + pieces.table(heads, lines))
 
 
-def _runs_section(anchor: str, title: str, text: str, placed: List[Placed], draw: Draw) -> str:
+def _runs_section(anchor: str, title: str, text: str, placed: List[Placed], draw: pieces.Draw) -> str:
     heads = ('Run', 'Recipe', 'Data', 'Result', 'Remarks')
     lines = ['<tr><th scope="row">%s</th>%s%s%s%s</tr>' % (
-        _provenance(one, escape(one.name)), _cell(heads[1], escape(wording.stated_name(one))),
-        _cell(heads[2], escape(data_title(one.run))), _cell(heads[3], escape(wording.outcome(one))),
-        _cell(heads[4], escape(wording.why_not(one)) or '-')) for one in placed]
+        _provenance(one, escape(one.name)), pieces.cell(heads[1], escape(wording.stated_name(one))),
+        pieces.cell(heads[2], escape(data_title(one.run))), pieces.cell(heads[3], escape(wording.outcome(one))),
+        pieces.cell(heads[4], escape(wording.why_not(one)) or '-')) for one in placed]
     curves = [] if anchor == 'published' else [(one.run.task, Curve(one.name, one.run)) for one in placed]
-    return _section(anchor, title, '<p class="small">%s</p>' % escape(text) + _table(heads, lines) + _curves(curves, draw))
+    return pieces.section(anchor, title, '<p class="small">%s</p>' % escape(text) + pieces.table(heads, lines) + pieces.curves(curves, draw))
 
 
 def _table_curves(rows: List[wording.Row]) -> List[Tuple[str, Curve]]:
@@ -182,60 +167,8 @@ def _table_curves(rows: List[wording.Row]) -> List[Tuple[str, Curve]]:
     return list(found.values())
 
 
-def _curves(curves: List[Tuple[str, Curve]], draw: Draw) -> str:
-    figures = []
-    for task in dict.fromkeys(task for task, _ in curves if task in TASK_QUANTITIES):
-        chosen = [curve for curve_task, curve in curves if curve_task == task]
-        for quantity in TASK_QUANTITIES[task]:
-            svg = draw(chosen, quantity)
-            if svg:
-                names = ', '.join(curve.name for curve in chosen)
-                figures.append('<img alt="%s" src="data:image/svg+xml;base64,%s">' % (
-                    escape('%s against epochs: %s' % (quantity, names)), base64.b64encode(svg.encode()).decode()))
-    diamond = any(curve.target for _, curve in curves)
-    if not figures:
-        return ''
-    caption = '<p class="small">◇ the paper\'s number of the row a run stands in or beside.</p>' if diamond else ''
-    return '<div class="curves">%s</div>%s' % (''.join(figures), caption)
-
-
 def _provenance(placed: Placed, summary: str, remark: str = '') -> str:
     """A run behind a click, and in short on hover. `summary` is HTML, `remark` a text that is always in sight."""
     hover = 'file: %s\ndata: %s\n%s' % (placed.run.source, data_title(placed.run), wording.outcome(placed))
     return '<div class="run"><details><summary title="%s">%s</summary><dl>%s</dl></details>%s</div>' % (
-        escape(hover), summary, _facts(placed), '<p class="small">%s</p>' % escape(remark) if remark else '')
-
-
-def _facts(placed: Placed) -> str:
-    """What made a run and what its log says of itself, as terms and descriptions."""
-    run, header = placed.run, placed.run.header
-    facts = [('file', run.source), ('kind', wording.KINDS[placed.kind]), ('nearest recipe', placed.recipe),
-             ('data', data_title(run)), ('result', wording.outcome(placed)), ('devices', placed.devices),
-             ('precision', header.get('precision') or run.recipe.get('precision')), ('commit', _commit(header.get('git'))),
-             ('versions', _pairs(header.get('versions'))), ('recipe', _pairs(run.recipe)),
-             ('arguments', _pairs(header.get('arguments')))]
-    return ''.join('<dt>%s</dt><dd>%s</dd>' % (escape(name), escape(str(value))) for name, value in facts if value)
-
-
-def _commit(git: Any) -> str:
-    if not isinstance(git, dict):
-        return ''
-    return '%s%s' % (git.get('commit'), '' if git.get('clean') is True else ', with changes that are not committed')
-
-
-def _pairs(values: Any) -> str:
-    return ', '.join('%s=%s' % pair for pair in values.items()) if isinstance(values, dict) else ''
-
-
-def _cell(label: str, html: str, kind: str = '') -> str:
-    kinds = ' '.join(filter(None, (kind, 'empty' if html == '-' else '')))
-    return '<td data-label="%s"%s>%s</td>' % (escape(label), ' class="%s"' % kinds if kinds else '', html)
-
-
-def _table(heads: Sequence[str], lines: Sequence[str]) -> str:
-    return '<table><thead><tr>%s</tr></thead><tbody>%s</tbody></table>' % (
-        ''.join('<th scope="col">%s</th>' % escape(head) for head in heads), '\n'.join(lines))
-
-
-def _section(anchor: str, title: str, html: str, badge: str = '') -> str:
-    return '<section id="%s"><h2>%s%s</h2>%s</section>' % (anchor, escape(title), badge, html)
+        escape(hover), summary, pieces.facts(placed), '<p class="small">%s</p>' % escape(remark) if remark else '')

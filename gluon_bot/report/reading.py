@@ -39,7 +39,9 @@ def read(paths: Sequence[str], base: Optional[str] = None) -> Logs:
     files, logs = _files(paths), Logs([], [])
     progress = Progress(len(files), 'read', 'files')
     for done, path in enumerate(files, 1):
-        _read_file(path, cleaned(os.path.relpath(path, base) if base else path), logs)
+        found = read_file(path, cleaned(os.path.relpath(path, base) if base else path))
+        logs.runs.extend(found.runs)
+        logs.notes.extend(found.notes)
         progress.update(done)
     progress.close()
     return Logs(_distinct(logs), logs.notes)
@@ -58,7 +60,8 @@ def _files(paths: Sequence[str]) -> List[str]:
     return list(dict.fromkeys(files))
 
 
-def _read_file(path: str, source: str, logs: Logs) -> None:
+def read_file(path: str, source: str) -> Logs:
+    """The runs in the file `path`, shown as `source`. Raises InputError where it can't be opened; nothing inside it raises."""
     found = []
 
     def note(number: int, text: str) -> None:
@@ -82,10 +85,8 @@ def _read_file(path: str, source: str, logs: Logs) -> None:
         run.source += '#%d' % position if len(runs) > 1 else ''
         run.suspect = run.suspect or doubt(run)
         _gaps(run, found)
-    logs.runs.extend(runs)
-    logs.notes.extend(found[:MOST_NOTES])
-    if len(found) > MOST_NOTES:
-        logs.notes.append('%s: and %d more of this kind' % (source, len(found) - MOST_NOTES))
+    more = ['%s: and %d more of this kind' % (source, len(found) - MOST_NOTES)] if len(found) > MOST_NOTES else []
+    return Logs(runs, found[:MOST_NOTES] + more)
 
 
 def _lines(path: str, note: Any) -> Iterator[Tuple[int, str, bool]]:

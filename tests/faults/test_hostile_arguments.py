@@ -54,7 +54,8 @@ VALID = {
     'detect': ['scenes-detection', '--data', 'scenes', '--out', FRESH, '--set', 'pretrained=false', '--dry-run'],
     'segment': ['scenes-segmentation', '--data', 'scenes', '--out', FRESH, '--set', 'pretrained=false', '--dry-run'],
     'import': ['x.log', '--model', 'resnet18d', '--out', FRESH], 'export': ['run', '--format', 'symbol', '--out', FRESH],
-    'predict': ['images/val/cat/0.jpg', '--checkpoint', 'run', '--out', FRESH], 'doctor': []}
+    'predict': ['images/val/cat/0.jpg', '--checkpoint', 'run', '--out', FRESH], 'doctor': [],
+    'runs': ['run']}
 SLOW = {('figures', '--out'), ('verify', '--picture'), ('export', '--out'), ('doctor', '--out'), ('doctor', '--data'), ('predict', '--out')}  # valid values take seconds
 
 
