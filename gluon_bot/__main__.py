@@ -242,6 +242,11 @@ def _runs(options: argparse.Namespace) -> None:
         say('%s: no run in it or below' % options.folder)
 
 
+def _watch(options: argparse.Namespace) -> None:
+    from gluon_bot import watch
+    watch.serve(options.run, options.port)
+
+
 def _report(options: argparse.Namespace) -> None:
     from gluon_bot import report
     report.run(options.logs, options.out, options.json, options.update)
@@ -263,7 +268,7 @@ SCORES = {
 COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict')  # what needs MXNet
 COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train,
             'detect': _fine_tune, 'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export,
-            'predict': _predict, 'runs': _runs, 'report': _report, 'figures': _figures}
+            'predict': _predict, 'runs': _runs, 'watch': _watch, 'report': _report, 'figures': _figures}
 
 
 if __name__ == '__main__':

@@ -207,6 +207,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('folder', metavar='DIR', help='a run, or a folder with runs at any depth')
     command.add_argument('--json', action='store_true', help='as JSON')
 
+    command = _command(commands, 'watch', 'a page of a run that renews itself, for a browser on this machine',
+                       '  gluon-bot watch runs/resnet50d-cosine\n  gluon-bot watch runs/resnet50d-cosine --port 8000\n')
+    command.add_argument('run', metavar='RUN', help='its folder')
+    command.add_argument('--port', type=_whole(0, 65535), default=0, metavar='N', help='(default: any that is free)')
+
     command = _command(commands, 'report', "put records and logs beside the paper's tables",
                        '  gluon-bot report logs --out report\n  gluon-bot report runs/*/record.jsonl --json\n'
                        '  gluon-bot report --update README.md\n')

@@ -25,6 +25,7 @@ OPTIONS = {
     'export': 'checkpoint --format --out',
     'predict': 'images --checkpoint --out --score-threshold --json',
     'runs': 'folder --json',
+    'watch': 'run --port',
     'report': 'logs --out --json --update',
     'figures': '--out',
 }
