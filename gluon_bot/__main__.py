@@ -13,7 +13,7 @@ import sys
 from typing import List, Optional
 
 from gluon_bot import InputError, RunError, launch
-from gluon_bot.arguments import parser
+from gluon_bot.arguments import commands_of, parser
 from gluon_bot.console import one_line, say
 from gluon_bot.interrupt import Interrupted
 
@@ -258,6 +258,11 @@ def _figures(options: argparse.Namespace) -> None:
         print(path)
 
 
+def _completion(options: argparse.Namespace) -> None:
+    from gluon_bot import completion
+    print(completion.script(options.shell, commands_of(parser())), end='')
+
+
 SCORES = {
     'classify': '%(recipe)s after step %(step)d on %(data)s: top-1 %(val_top1).3f %%, top-5 %(val_top5).3f %% '
                 '(%(val_correct_top1)d and %(val_correct_top5)d of %(val_images)d images, %(precision)s)',
@@ -268,7 +273,8 @@ SCORES = {
 COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict')  # what needs MXNet
 COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train,
             'detect': _fine_tune, 'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export,
-            'predict': _predict, 'runs': _runs, 'watch': _watch, 'report': _report, 'figures': _figures}
+            'predict': _predict, 'runs': _runs, 'watch': _watch, 'report': _report, 'figures': _figures,
+            'completion': _completion}
 
 
 if __name__ == '__main__':

@@ -16,7 +16,7 @@ LAYERS = {
     1: {'models', 'targets', 'losses', 'optim', 'precision', 'dist', 'state', 'checkpoint', 'weights', 'metrics', 'metrics_transfer', 'data', 'pictures',
         'tensorboard'},
     2: {'job', 'loop', 'tuning', 'train', 'evaluate', 'detect', 'segment', 'benchmark', 'export', 'predict', 'figures', 'doctor'},
-    3: {'__main__', 'arguments'},
+    3: {'__main__', 'arguments', 'completion'},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 HEAVY = {'mxnet', 'numpy', 'gluoncv', 'horovod', 'PIL', 'cv2', 'sklearn', 'scipy'}
