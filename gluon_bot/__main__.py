@@ -13,7 +13,7 @@ import sys
 from typing import List, Optional
 
 from gluon_bot import InputError, RunError, launch
-from gluon_bot.arguments import parser
+from gluon_bot.arguments import commands_of, parser
 from gluon_bot.console import one_line, say
 from gluon_bot.interrupt import Interrupted
 
@@ -242,6 +242,11 @@ def _runs(options: argparse.Namespace) -> None:
         say('%s: no run in it or below' % options.folder)
 
 
+def _watch(options: argparse.Namespace) -> None:
+    from gluon_bot import watch
+    watch.serve(options.run, options.port)
+
+
 def _report(options: argparse.Namespace) -> None:
     from gluon_bot import report
     report.run(options.logs, options.out, options.json, options.update)
@@ -251,6 +256,11 @@ def _figures(options: argparse.Namespace) -> None:
     from gluon_bot import figures
     for path in figures.run(options.out):
         print(path)
+
+
+def _completion(options: argparse.Namespace) -> None:
+    from gluon_bot import completion
+    print(completion.script(options.shell, commands_of(parser())), end='')
 
 
 SCORES = {
@@ -263,7 +273,8 @@ SCORES = {
 COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict')  # what needs MXNet
 COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train,
             'detect': _fine_tune, 'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export,
-            'predict': _predict, 'runs': _runs, 'report': _report, 'figures': _figures}
+            'predict': _predict, 'runs': _runs, 'watch': _watch, 'report': _report, 'figures': _figures,
+            'completion': _completion}
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from typing import Any, Callable, NoReturn, Set
+from typing import Any, Callable, Dict, NoReturn, Set
 
 from gluon_bot import __version__
 from gluon_bot.console import did_you_mean, one_line, say
@@ -23,8 +23,7 @@ class _Parser(argparse.ArgumentParser):
 
     def options(self) -> Set[str]:
         """The options of all commands."""
-        commands = next(action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction))
-        return {option for command in commands.values() for option in command._option_string_actions}
+        return {option for command in commands_of(self).values() for option in command._option_string_actions}
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -93,6 +92,12 @@ def _training(parser: argparse.ArgumentParser, data_help: str) -> None:
     parser.add_argument('--tensorboard', action='store_true', help='also write TensorBoard event files')
     parser.add_argument('--dry-run', action='store_true', help='check everything, say what would be done, and stop')
     _workers(parser, restarts=True)
+
+
+def commands_of(top: argparse.ArgumentParser) -> Dict[str, argparse.ArgumentParser]:
+    """The parsers of the commands by their names; none in the parser of a command."""
+    found = [action.choices for action in top._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(found[0]) if found else {}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -207,6 +212,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('folder', metavar='DIR', help='a run, or a folder with runs at any depth')
     command.add_argument('--json', action='store_true', help='as JSON')
 
+    command = _command(commands, 'watch', 'a page of a run that renews itself, for a browser on this machine',
+                       '  gluon-bot watch runs/resnet50d-cosine\n  gluon-bot watch runs/resnet50d-cosine --port 8000\n')
+    command.add_argument('run', metavar='RUN', help='its folder')
+    command.add_argument('--port', type=_whole(0, 65535), default=0, metavar='N', help='(default: any that is free)')
+
     command = _command(commands, 'report', "put records and logs beside the paper's tables",
                        '  gluon-bot report logs --out report\n  gluon-bot report runs/*/record.jsonl --json\n'
                        '  gluon-bot report --update README.md\n')
@@ -218,4 +228,9 @@ def parser() -> argparse.ArgumentParser:
     command = _command(commands, 'figures', "draw the paper's figures from this code: blocks, schedule, smoothing, mixup",
                        '  gluon-bot figures --out figures\n')
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures')
+
+    command = _command(commands, 'completion', 'a script by which a shell completes commands, options and names of recipes',
+                       '  gluon-bot completion bash > ~/.gluon-bot.bash   # then, in ~/.bashrc: source ~/.gluon-bot.bash\n'
+                       '  gluon-bot completion zsh > ~/.gluon-bot.zsh     # then, in ~/.zshrc: source ~/.gluon-bot.zsh\n')
+    command.add_argument('shell', choices=('bash', 'zsh'))
     return top

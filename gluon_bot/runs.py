@@ -32,8 +32,10 @@ class Status(NamedTuple):
     step: int  # updates recorded
     steps: Optional[int]
     scores: Dict[str, float]  # of the last epoch: names of paper.METRICS, in percent
+    loss: Optional[float]  # this and what follows: as they were recorded last
+    lr: Optional[float]
     images_per_second: Optional[float]
-    seconds_left: Optional[float]  # where it is running
+    seconds_left: Optional[float]  # where it is running, and not slower than it was
     silent_seconds: float  # since something was recorded
     reason: str  # why it failed, or can't be read
 
@@ -66,7 +68,7 @@ def status(run: str, name: str = '') -> Status:
         if not lines or lines[0]['event'] != 'start' or not isinstance(lines[0].get('recipe'), dict):
             raise InputError('%s: does not begin with the start of a run' % path)
     except (InputError, OSError) as error:
-        return Status(name or run, UNREADABLE, '', '', 0, None, 0, None, {}, None, None, 0.0, str(error))
+        return Status(name or run, UNREADABLE, '', '', 0, None, 0, None, {}, None, None, None, None, 0.0, str(error))
     return _status(name or run, lines, silent_seconds, is_owned(run))
 
 
@@ -77,7 +79,7 @@ def _status(name: str, lines: List[Dict[str, Any]], silent_seconds: float, owned
     ended = [line for line in lines if line['event'] == 'epoch']
     epochs, steps_an_epoch = _whole(recipe.get('epochs')), _whole(start.get('steps_an_epoch'))
     step = max([_whole(line.get('step')) or 0 for line in lines])
-    rate = next((rate for rate in (_number(line.get('images_per_second')) for line in reversed(lines)) if rate), None)
+    rate = _latest(lines, 'images_per_second')
     times = [seconds for seconds in (_number(line.get('seconds')) for line in ended[-RECENT_EPOCHS:]) if seconds]
     images = (steps_an_epoch or 0) * (_whole(recipe.get('batch_size')) or 0)
     an_epoch = statistics.median(times) if times else images / rate if rate else None  # seconds
@@ -87,18 +89,23 @@ def _status(name: str, lines: List[Dict[str, Any]], silent_seconds: float, owned
         state = RUNNING
     left = None
     if state == RUNNING and an_epoch and epochs and steps_an_epoch:
-        left = max(0.0, (epochs - step / steps_an_epoch) * an_epoch - silent_seconds)
+        left = (epochs - step / steps_an_epoch) * an_epoch - silent_seconds
     return Status(
         name=name, state=state, recipe=str(recipe.get('name', '')), task=str(start.get('task', '')),
         epoch=max([_whole(line.get('epoch')) or 0 for line in ended] or [0]), epochs=epochs,
         step=step, steps=epochs * steps_an_epoch if epochs and steps_an_epoch else None,
-        scores=_scores(ended[-1] if ended else {}), images_per_second=rate, seconds_left=left, silent_seconds=silent_seconds,
+        scores=_scores(ended[-1] if ended else {}), loss=_latest(lines, 'loss'), lr=_latest(lines, 'lr'),
+        images_per_second=rate, seconds_left=left if left and left > 0 else None, silent_seconds=silent_seconds,
         reason=str(last.get('reason', '')) if state == FAILED else '')
 
 
 def _scores(line: Dict[str, Any]) -> Dict[str, float]:
     numbers = {name: _number(line.get(name)) for name, metric in paper.METRICS.items() if metric.unit == '%'}
     return {name: number for name, number in numbers.items() if number is not None}
+
+
+def _latest(lines: List[Dict[str, Any]], name: str) -> Optional[float]:
+    return next((number for number in (_number(line.get(name)) for line in reversed(lines)) if number is not None), None)
 
 
 def _number(value: Any) -> Optional[float]:

@@ -1,11 +1,12 @@
 """The command line is frozen: a new word or option is a decision, made here too."""
 
-import argparse
+import shutil
+import subprocess
 
 import pytest
 
 from gluon_bot.__main__ import COMMANDS, main
-from gluon_bot.arguments import parser
+from gluon_bot.arguments import commands_of, parser
 from gluon_bot.finetune import FINE_TUNINGS
 from gluon_bot.recipes import RECIPES
 
@@ -25,18 +26,16 @@ OPTIONS = {
     'export': 'checkpoint --format --out',
     'predict': 'images --checkpoint --out --score-threshold --json',
     'runs': 'folder --json',
+    'watch': 'run --port',
     'report': 'logs --out --json --update',
     'figures': '--out',
+    'completion': 'shell',
 }
-
-
-def subparsers():
-    return next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)).choices
 
 
 def test_commands_and_options():
     words = {name: ' '.join((action.option_strings or [action.dest])[-1] for action in command._actions if action.dest != 'help')
-             for name, command in subparsers().items()}
+             for name, command in commands_of(parser()).items()}
     assert words == OPTIONS and set(COMMANDS) == set(OPTIONS)
 
 
@@ -73,3 +72,29 @@ def test_verify_knows_trees(shared_data, tmp_path, capsys):
     capsys.readouterr()
     assert main(['verify', str(tmp_path / 'scenes')]) == 2
     assert 'VOC devkit with 1 problems' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('line, among, not_among', [
+    ('', 'train runs completion --version', 'digits'), ('tr', 'train', 'detect'), ('train dig', 'digits', 'resnet50d-mixup'),
+    ('train ', 'resnet50d-mixup digits', 'voc-resnet50d-mixup'), ('detect ', 'voc-resnet50d-mixup', 'digits'),
+    ('recipes ade', 'ade20k-resnet50d-mixup', 'digits'), ('train digits --re', '--resume --restarts', '--data'),
+    ('export runs/x --format ', 'symbol onnx', '--out'), ('import x --model resnet50', 'resnet50d', 'mobilenet'),
+    ('train digits --data ', '', 'digits'), ('runs ', '', 'digits'), ('no-command --', '', '--data')])
+def test_bash_completes(line, among, not_among, capsys):
+    words = ['gluon-bot', *line.split(' ')]
+    assert main(['completion', 'bash']) == 0
+    code = "%s\nCOMP_WORDS=(%s); COMP_CWORD=%d; _gluon_bot; echo \"${COMPREPLY[@]}\"" % (
+        capsys.readouterr().out, ' '.join("'%s'" % word for word in words), len(words) - 1)
+    done = subprocess.run(['bash', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    found = done.stdout.split()
+    assert done.returncode == 0 and set(among.split()) <= set(found) and not_among not in found, found
+    assert among or not found
+
+
+def test_zsh_completes_as_bash_does(capsys):
+    assert main(['completion', 'bash']) == main(['completion', 'zsh']) == 0
+    once, _, again = capsys.readouterr().out.partition('autoload')
+    assert 'bashcompinit' in again and again.endswith(once)
+    if not shutil.which('zsh'):
+        pytest.skip('zsh is not installed: the syntax is not checked by it')
+    subprocess.run(['zsh', '-n', '-c', 'autoload' + again], check=True)

@@ -12,7 +12,7 @@ main { max-width: 1180px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
 h2 { font-size: 1.2rem; margin: 0; line-height: 1.35; }
 h3 { font-size: 1rem; margin: 0 0 .5rem; }
-p { margin: .4rem 0 0; max-width: 72ch; }
+p { margin: .4rem 0 0; max-width: 72ch; overflow-wrap: anywhere; }
 .lead, .small { color: var(--soft); }
 .small { font-size: .86rem; }
 a { color: var(--accent); }
@@ -35,6 +35,8 @@ td.number { white-space: nowrap; }
 .metric { color: var(--soft); font-size: .84rem; }
 thead th:last-child { min-width: 17rem; }
 tr.untouched th, tr.untouched td { color: var(--soft); }
+h1 .chip { vertical-align: .3rem; margin-left: .3rem; }
+progress { width: 100%; height: .7rem; margin-top: 1.2rem; accent-color: var(--accent); }
 .chip { display: inline-block; font-size: .84rem; white-space: nowrap; color: var(--soft); }
 .reproduced, .above, .below, .recalled { border-radius: 999px; padding: .05rem .6rem; }
 .reproduced { background: var(--good-ground); color: var(--good); }
@@ -58,6 +60,7 @@ li { overflow-wrap: anywhere; font-size: .9rem; }
 th[scope=row] { min-width: 9.5rem; }
 th > .run { min-width: 14rem; }
 td[data-label=Data], td[data-label=Recipe] { min-width: 8rem; }
+#epochs th { min-width: 0; }
 td[data-label=Result] { min-width: 13rem; }
 @media (max-width: 760px) {
   th[scope=row], th > .run, td[data-label] { min-width: 0; }
@@ -74,6 +77,7 @@ td[data-label=Result] { min-width: 13rem; }
   td[data-label] { display: grid; grid-template-columns: 6.2rem 1fr; gap: .6rem; }
   td[data-label]::before { content: attr(data-label); color: var(--soft); font-size: .84rem; }
   td.number { white-space: normal; }
+  #epochs tbody th::before { content: 'Epoch '; }
   td.empty { display: none; }
   tr.untouched { display: flex; justify-content: space-between; gap: 1rem; padding: .3rem 0; }
   tr.untouched th, tr.untouched td { width: auto; }

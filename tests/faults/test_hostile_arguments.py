@@ -1,6 +1,5 @@
 """Every option of every command, as the parser lists them, with values that make no sense: one line, and no traceback."""
 
-import argparse
 import os
 import shutil
 import sys
@@ -11,7 +10,7 @@ import pytest
 from data_samples import dataset, encoded, noise, write_tree
 from gluon_bot import dist, job, state
 from gluon_bot.__main__ import main
-from gluon_bot.arguments import parser
+from gluon_bot.arguments import commands_of, parser
 from gluon_bot.data import recordio, scenes, workers
 from gluon_bot.recipes import RECIPES, override
 
@@ -22,7 +21,7 @@ HOSTILE = ['', ' ', '0', '-1', '1.5', 'nan', '-inf', '1e999', '9' * 30, '2147483
            'epochs=3=4', 'epochs=nan', 'base_lr=nan', 'seed=-1', 'batch_size=' + '9' * 30, 'model=../x', 'teacher=nobody',
            'epoch=3',
            'lr_decay_epochs=1,x', 'zero_gamma=7', 'name=x', '-oProxyCommand=touch ran:2', 'host:0', 'host:-1', 'a,b,,c']
-COMMANDS = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)).choices
+COMMANDS = commands_of(parser())
 VALUED = [(name, (action.option_strings or [action.dest])[-1]) for name, command in COMMANDS.items()
           for action in command._actions if action.nargs != 0]
 FRESH = 'fresh'  # a folder that does not exist yet
@@ -62,7 +61,7 @@ VALID = {
     'segment': ['scenes-segmentation', '--data', 'scenes', '--out', FRESH, '--set', 'pretrained=false', '--dry-run'],
     'import': ['x.log', '--model', 'resnet18d', '--out', FRESH], 'export': ['run', '--format', 'symbol', '--out', FRESH],
     'predict': ['images/val/cat/0.jpg', '--checkpoint', 'run', '--out', FRESH], 'doctor': [],
-    'runs': ['run']}
+    'runs': ['run'], 'watch': ['nowhere'], 'completion': ['bash']}  # a run that is there would be served until Ctrl-C
 SLOW = {('figures', '--out'), ('verify', '--picture'), ('export', '--out'), ('doctor', '--out'), ('doctor', '--data'),
         ('predict', '--out')}  # valid values take seconds
 
