@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -72,17 +72,19 @@ def describe(recipe: Detection, data: str, out: str, workers: int, accumulate: i
     return tuning.describe(recipe, data, voc.manifest(data), images, out, workers, accumulate, limit)
 
 
+class Padded(FasterRCNNTrainBatchify):
+    """Items to one small batch, padded to the largest: images (n, 3, h, w), objects (n, most, 6), and the RPN's targets."""
+
+    def __call__(self, items: List[Any]) -> List[mx.nd.NDArray]:
+        return [part[0] if isinstance(part, (list, tuple)) else part for part in super().__call__(items)]  # of the only device
+
+
 def training_items(detector: FasterRCNN, train_set: transfer.Boxes, recipe: Detection,
-                   epoch: int) -> Tuple[transfer.Augmented, Callable[[List[Any]], List[mx.nd.NDArray]]]:
+                   epoch: int) -> Tuple[transfer.Augmented, Padded]:
     """(augmented images of an epoch with their boxes and the RPN's targets, what makes a small batch of them): GluonCV's."""
     transform = FasterRCNNDefaultTrainTransform(recipe.short_side, recipe.long_side, detector, num_sample=recipe.rpn_samples,
                                                 flip_p=0.5 if recipe.random_flip else 0, **NORMALISATION)
-    padded = FasterRCNNTrainBatchify(detector)
-
-    def stack(items: List[Any]) -> List[mx.nd.NDArray]:
-        return [part[0] if isinstance(part, (list, tuple)) else part for part in padded(items)]  # of the only device
-
-    return transfer.Augmented(train_set, transform, recipe.seed, epoch), stack
+    return transfer.Augmented(train_set, transform, recipe.seed, epoch), Padded(detector)
 
 
 def train_step(training: State, batches: Iterator[Any], recipe: Detection, step: int, accumulate: int,

@@ -113,15 +113,28 @@ def test_an_update_is_of_the_same_images_on_any_number_of_workers(scenes_folder)
     assert whole != list(transfer.small_batches(names, list, 3, 2, 18, 4, 1, range(1), 0))
 
 
-def test_loading_processes_change_nothing(scenes_folder):
-    recipe = FINE_TUNINGS['scenes-segmentation']
-    items = transfer.Augmented(transfer.Masks(scenes_folder, 'train'), transform(recipe), 0, 0)
-    here, elsewhere = (list(transfer.small_batches(items, transfer.stack, 0, 0, 8, 4, 2, range(2), 0, processes))
-                       for processes in (0, 2))
+@pytest.mark.parametrize('task', ['detect', 'segment'])
+def test_loading_processes_change_nothing(task, scenes_folder):
+    if task == 'segment':
+        recipe = FINE_TUNINGS['scenes-segmentation']
+        items, stack = transfer.Augmented(transfer.Masks(scenes_folder, 'train'), transform(recipe), 0, 0), transfer.stack
+    else:
+        recipe = replace(FINE_TUNINGS['scenes-detection'], **SMALL['detect'])
+        dataset = transfer.Boxes(scenes_folder, 'train')
+        items, stack = detect.training_items(faster_rcnn_of(recipe, dataset), dataset, recipe, 0)
+    here, elsewhere = ([[part.asnumpy() for part in batch] for batch in
+                        transfer.small_batches(items, stack, 0, 0, 8, 4, 2, range(2), 0, processes)] for processes in (0, 2))
     assert len(here) == len(elsewhere) == 4
-    for (images, masks), (other_images, other_masks) in zip(here, elsewhere):
-        np.testing.assert_array_equal(images.asnumpy(), other_images.asnumpy())
-        np.testing.assert_array_equal(masks.asnumpy(), other_masks.asnumpy())
+    for batch, other in zip(here, elsewhere):
+        assert len(batch) == len(other) == {'segment': 2, 'detect': 5}[task] and len(batch[0]) == 2
+        for part, other_part in zip(batch, other):
+            np.testing.assert_array_equal(part, other_part)
+
+
+def faster_rcnn_of(recipe, dataset):
+    network, _ = faster_rcnn(recipe, dataset.classes, images=2)
+    initialize(network, mx.cpu(), 0)
+    return network
 
 
 def transform(recipe):
@@ -133,8 +146,7 @@ def test_every_recipe_takes_a_step(key, scenes_folder):
     recipe = replace(BY_MODEL[key], batch_size=2, **SMALL[key[0]])
     if key[0] == 'detect':
         dataset = transfer.Boxes(scenes_folder, 'train')
-        network, _ = faster_rcnn(recipe, dataset.classes, images=2)
-        initialize(network, mx.cpu(), 0)
+        network = faster_rcnn_of(recipe, dataset)
         items, stack = detect.training_items(network, dataset, recipe, 0)
     else:
         dataset = transfer.Masks(scenes_folder, 'train')
@@ -193,8 +205,9 @@ def arguments(task, folder, out, *more):
 @pytest.mark.parametrize('task', ['detect', 'segment'])
 def test_a_killed_worker_is_started_again_and_changes_nothing(task, scenes_folder, tmp_path):
     straight, killed = tmp_path / 'straight', tmp_path / 'killed'
-    finish(gluon_bot(*arguments(task, scenes_folder, straight, '--workers', '2')))
-    process = gluon_bot(*arguments(task, scenes_folder, killed, '--workers', '2', '--restarts', '2'))
+    words = ['--workers', '2', '--accumulate', '2']
+    finish(gluon_bot(*arguments(task, scenes_folder, straight, *words)))
+    process = gluon_bot(*arguments(task, scenes_folder, killed, *words, '--restarts', '2'))
     wait_for_step(killed, 6, process)  # in the second of two epochs of four steps
     workers = subprocess.run(['pgrep', '-P', str(process.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
     os.kill(int(workers[1]), signal.SIGKILL)
