@@ -184,7 +184,8 @@ def _read_meta(path: str) -> Dict[str, Any]:
         if meta['format'] != FORMAT:
             raise InputError('%s: format %r; this version reads format %d' % (file_name, meta['format'], FORMAT))
         if not (isinstance(meta['recipe'], dict) and isinstance(meta.get('task', ''), str) and _names(meta['classes'])
-                and _whole(meta['step']) and _whole(meta['epoch']) and set(meta['files']) == {'parameters.npz', 'training.npz'}
+                and _whole(meta['step']) and _whole(meta['epoch'])
+                and set(meta['files']) == {'parameters.npz', 'training.npz'}
                 and all(_whole(entry['bytes']) and isinstance(entry['sha256'], str) for entry in meta['files'].values())):
             raise ValueError('fields are missing or of the wrong type')
         return meta

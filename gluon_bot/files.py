@@ -104,7 +104,7 @@ def read_bounded(path: str, most_bytes: int) -> bytes:
 
 
 def parse_json(text: str) -> Any:
-    """JSON from a stranger: ValueError for what is none, nested too deeply, too; a whole number too long to be one is a float."""
+    """A stranger's JSON: ValueError for what is none or is nested too deeply; a number of 19 digits or more is a float."""
     try:
         return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits))
     except RecursionError:

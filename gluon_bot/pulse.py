@@ -1,7 +1,7 @@
 """A sign of life from each worker to its launcher, by a pipe: whoever stands still is known by its rank.
 
 Horovod's own check for stalls runs in rank 0 and waits itself for a worker that was stopped; and it can't see a worker that
-hangs outside of Horovod. `console.Progress` beats at each update, each batch that is evaluated, each record that is verified.
+hangs outside of Horovod. `console.Progress` beats: at each update, each batch that is evaluated, each record verified.
 """
 
 from __future__ import annotations

@@ -2,9 +2,12 @@
 
 import random
 
-TOKENS = [b'\0', b'\xff', b'\xff\xd8', b'\xff\xda', b'\n', b'"', b"'", b'<', b'>', b'&', b'{', b'}', b'[', b']', b',', b':', b'(', b')',
-          b'-1', b'NaN', b'Infinity', b'1e999', b'9' * 400, b'../../x', b'/etc/passwd', b'\xef\xbb\xbf', b'\xf0\x9f\x92\xa5', b'\x1b[2J',
-          b'null', b'true', b'[' * 3000, b'{"a":' * 3000, b'<a>' * 3000, b'\r\n', b'%s%n', b'\\', b' ' * 500, b'\x23\x0a\xd7\xce']
+TOKENS = [b'\0', b'\xff', b'\xff\xd8', b'\xff\xda', b'\n', b'"', b"'", b'<', b'>', b'&', b'{', b'}', b'[', b']', b',', b':',
+          b'(', b')',
+          b'-1', b'NaN', b'Infinity', b'1e999', b'9' * 400, b'../../x', b'/etc/passwd', b'\xef\xbb\xbf',
+          b'\xf0\x9f\x92\xa5', b'\x1b[2J',
+          b'null', b'true', b'[' * 3000, b'{"a":' * 3000, b'<a>' * 3000, b'\r\n', b'%s%n', b'\\', b' ' * 500,
+          b'\x23\x0a\xd7\xce']
 
 
 def mutated(data, name, number):
@@ -47,4 +50,5 @@ def _other_number(data, begin, chance):
     end = begin
     while end < len(data) and data[end] in digits:
         end += 1
-    return data[:begin] + chance.choice((b'0', b'-1', b'2147483648', b'9' * 19, b'9' * 5000, b'1e400', b'NaN', b'0.5', b'"7"')) + data[end:]
+    return data[:begin] + chance.choice((b'0', b'-1', b'2147483648', b'9' * 19, b'9' * 5000, b'1e400', b'NaN', b'0.5',
+                                         b'"7"')) + data[end:]

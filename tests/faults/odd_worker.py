@@ -45,7 +45,8 @@ class OverflowingScale(scale):
             gradient = next(parameter for parameter in trainer._params if parameter.grad_req != 'null').grad()
             gradient[:] = float('inf')
         done = super().update(trainer, accumulated)
-        print('rank %s, update %d: %s, scale %g' % (rank, self.calls, 'done' if done else 'skipped', self.value), file=sys.stderr, flush=True)
+        print('rank %s, update %d: %s, scale %g' % (rank, self.calls, 'done' if done else 'skipped', self.value),
+              file=sys.stderr, flush=True)
         return done
 
 

@@ -25,12 +25,13 @@ from mutations import mutated  # noqa: E402
 
 SECONDS = 10  # a trial that takes longer hangs
 MEMORY = 6 << 30  # address space
-XML = ('<annotation><filename>a.jpg</filename><size><width>40</width><height>30</height><depth>3</depth></size>%s</annotation>' %
-       ('<object><name>dog</name><difficult>0</difficult><bndbox><xmin>1</xmin><ymin>2.5</ymin><xmax>40</xmax><ymax>30</ymax>'
-        '</bndbox></object>' * 3))
-LOG = """INFO:root:Namespace(batch_size=64, data_dir='/imagenet', dtype='float32', label_smoothing=False, lr=0.4, lr_decay_epoch='40,60',
-mixup=False, mode='hybrid', model='resnet50_v1d', num_epochs=120, num_gpus=8, warmup_epochs=5, wd=0.0001)
-INFO:root:Namespace(batch_size=64, data_dir='/imagenet', dtype='float32', label_smoothing=False, lr=0.4, model='resnet50_v1d', num_epochs=120, x=[1, 2])
+OBJECT = ('<object><name>dog</name><difficult>0</difficult><bndbox><xmin>1</xmin><ymin>2.5</ymin><xmax>40</xmax>'
+          '<ymax>30</ymax></bndbox></object>')
+XML = ('<annotation><filename>a.jpg</filename><size><width>40</width><height>30</height><depth>3</depth></size>%s'
+       '</annotation>' % (3 * OBJECT))
+LOG = """INFO:root:Namespace(batch_size=64, data_dir='/imagenet', dtype='float32', label_smoothing=False, lr=0.4,
+lr_decay_epoch='40,60', mixup=False, mode='hybrid', model='resnet50_v1d', num_epochs=120, num_gpus=8, wd=0.0001)
+INFO:root:Namespace(batch_size=64, data_dir='/imagenet', lr=0.4, model='resnet50_v1d', num_epochs=9, x=[1, 2])
 INFO:root:Epoch[0] Batch [49]\tSpeed: 1013.9 samples/sec\taccuracy=0.001\tlr=0.001000
 INFO:root:[Epoch 0] training: accuracy=0.102000
 INFO:root:[Epoch 0] speed: 1200 samples/sec\ttime cost: 1011.123456
@@ -47,9 +48,11 @@ Epoch 0, training loss 1.234: 100%|###| 10/10 [00:10<00:00]
 Epoch 0, validation pixAcc: 0.712, mIoU: 0.312: 100%|###| 10/10 [00:10<00:00]
 """
 RECORD = '\n'.join(json.dumps(line) for line in [
-    {'event': 'start', 'task': 'classify', 'recipe': recipes.as_dict(recipes.RECIPES['digits']), 'data': {'name': 'd', 'val_images': 8}},
+    {'event': 'start', 'task': 'classify', 'recipe': recipes.as_dict(recipes.RECIPES['digits']),
+     'data': {'name': 'd', 'val_images': 8}},
     {'event': 'step', 'epoch': 1, 'step': 3, 'loss': 2.5, 'lr': 0.1},
-    {'event': 'epoch', 'epoch': 1, 'step': 5, 'loss': 1.5, 'val_top1': 62.5, 'val_images': 8, 'val_correct_top1': 5, 'val_ap': {'cat': 5.0}},
+    {'event': 'epoch', 'epoch': 1, 'step': 5, 'loss': 1.5, 'val_top1': 62.5, 'val_images': 8, 'val_correct_top1': 5,
+     'val_ap': {'cat': 5.0}},
     {'event': 'resume', 'step': 5, 'world_size': 2}, {'event': 'done', 'step': 5, 'seconds': 3.5}]) + '\n'
 OBJECTS = 'Idx\tRatio\tTrain\tVal\tName\n1\t0.5\t2\t1\twall\n2\t0.3\t2\t1\tsky, blue\n3\t0.2\t2\t1\ttree\n'
 
@@ -80,7 +83,8 @@ def a_manifest(folder):
 
 
 def a_checkpoint(folder):
-    path = checkpoint.save(folder, {'recipe': recipes.as_dict(recipes.RECIPES['digits']), 'classes': ['a', 'b'], 'epoch': 1, 'step': 7},
+    path = checkpoint.save(folder, {'recipe': recipes.as_dict(recipes.RECIPES['digits']), 'classes': ['a', 'b'], 'epoch': 1,
+                                    'step': 7},
                            {'a': np.zeros(3, 'float32')}, {'b': np.zeros((2, 3), 'float32')})
     for name in ('parameters.npz', 'training.npz'):  # beside where the trials write checkpoint.json
         os.replace(os.path.join(path, name), os.path.join(folder, '..', name))
@@ -139,9 +143,9 @@ def read_settings(path):
 
 def parameters():
     """A .params file of MXNet with two arrays."""
-    arrays = b''.join(struct.pack('<Iii', 0xF993FAC9, 0, 2) + struct.pack('<2q3i', 2, 3, 1, 0, 0) + bytes(24) for _ in range(2))
+    array = struct.pack('<Iii', 0xF993FAC9, 0, 2) + struct.pack('<2q3i', 2, 3, 1, 0, 0) + bytes(24)
     names = b''.join(struct.pack('<Q', len(name)) + name for name in (b'a.weight', b'b.weight'))
-    return struct.pack('<3Q', 0x112, 0, 2) + arrays + struct.pack('<Q', 2) + names
+    return struct.pack('<3Q', 0x112, 0, 2) + 2 * array + struct.pack('<Q', 2) + names
 
 
 def read_parameters(path):
@@ -165,10 +169,13 @@ PARSERS = {
     'index': (lambda path: framing.read_index(path, 3, 160), lambda _: [b'0\t0\n1\t40\n2\t100\n'], 'x.idx'),
     'manifest': (lambda path: manifest.load(os.path.dirname(path), 'val'), lambda folder: [a_manifest(folder)], 'val.json'),
     'tar': (read_tar, lambda _: [tar_bytes(dataset(1, 1)), pax_tar()], 'x.tar'),
-    'devkit': (ilsvrc._read_devkit, lambda _: [gzip.compress(tar_bytes({ilsvrc.META: b'x' * 300, ilsvrc.TRUTH: b'1\n2\n'}))], 'x.tar.gz'),
-    'annotation': (read_annotation, lambda _: [XML.encode(), ('<?xml version="1.0" encoding="utf-16"?>' + XML).encode('utf-16')], 'a.xml'),
+    'devkit': (ilsvrc._read_devkit,
+               lambda _: [gzip.compress(tar_bytes({ilsvrc.META: b'x' * 300, ilsvrc.TRUTH: b'1\n2\n'}))], 'x.tar.gz'),
+    'annotation': (read_annotation,
+                   lambda _: [XML.encode(), ('<?xml version="1.0" encoding="utf-16"?>' + XML).encode('utf-16')], 'a.xml'),
     'list of names': (trees.read_names, lambda _: [b'000001\n000002 1\n000003 -1\n'], 'test.txt'),
-    'object list': (lambda path: ade20k.read_classes(os.path.dirname(path)), lambda _: [OBJECTS.encode()], ade20k.OBJECT_FILE),
+    'object list': (lambda path: ade20k.read_classes(os.path.dirname(path)), lambda _: [OBJECTS.encode()],
+                    ade20k.OBJECT_FILE),
     'class list': (lambda path: voc.read_classes(os.path.dirname(path)), lambda _: [b'cat\ndog\n'], voc.CLASS_FILE),
     'mask': (read_mask, lambda _: [encoded(noise(1)[:, :, 0] % 4, 'PNG')], 'x.png'),
     'log': (lambda path: reading.read([path]), lambda _: [LOG.encode(), LOG.encode('utf-16')], 'x.log'),
@@ -177,9 +184,11 @@ PARSERS = {
     'own record': (read_strictly, lambda _: [RECORD.encode()], runlog.RECORD),
     'checkpoint': (read_checkpoint, lambda folder: [a_checkpoint(folder)], 'checkpoint.json'),
     'arrays': (lambda path: checkpoint.arrays(checkpoint.Checkpoint(os.path.dirname(path), {}), 'parameters.npz'),
-               lambda _: [npz(a=np.zeros((3, 4), 'float32'), b=np.arange(5)), npz(c=np.zeros(0, 'float16'))], 'parameters.npz'),
+               lambda _: [npz(a=np.zeros((3, 4), 'float32'), b=np.arange(5)), npz(c=np.zeros(0, 'float16'))],
+               'parameters.npz'),
     'parameter file': (read_parameters, lambda _: [parameters()], 'x.params'),
-    'settings': (read_settings, lambda _: [b'epochs=30\nbase_lr=0.5\nlr_decay_epochs=1,2\nzero_gamma=true\nmodel=mobilenet\nseed=1'], 'x'),
+    'settings': (read_settings,
+                 lambda _: [b'epochs=30\nbase_lr=0.5\nlr_decay_epochs=1,2\nzero_gamma=true\nmodel=mobilenet\nseed=1'], 'x'),
 }
 
 

@@ -54,7 +54,8 @@ def main(folder, kind, first, last):
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as far as a program can hide it
         verdict = in_child(lambda: outcome(folder))
         same = kind == 'json' and verdict == 'accepted' and json.loads(data) == json.loads(good)
-        print(json.dumps({'number': number, 'verdict': 'same content' if same else verdict, 'same_size': len(data) == len(good)}))
+        print(json.dumps({'number': number, 'verdict': 'same content' if same else verdict,
+                          'same_size': len(data) == len(good)}))
         with open(path, 'wb') as file:
             file.write(good)
     verified._known.clear()

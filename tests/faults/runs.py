@@ -16,7 +16,8 @@ TINY = ['--limit', '192', '--log-every', '1', '--set', 'epochs=3', '--set', 'war
 
 def start(*words, **options):
     """A `gluon-bot` process, its output captured, on one core a worker."""
-    options = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True, 'env': {**os.environ, 'OMP_NUM_THREADS': '1'}, **options}
+    options = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True,
+               'env': {**os.environ, 'OMP_NUM_THREADS': '1'}, **options}
     return subprocess.Popen([sys.executable, '-m', 'gluon_bot', *map(str, words)], **options)
 
 
@@ -34,7 +35,8 @@ def record(run):
 
 def children(pid):
     """The process's children."""
-    return [int(word) for word in subprocess.run(['pgrep', '-P', str(pid)], stdout=subprocess.PIPE, text=True).stdout.split()]
+    found = subprocess.run(['pgrep', '-P', str(pid)], stdout=subprocess.PIPE, text=True).stdout
+    return [int(word) for word in found.split()]
 
 
 def alive(pid):

@@ -35,7 +35,8 @@ def trials(folder, kind, first, last):
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-@pytest.mark.parametrize('kind, count', [('rec', 120), ('idx', 60), ('json', 60), pytest.param('rec', 500, marks=pytest.mark.slow),
+@pytest.mark.parametrize('kind, count',
+                         [('rec', 120), ('idx', 60), ('json', 60), pytest.param('rec', 500, marks=pytest.mark.slow),
                                          pytest.param('idx', 500, marks=pytest.mark.slow),
                                          pytest.param('json', 500, marks=pytest.mark.slow)])
 def test_every_change_of_a_file_is_refused_in_one_line(folder, kind, count):
@@ -66,7 +67,8 @@ def test_what_a_stranger_gets_past_the_verification_does_not_kill_the_reader(tmp
     """Damaged JPEGs whose checksums all agree: those that decode to their end are read by ImageRecordIter itself."""
     tags = Image.Exif()
     tags[0x0112] = 6
-    sources = [encoded(noise(1)), encoded(noise(2), exif=tags), encoded(noise(3)[:, :, 0]), encoded(noise(4), progressive=True)]
+    sources = [encoded(noise(1)), encoded(noise(2), exif=tags), encoded(noise(3)[:, :, 0]),
+               encoded(noise(4), progressive=True)]
     accepted, refused = [], 0
     for number in range(count):
         try:

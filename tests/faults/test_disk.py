@@ -40,13 +40,13 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_costs_nothing(digits_
         runs.until(lambda: runs.recorded(disk / 'run', 15), process)
         fill(disk / 'ballast')
         _, errors = runs.finish(process, 1)
-        said = [line for line in errors.splitlines() if line.startswith('gluon-bot: ') and 'another worker was lost' not in line]
+        said = [line for line in errors.splitlines() if line.startswith('gluon-bot: ') and 'worker was lost' not in line]
         assert len(said) == 1 and 'No space left on device' in said[0] and 'restart' not in errors, errors
         assert checkpoint.find(str(disk / 'run')).step == 12
         os.unlink(str(disk / 'ballast'))
         runs.finish(runs.start(*words, disk / 'run', '--resume'))
         runs.same(undisturbed, disk / 'run')
-        assert not [name for name in os.listdir(str(disk / 'run')) + os.listdir(str(disk / 'run/checkpoints')) if 'partial' in name]
+        assert not list((disk / 'run').rglob('*partial*'))
 
 
 @pytest.fixture(scope='module')
@@ -96,7 +96,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(damage, finished, digits_
     newest = os.path.join(run, 'checkpoints', 'step-00000036')
     DAMAGE[damage](newest)
     code, errors = resumed(digits_folder, run, capsys)
-    assert code == 0 and errors.count('passed over: ' + newest) == 1 and 'resuming %s/checkpoints/step-00000024' % run in errors
+    assert code == 0 and errors.count('passed over: ' + newest) == 1
+    assert 'resuming %s/checkpoints/step-00000024' % run in errors
     runs.same(finished, run)
     assert os.path.isdir(newest + '.damaged')  # out of the way, and not thrown away
 
@@ -107,12 +108,14 @@ def test_without_a_good_checkpoint_nothing_is_trained_or_touched(finished, digit
         flip(os.path.join(run, 'checkpoints', 'step-%08d' % step, 'parameters.npz'))
     before = sorted((path, os.stat(path).st_mtime_ns) for path, _, _ in os.walk(run))
     code, errors = resumed(digits_folder, run, capsys)
-    assert code == 2 and errors.splitlines()[-1].endswith('no checkpoint here is good; mend or remove them, or choose another --out')
+    assert code == 2 and 'no checkpoint here is good; mend or remove them' in errors.splitlines()[-1]
     assert sorted((path, os.stat(path).st_mtime_ns) for path, _, _ in os.walk(run)) == before
 
 
-@pytest.mark.parametrize('content', ['', '{"event": "start"}\n{"ev', None, '{"event": "epoch", "step": "x"}\n{"event": "done"}\n'])
-def test_a_damaged_or_missing_record_of_a_finished_run_is_one_line_at_the_most(content, finished, digits_folder, tmp_path, capsys):
+@pytest.mark.parametrize('content',
+                         ['', '{"event": "start"}\n{"ev', None, '{"event": "epoch", "step": "x"}\n{"event": "done"}\n'])
+def test_a_damaged_or_missing_record_of_a_finished_run_is_one_line_at_the_most(content, finished, digits_folder, tmp_path,
+                                                                               capsys):
     run = shutil.copytree(finished, str(tmp_path / 'run'))
     os.unlink(os.path.join(run, 'record.jsonl'))
     if content is not None:
@@ -127,14 +130,15 @@ def test_a_file_may_not_grow_beyond_a_limit(digits_folder, tmp_path):
     process = runs.start('train', 'digits', '--data', digits_folder, '--out', tmp_path / 'run', *runs.TINY,
                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10 << 20, 10 << 20)))
     _, errors = runs.finish(process, 1)
-    assert errors.splitlines()[-1].endswith('the checkpoint could not be written (File too large); earlier ones are untouched')
+    assert 'the checkpoint could not be written (File too large); earlier ones are untouched' in errors.splitlines()[-1]
     assert os.listdir(str(tmp_path / 'run/checkpoints')) == [] and runs.record(tmp_path / 'run')[-1]['event'] == 'failed'
 
 
 def test_a_read_only_place_is_refused_before_anything_is_done(digits_folder, tmp_path, capsys):
     with small_disk(tmp_path / 'disk', '1m') as disk:
         subprocess.run(['mount', '-o', 'remount,ro', str(disk)], check=True)
-        for words in (['train', 'digits', '--data', digits_folder, '--out', str(disk / 'run')], ['pack', 'digits', str(disk / 'packed')],
+        for words in (['train', 'digits', '--data', digits_folder, '--out', str(disk / 'run')],
+                      ['pack', 'digits', str(disk / 'packed')],
                       ['figures', '--out', str(disk / 'figures')]):
             assert main(words) == 2
             said, = [line for line in capsys.readouterr().err.splitlines() if line.startswith('gluon-bot')]

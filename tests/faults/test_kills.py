@@ -1,4 +1,4 @@
-"""kill -9 at any moment under scripts/train_imagenet.sh: the run ends as if nothing had happened, and nothing stays behind."""
+"""kill -9 at any moment under scripts/train_imagenet.sh: it ends as if nothing had happened, and leaves nothing behind."""
 
 import os
 import random
@@ -27,18 +27,21 @@ def environment(folder, data, run):
         with open(command, 'w') as file:
             file.write('#!/bin/sh\nexec "%s" -m gluon_bot "$@"\n' % sys.executable)
         os.chmod(command, os.stat(command).st_mode | stat.S_IXUSR)
-    return {**os.environ, 'PATH': '%s:%s' % (os.path.dirname(command), os.environ['PATH']), 'DATA': data, 'OUT': run, 'NGPU': '2',
+    return {**os.environ, 'PATH': '%s:%s' % (os.path.dirname(command), os.environ['PATH']), 'DATA': data, 'OUT': run,
+            'NGPU': '2',
             'RESTARTS': '2', 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.path.dirname(os.path.dirname(SCRIPT))}
 
 
 def job(words, variables):
     """The script as a user starts it; its output into files, which no orphan holds open against us."""
-    return subprocess.Popen([SCRIPT, 'digits', *words], stdout=subprocess.DEVNULL, stderr=open(variables['OUT'] + '.said', 'a'), env=variables)
+    return subprocess.Popen([SCRIPT, 'digits', *words], stdout=subprocess.DEVNULL,
+                            stderr=open(variables['OUT'] + '.said', 'a'), env=variables)
 
 
 def workers(run):
     """Processes that train in `run`, other than their launchers."""
-    found = subprocess.run(['pgrep', '-f', '--', '--out %s ' % re.escape(run)], stdout=subprocess.PIPE, text=True).stdout.split()
+    found = subprocess.run(['pgrep', '-f', '--', '--out %s ' % re.escape(run)], stdout=subprocess.PIPE,
+                           text=True).stdout.split()
     return [pid for pid in map(int, found) if runs.alive(pid) and b'HOROVOD_RANK=' in environ(pid)]
 
 

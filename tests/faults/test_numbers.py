@@ -45,7 +45,8 @@ def test_an_overflow_on_one_rank_is_skipped_by_all_and_halves_the_scale(odd, tmp
     said = dict(re.findall(r'^(rank \d, update \d+): (.*)$', errors, re.M))
     assert code == 0 and len(said) == 2 * 12, errors
     for rank in (0, 1):
-        assert said['rank %d, update 2' % rank] == 'done, scale 1024' and said['rank %d, update 3' % rank] == 'skipped, scale 512'
+        assert said['rank %d, update 2' % rank] == 'done, scale 1024'
+        assert said['rank %d, update 3' % rank] == 'skipped, scale 512'
         assert all(said['rank %d, update %d' % (rank, update)] == 'done, scale 512' for update in range(4, 13))
     arrays = checkpoint.arrays(checkpoint.find(str(tmp_path / 'run')), 'parameters.npz')
     assert all(np.isfinite(array).all() for array in arrays.values())
@@ -54,7 +55,8 @@ def test_an_overflow_on_one_rank_is_skipped_by_all_and_halves_the_scale(odd, tmp
 def test_one_seed_gives_one_run_and_another_seed_another(digits_folder, tmp_path):
     def trained(name, seed):
         run = str(tmp_path / name)
-        assert main(['train', 'digits', '--data', digits_folder, '--out', run, '--log-every', '1', '--limit', '32', '--set', 'batch_size=16',
+        assert main(['train', 'digits', '--data', digits_folder, '--out', run, '--log-every', '1', '--limit', '32', '--set',
+                     'batch_size=16',
                      '--set', 'image_size=24', '--set', 'epochs=1', '--set', 'warmup_epochs=0', '--seed', seed]) == 0
         return run
     first, again, other = trained('first', '3'), trained('again', '3'), trained('other', '4')

@@ -15,13 +15,15 @@ from gluon_bot import launch, pulse
 
 def test_a_stopped_worker_is_named_and_the_job_goes_on(digits_folder, undisturbed, tmp_path):
     run = str(tmp_path / 'run')
-    process = runs.start('train', 'digits', '--data', digits_folder, '--out', run, '--workers', '2', *runs.TINY, '--restarts', '5',
+    process = runs.start('train', 'digits', '--data', digits_folder, '--out', run, '--workers', '2', *runs.TINY,
+                         '--restarts', '5',
                          '--stall-minutes', '0.2')
     runs.until(lambda: runs.recorded(run, 15), process)
     stopped = runs.children(process.pid)[1]
     os.kill(stopped, signal.SIGSTOP)
     _, errors = runs.finish(process)
-    assert re.search(r'^rank 1 \(process %d\) has stood still for \d+s; all workers are ended$' % stopped, errors, re.M), errors
+    assert re.search(r'^rank 1 \(process %d\) has stood still for \d+s; all workers are ended$' % stopped, errors,
+                     re.M), errors
     assert 'restart 1 of 5' in errors and not runs.alive(stopped)
     runs.same(undisturbed, run)
 

@@ -32,7 +32,8 @@ def test_damaged_files_are_read_or_refused(parser, count, tmp_path):
                             stderr=subprocess.PIPE, text=True, timeout=1800)
     assert result.returncode == 0, result.stderr[-2000:]
     found = json.loads(result.stdout.splitlines()[-1])
-    assert found['read'] + found['refused'] == count and found['megabytes'] < (2000 if 'image' in parser or parser == 'jpeg' else 300)
+    assert found['read'] + found['refused'] == count
+    assert found['megabytes'] < (2000 if parser in ('jpeg', 'other images') else 300)
 
 
 def refused(call, said):
@@ -42,11 +43,14 @@ def refused(call, said):
 
 def peak_megabytes(code, *arguments):
     """The most memory that Python code had in a process of its own, beyond what its imports take."""
-    script = 'import resource, sys\nfrom gluon_bot import InputError, checkpoint\nfrom gluon_bot.data import images, sources\n' \
-        'from gluon_bot.report import reading\ndef most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n' \
-        'before = most()\ntry:\n    %s\nexcept (InputError, images.Unreadable) as error:\n    print(error, file=sys.stderr)\n' \
+    script = 'import resource, sys\nfrom gluon_bot import InputError, checkpoint\n' \
+        'from gluon_bot.data import images, sources\nfrom gluon_bot.report import reading\n' \
+        'def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n' \
+        'before = most()\ntry:\n    %s\nexcept (InputError, images.Unreadable) as error:\n' \
+        '    print(error, file=sys.stderr)\n' \
         'print((most() - before) // 1024)' % code
-    result = subprocess.run([sys.executable, '-c', script, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    result = subprocess.run([sys.executable, '-c', script, *map(str, arguments)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE,
                             text=True, timeout=120)
     assert result.returncode == 0 and 'Traceback' not in result.stderr, result.stderr[-2000:]
     return int(result.stdout), result.stderr
@@ -102,19 +106,23 @@ def test_a_log_that_expands_a_thousandfold_is_read_to_a_bound(tmp_path):
     assert any('only the first 32 million' in note for note in reading.read([str(path)]).notes)
 
 
-@pytest.mark.parametrize('line', ['Namespace(' + ' ' * 65000 + 'x', 'Namespace(' + 'a' * 65000 + ')', 'Namespace(' + 'a=[' * 21000 + ')',
-                                  'Namespace(' + "a='" * 21000, 'Epoch[0] Batch [1]' + ' lr=1.000000' * 5000 + 'x', '[' * 65000, '{"a":' * 13000])
+@pytest.mark.parametrize('line', ['Namespace(' + ' ' * 65000 + 'x', 'Namespace(' + 'a' * 65000 + ')',
+                                  'Namespace(' + 'a=[' * 21000 + ')',
+                                  'Namespace(' + "a='" * 21000, 'Epoch[0] Batch [1]' + ' lr=1.000000' * 5000 + 'x',
+                                  '[' * 65000, '{"a":' * 13000])
 def test_a_line_made_to_be_slow_is_not(line, tmp_path):
     path = tmp_path / 'slow.log'
     path.write_text('\n'.join([line] * 20))
-    result = subprocess.run([sys.executable, '-c', 'import sys\nfrom gluon_bot.report import reading\nreading.read(sys.argv[1:])', str(path)],
+    result = subprocess.run([sys.executable, '-c',
+                             'import sys\nfrom gluon_bot.report import reading\nreading.read(sys.argv[1:])', str(path)],
                             stderr=subprocess.PIPE, text=True, timeout=20)
     assert result.returncode == 0, result.stderr[-2000:]
 
 
 @pytest.mark.parametrize('text', [
     '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;"><!ENTITY z "&y;&y;">]><annotation>&z;</annotation>',
-    '<!DOCTYPE a SYSTEM "http://localhost/x"><annotation/>', '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>'])
+    '<!DOCTYPE a SYSTEM "http://localhost/x"><annotation/>',
+    '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>'])
 def test_entities_are_not_expanded(text, tmp_path):
     (tmp_path / 'a.xml').write_text(text)
     refused(lambda: voc.read_annotation(str(tmp_path / 'a.xml')), 'DTD or entities')
@@ -123,7 +131,7 @@ def test_entities_are_not_expanded(text, tmp_path):
 def test_an_annotation_nested_a_hundred_thousand_deep(tmp_path):
     (tmp_path / 'a.xml').write_text('<annotation>' + '<a>' * 100_000 + '</a>' * 100_000 + '</annotation>')
     refused(lambda: voc.read_annotation(str(tmp_path / 'a.xml')), 'no <size>')
-    (tmp_path / 'a.xml').write_text('<annotation><size><width>%s</width><height>3</height></size></annotation>' % ('9' * 900_000))
+    (tmp_path / 'a.xml').write_text('<annotation><size><width>%s</width></size></annotation>' % ('9' * 900_000))
     refused(lambda: voc.read_annotation(str(tmp_path / 'a.xml')), '900000 digits')
 
 
@@ -137,7 +145,8 @@ def endless(path):
 
 @pytest.mark.parametrize('make', [pipe, endless, os.mkdir])
 @pytest.mark.parametrize('name, read', [
-    ('val.json', lambda path: manifest.load(os.path.dirname(path), 'val')), ('checkpoint.json', lambda path: checkpoint.find(os.path.dirname(path))),
+    ('val.json', lambda path: manifest.load(os.path.dirname(path), 'val')),
+    ('checkpoint.json', lambda path: checkpoint.find(os.path.dirname(path))),
     ('a.xml', voc.read_annotation), ('test.txt', trees.read_names), ('x.png', lambda path: trees.open_image(path, 'mask')),
     ('x.log', lambda path: reading.read([os.path.abspath(path)])),
     ('parameters.npz', lambda path: checkpoint.arrays(checkpoint.Checkpoint(os.path.dirname(path), {}), 'parameters.npz'))])
@@ -156,7 +165,8 @@ def crafted(members):
         info = archive.infolist()[0]
         for number in range(1, members):
             twin = zipfile.ZipInfo('%d.npy' % number)
-            twin.CRC, twin.compress_size, twin.file_size, twin.header_offset = info.CRC, info.compress_size, info.file_size, 0
+            twin.CRC, twin.header_offset = info.CRC, 0
+            twin.compress_size, twin.file_size = info.compress_size, info.file_size
             archive.filelist.append(twin)
             archive.NameToInfo[twin.filename] = twin
     return buffer.getvalue()
@@ -173,13 +183,16 @@ def forged(shape, kind='<f4'):
     header = "{'descr': %s, 'fortran_order': False, 'shape': %s, }" % (kind if kind[0] == '[' else repr(kind), shape)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, 'w') as archive:
-        archive.writestr('a.npy', b'\x93NUMPY\x01\x00' + struct.pack('<H', len(header) + 1) + header.encode() + b'\n' + b'\0' * 64)
+        archive.writestr('a.npy',
+                         b'\x93NUMPY\x01\x00' + struct.pack('<H', len(header) + 1) + header.encode() + b'\n' + b'\0' * 64)
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize('data', [
-    crafted(3000), forged('(1000000000000,)'), forged('(-5,)'), forged('(9223372036854775807, 4)'), forged('(' * 4000), forged('(4,)', '|O'),
-    forged('(4,)', '<U8'), forged('(1,)', '|S2000000000'), forged('(16,)', '|V4'), forged('(2,)', "[('a', '<f4', (100000, 100000))]"),
+    crafted(3000), forged('(1000000000000,)'), forged('(-5,)'), forged('(9223372036854775807, 4)'), forged('(' * 4000),
+    forged('(4,)', '|O'),
+    forged('(4,)', '<U8'), forged('(1,)', '|S2000000000'), forged('(16,)', '|V4'),
+    forged('(2,)', "[('a', '<f4', (100000, 100000))]"),
     forged('(16,)', '<M8[s]'), npz(a=np.zeros(3, bool)), npz(a=np.zeros(3, complex))])
 def test_arrays_that_are_none_are_refused_in_little_memory(data, tmp_path):
     (tmp_path / 'parameters.npz').write_bytes(data)
@@ -205,7 +218,8 @@ def test_a_tar_with_a_name_of_gigabytes(kind, tmp_path):
 
 
 def test_links_and_outside_paths_in_a_tar_lead_nowhere(tmp_path):
-    buffer = io.BytesIO(tar_bytes({'train/cat/1.jpg': encoded(noise(1)), '../../outside/2.jpg': encoded(noise(2)), '/etc/3.jpg': encoded(noise(3))}))
+    buffer = io.BytesIO(tar_bytes({'train/cat/1.jpg': encoded(noise(1)), '../../outside/2.jpg': encoded(noise(2)),
+                                   '/etc/3.jpg': encoded(noise(3))}))
     with tarfile.open(fileobj=buffer, mode='a') as tar:
         link = tarfile.TarInfo('train/cat/passwd.jpg')
         link.type, link.linkname = tarfile.SYMTYPE, '/etc/passwd'
