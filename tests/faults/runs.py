@@ -47,7 +47,7 @@ def alive(pid):
         return False
 
 
-def until(condition, process=None, seconds=120):
+def until(condition, process=None, seconds=400):
     """Wait for condition(); fail if the process ends first."""
     deadline = time.monotonic() + seconds
     while not condition():
