@@ -149,13 +149,15 @@ def _train(options: argparse.Namespace) -> int:
     recipe = recipes.override(recipes.recipe_named(options.recipe), settings)
     if options.dry_run or _is_launcher(options):
         launch.check(options.workers, options.hosts)
-        from gluon_bot import job
-        plan = job.plan(recipe, options.data, options.out, options.workers, options.accumulate, options.teacher,
-                        options.limit, options.resume, options.init)
+        from gluon_bot.job import describe, plan
+        job = describe(recipe, options.data, options.out, options.workers, options.accumulate, options.limit, options.init)
+        planned = plan(job, options.teacher, options.workers, options.resume, options.init)
         if options.dry_run:
-            print(plan)
+            print(planned, flush=True)
+            from gluon_bot.train import estimate
+            print(estimate(job, options.workers, options.teacher, options.init))
             return 0
-        say(plan)
+        say(planned)
         return _launch(options)
     from gluon_bot import train
     train.fit(recipe, options.data, options.out, options.resume, options.accumulate, options.teacher, options.limit,
@@ -166,19 +168,20 @@ def _train(options: argparse.Namespace) -> int:
 def _fine_tune(options: argparse.Namespace) -> int:
     from gluon_bot import finetune, recipes, tuning
     if options.command == 'detect':
-        from gluon_bot.detect import describe, fit
+        from gluon_bot.detect import describe, estimate, fit
     else:
-        from gluon_bot.segment import describe, fit
+        from gluon_bot.segment import describe, estimate, fit
     settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
     recipe = recipes.override(finetune.fine_tuning_named(options.recipe, options.command), settings)
     if options.dry_run or _is_launcher(options):
         launch.check(options.workers, options.hosts)
         job = describe(recipe, options.data, options.out, options.workers, options.accumulate, options.limit)
-        plan = tuning.plan(job, options.backbone, options.workers, options.resume)
+        planned = tuning.plan(job, options.backbone, options.workers, options.resume)
         if options.dry_run:
-            print(plan)
+            print(planned, flush=True)
+            print(estimate(job, options.workers, options.backbone))
             return 0
-        say(plan)
+        say(planned)
         return _launch(options)
     fit(recipe, options.data, options.out, options.backbone, options.resume, options.accumulate, options.limit,
         options.log_every, options.keep, options.tensorboard)

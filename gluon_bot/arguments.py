@@ -12,6 +12,15 @@ from gluon_bot.console import did_you_mean, one_line, say
 
 
 MOST = (1 << 31) - 1
+EXIT_CODES = '''\
+exit codes:
+  0    done; a run that was finished before is left as it is
+  1    the run failed, or the doctor found what stops one; it may be started again, mostly with --resume
+  2    bad input or arguments: one line says what is wrong and what to do
+  130  interrupted by Ctrl-C or SIGTERM; a training run has written its checkpoint first, and goes on with --resume
+
+Results go to standard output; progress and messages to standard error. There is no colour, with NO_COLOR or without.
+'''
 
 
 class _Parser(argparse.ArgumentParser):
@@ -102,8 +111,8 @@ def commands_of(top: argparse.ArgumentParser) -> Dict[str, argparse.ArgumentPars
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; `command` is the name of the one chosen."""
-    top = _Parser(prog='gluon-bot', allow_abbrev=False,
-                     description='Bag of Tricks for Image Classification with CNNs, reproduced in Apache MXNet.')
+    top = _Parser(prog='gluon-bot', allow_abbrev=False, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
+                  description='Bag of Tricks for Image Classification with CNNs, reproduced in Apache MXNet.')
     top.add_argument('--version', action='version', version='gluon-bot ' + __version__)
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
 

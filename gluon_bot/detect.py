@@ -12,7 +12,7 @@ from gluoncv.data.transforms.presets.rcnn import FasterRCNNDefaultTrainTransform
 from gluoncv.model_zoo.rcnn.faster_rcnn import FasterRCNN
 from gluoncv.nn.bbox import BBoxClipToImage
 
-from gluon_bot import RunError, checkpoint, dist, loop, state, tuning
+from gluon_bot import RunError, checkpoint, dist, loop, state, trial, tuning
 from gluon_bot.console import Progress
 from gluon_bot.data import transfer, voc
 from gluon_bot.data.imagenet import MEAN, STD
@@ -35,11 +35,17 @@ def fit(recipe: Detection, data: str, out: str, backbone: str = '', resume: bool
     One worker of several, or alone. Returns the last epoch's line of the record on rank 0, None elsewhere.
     Raises InputError for bad input, RunError where the loss is not finite, Interrupted after SIGTERM or SIGINT.
     """
+    check_out(out, resume)
+    return loop.run(*prepare(recipe, data, out, backbone, accumulate, limit), resume, log_every, keep, tensorboard)
+
+
+def prepare(recipe: Detection, data: str, out: str, backbone: str = '', accumulate: int = 1,
+            limit: Optional[int] = None) -> Tuple[Job, State, loop.Task]:
+    """What this worker trains, before any checkpoint, and what the loop has to know of it."""
     ranks = dist.join()
     context = dist.device(ranks)
     train_set, test_set = transfer.Boxes(data, 'train'), transfer.Boxes(data, 'test')
     job = describe(recipe, data, out, ranks.size, accumulate, limit, len(train_set))
-    check_out(out, resume)
     parameters, origin = tuning.backbone(recipe, backbone)
     job = job._replace(origin=origin)
     detector, base = faster_rcnn(recipe, job.class_names, job.micro_batch)
@@ -62,7 +68,14 @@ def fit(recipe: Detection, data: str, out: str, backbone: str = '', resume: bool
         state.copy_parameters(training.network, tested)
         return evaluate(tested, test_set, recipe, ranks, context, limit)
 
-    return loop.run(job, training, loop.Task(batches, update, scores), resume, log_every, keep, tensorboard)
+    return job, training, loop.Task(batches, update, scores)
+
+
+def estimate(whole: Job, workers: int, backbone: str = '') -> str:
+    """Lines on the time and memory that the job `whole` would take over `workers`, from a few updates here and now."""
+    def alone(recipe: Detection) -> Tuple[Job, State, loop.Task]:
+        return prepare(recipe, whole.data, whole.out, backbone, limit=whole.limit)
+    return trial.estimate(whole, workers, alone)
 
 
 def describe(recipe: Detection, data: str, out: str, workers: int, accumulate: int, limit: Optional[int],

@@ -148,12 +148,11 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
         raise InputError('%s: was made with %s; resume with the same, or choose another --out' % (path, ', '.join(changed)))
 
 
-def plan(recipe: Recipe, data: str, out: str, workers: int, accumulate: int, teacher: str, limit: Optional[int],
-         resume: bool, init: str = '') -> str:
+def plan(job: Job, teacher: str, workers: int, resume: bool, init: str = '') -> str:
     """What a run would do, a line each, after every check that needs no network trained: the dry run."""
-    job = describe(recipe, data, out, workers, accumulate, limit, init)
+    recipe = job.recipe
     if init:
-        new_state(recipe, len(job.class_names), dist.Ranks(), mx.cpu(), accumulate, init)
+        new_state(recipe, len(job.class_names), dist.Ranks(), mx.cpu(), job.accumulate, init)
     if teacher or recipe.teacher:
         teacher_network(recipe, teacher, job.class_names, mx.cpu())
     parameters, multiply_adds = flops.figures(recipe.model, recipe.image_size)

@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 import mxnet as mx
 import numpy as np
 
-from gluon_bot import RunError, checkpoint, dist, loop, state, tuning
+from gluon_bot import RunError, checkpoint, dist, loop, state, trial, tuning
 from gluon_bot.console import Progress
 from gluon_bot.data import ade20k, transfer
 from gluon_bot.finetune import Segmentation
@@ -31,11 +31,17 @@ def fit(recipe: Segmentation, data: str, out: str, backbone: str = '', resume: b
     One worker of several, or alone. Returns the last epoch's line of the record on rank 0, None elsewhere.
     Raises InputError for bad input, RunError where the loss is not finite, Interrupted after SIGTERM or SIGINT.
     """
+    check_out(out, resume)
+    return loop.run(*prepare(recipe, data, out, backbone, accumulate, limit), resume, log_every, keep, tensorboard)
+
+
+def prepare(recipe: Segmentation, data: str, out: str, backbone: str = '', accumulate: int = 1,
+            limit: Optional[int] = None) -> Tuple[Job, State, loop.Task]:
+    """What this worker trains, before any checkpoint, and what the loop has to know of it."""
     ranks = dist.join()
     context = dist.device(ranks)
     train_set, val_set = transfer.Masks(data, 'train'), transfer.Masks(data, 'val')
     job = describe(recipe, data, out, ranks.size, accumulate, limit)
-    check_out(out, resume)
     parameters, origin = tuning.backbone(recipe, backbone)
     job = job._replace(origin=origin)
     segmenter, base = fcn(recipe, len(job.class_names), synchronised_norm(ranks))
@@ -58,7 +64,14 @@ def fit(recipe: Segmentation, data: str, out: str, backbone: str = '', resume: b
         state.copy_parameters(training.network, tested)
         return evaluate(tested, val_set, recipe, ranks, context, limit)
 
-    return loop.run(job, training, loop.Task(batches, update, scores), resume, log_every, keep, tensorboard)
+    return job, training, loop.Task(batches, update, scores)
+
+
+def estimate(whole: Job, workers: int, backbone: str = '') -> str:
+    """Lines on the time and memory that the job `whole` would take over `workers`, from a few updates here and now."""
+    def alone(recipe: Segmentation) -> Tuple[Job, State, loop.Task]:
+        return prepare(recipe, whole.data, whole.out, backbone, limit=whole.limit)
+    return trial.estimate(whole, workers, alone)
 
 
 def describe(recipe: Segmentation, data: str, out: str, workers: int, accumulate: int, limit: Optional[int]) -> Job:

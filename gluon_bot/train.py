@@ -7,10 +7,10 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 import mxnet as mx
 import numpy as np
 
-from gluon_bot import dist, loop, metrics, precision, state
+from gluon_bot import dist, loop, metrics, precision, state, trial
 from gluon_bot.data import imagenet
 from gluon_bot.evaluate import evaluate, evaluation_network
-from gluon_bot.job import check_out, describe, new_state, teacher_network
+from gluon_bot.job import Job, check_out, describe, new_state, teacher_network
 from gluon_bot.losses import distillation, soft_cross_entropy
 from gluon_bot.recipes import Recipe
 from gluon_bot.state import State
@@ -22,13 +22,20 @@ def fit(recipe: Recipe, data: str, out: str, resume: bool = False, accumulate: i
         tensorboard: bool = False, init: str = '') -> Optional[Dict[str, Any]]:
     """Train `recipe` on the records in folder `data` to an evaluated checkpoint in folder `out`.
 
-    init: weights to start from, a .params file of GluonCV's or a checkpoint. One worker of several, or alone. Returns the last epoch's line of the record on rank 0, None elsewhere.
+    init: weights to start from, a .params file of GluonCV's or a checkpoint. One worker of several, or alone. Returns the last
+    epoch's line of the record on rank 0, None elsewhere.
     Raises InputError for bad input, RunError where the loss is not finite, Interrupted after SIGTERM or SIGINT.
     """
+    check_out(out, resume)
+    return loop.run(*prepare(recipe, data, out, accumulate, teacher, limit, init), resume, log_every, keep, tensorboard)
+
+
+def prepare(recipe: Recipe, data: str, out: str, accumulate: int = 1, teacher: str = '', limit: Optional[int] = None,
+            init: str = '') -> Tuple[Job, State, loop.Task]:
+    """What this worker trains, before any checkpoint, and what the loop has to know of it."""
     ranks = dist.join()
     context = dist.device(ranks)
     job = describe(recipe, data, out, ranks.size, accumulate, limit, init)
-    check_out(out, resume)
     classes = len(job.class_names)
     teacher_net = teacher_network(recipe, teacher, job.class_names, context)
     training = new_state(recipe, classes, ranks, context, accumulate, init)
@@ -47,8 +54,14 @@ def fit(recipe: Recipe, data: str, out: str, resume: bool = False, accumulate: i
         return evaluate(tested, data, job.manifest['val_images'], recipe, ranks, context, training.precision,
                         job.micro_batch, limit)
 
-    task = loop.Task(batches, update, scores)
-    return loop.run(job, training, task, resume, log_every, keep, tensorboard)
+    return job, training, loop.Task(batches, update, scores)
+
+
+def estimate(whole: Job, workers: int, teacher: str = '', init: str = '') -> str:
+    """Lines on the time and memory that the job `whole` would take over `workers`, from a few updates here and now."""
+    def alone(recipe: Recipe) -> Tuple[Job, State, loop.Task]:
+        return prepare(recipe, whole.data, whole.out, teacher=teacher, limit=whole.limit, init=init)
+    return trial.estimate(whole, workers, alone)
 
 
 def train_step(run: State, teacher: Optional[mx.gluon.Block], batches: Iterator[Tuple[mx.nd.NDArray, mx.nd.NDArray]],

@@ -46,6 +46,13 @@ def test_help_has_an_example(name, capsys):
     assert left.value.code == 0 and 'examples:\n  gluon-bot ' + name in capsys.readouterr().out
 
 
+def test_help_tells_the_exit_codes(capsys):
+    with pytest.raises(SystemExit):
+        main(['--help'])
+    said = capsys.readouterr().out
+    assert all('\n  %-4d ' % code in said for code in (0, 1, 2, 130)) and 'NO_COLOR' in said
+
+
 @pytest.mark.parametrize('words', [[], ['nonsense'], ['train'], ['train', 'digits', '--dat', 'x', '--out', 'y'], ['evaluate', 'x']])
 def test_wrong_words_are_one_line_and_exit_2(words, capsys):
     with pytest.raises(SystemExit) as left:

@@ -15,7 +15,7 @@ LAYERS = {
         'pulse', 'runs', 'watch'},
     1: {'models', 'targets', 'losses', 'optim', 'precision', 'dist', 'state', 'checkpoint', 'weights', 'metrics', 'metrics_transfer', 'data', 'pictures',
         'tensorboard'},
-    2: {'job', 'loop', 'tuning', 'train', 'evaluate', 'detect', 'segment', 'benchmark', 'export', 'predict', 'figures', 'doctor'},
+    2: {'job', 'loop', 'trial', 'tuning', 'train', 'evaluate', 'detect', 'segment', 'benchmark', 'export', 'predict', 'figures', 'doctor'},
     3: {'__main__', 'arguments', 'completion'},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
@@ -73,6 +73,13 @@ def test_no_pickle_and_no_shell():
         names = set(imports(path))
         assert not {name.split('.')[0] for name in names} & {'pickle', 'dill', 'shelve', 'marshal'}, path
         assert 'shell=True' not in path.read_text() and 'allow_pickle=True' not in path.read_text(), path
+
+
+def test_no_colour_on_the_terminal():
+    """NO_COLOR has nothing to switch off."""
+    for path in SOURCES:
+        strings = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+        assert not any('\x1b' in text for text in strings if isinstance(text, str)), path
 
 
 @pytest.mark.parametrize('words', [['--help'], ['train', '--help'], ['recipes']])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -244,5 +245,8 @@ def test_missing_places_are_one_line(words, tmp_path, capsys, monkeypatch):
 def test_the_dry_run_writes_nothing(digits_folder, tmp_path, capsys):
     run = tmp_path / 'run'
     assert main(['train', 'digits', '--data', digits_folder, '--out', str(run), '--dry-run', '--workers', '2']) == 0
-    assert '2 workers x 1 accumulated x 32 images' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert '2 workers x 1 accumulated x 32 images' in said
+    seconds, gigabytes = (float(re.search(pattern, said).group(1)) for pattern in (r'about ([0-9.]+) ?s an update', r'([0-9.]+) GB a worker'))
+    assert 0 < seconds < 60 and 0.1 < gigabytes < 10 and 'by one worker alone on cpu(0) in float32' in said
     assert not run.exists()

@@ -8,7 +8,7 @@ import mxnet as mx
 import pytest
 
 from data_samples import dataset, encoded, noise, write_tree
-from gluon_bot import dist, job, state
+from gluon_bot import dist, job, state, trial
 from gluon_bot.__main__ import main
 from gluon_bot.arguments import commands_of, parser
 from gluon_bot.data import recordio, scenes, workers
@@ -38,6 +38,7 @@ def place(tmp_path_factory):
         patch.setenv('XDG_CACHE_HOME', str(folder.parent / 'cache'))
         patch.setenv('OMP_NUM_THREADS', '1')
         patch.setattr(workers, 'cores', lambda: 1)
+        patch.setattr(trial, 'estimate', lambda *_: 'seconds that are not spent here')
         write_tree('images', dataset())
         recordio.pack('images', 'data')
         recipe = override(RECIPES['digits'], ['batch_size=4', 'image_size=24'])
