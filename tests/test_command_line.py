@@ -25,6 +25,7 @@ OPTIONS = {
     'export': 'checkpoint --format --out',
     'predict': 'images --checkpoint --out --score-threshold --json',
     'report': 'logs --out --json --update',
+    'benchmark': 'what recipe --data --set --workers --repeats --steps --json',
     'figures': '--out',
 }
 
