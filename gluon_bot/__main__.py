@@ -12,7 +12,7 @@ import os
 import sys
 from typing import List, Optional
 
-from gluon_bot import InputError, RunError, launch
+from gluon_bot import InputError, RunError, environment, launch
 from gluon_bot.arguments import commands_of, parser
 from gluon_bot.console import one_line, say
 from gluon_bot.interrupt import Interrupted
@@ -29,7 +29,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options.arguments = arguments
     sys.stdout.reconfigure(errors='backslashreplace')  # names of files need not be text
     launch.follow_parent()
-    _own_cores(options)
+    _prepare(options)
     try:
         if options.command in COMPUTING:
             from gluon_bot import doctor
@@ -79,14 +79,14 @@ def _launch(options: argparse.Namespace) -> int:
     return launch.run(options.arguments, options.workers, options.hosts, options.restarts, options.stall_minutes)
 
 
-def _own_cores(options: argparse.Namespace) -> None:
-    """Give each worker its share of the machine's cores; MXNet's own default is half of them, and it reads this when imported.
+def _prepare(options: argparse.Namespace) -> None:
+    """Set the environment of the frameworks for one worker of this machine.
 
-    A launcher sets it for the workers it starts; over several machines each worker sees to itself.
+    A launcher sets it for the workers it starts; over several machines, and in a benchmark, each worker sees to itself.
     """
-    if 'HOROVOD_LOCAL_SIZE' in os.environ or not getattr(options, 'hosts', ''):
+    if options.command != 'benchmark' and ('HOROVOD_LOCAL_SIZE' in os.environ or not getattr(options, 'hosts', '')):
         workers = int(os.environ.get('HOROVOD_LOCAL_SIZE', getattr(options, 'workers', None) or 1))
-        os.environ.setdefault('OMP_NUM_THREADS', str(max(1, len(os.sched_getaffinity(0)) // workers)))
+        environment.prepare(workers, any_size=options.command == 'detect')
 
 
 def _recipes(options: argparse.Namespace) -> None:
@@ -255,6 +255,13 @@ def _report(options: argparse.Namespace) -> None:
     report.run(options.logs, options.out, options.json, options.update)
 
 
+def _benchmark(options: argparse.Namespace) -> None:
+    from gluon_bot import benchmark, recipes
+    chosen = [recipes.override(recipes.recipe_named(name), options.set) for name in options.recipe]
+    result = benchmark.run(options.what, chosen, options.data, options.workers, options.repeats, options.steps)
+    print(json.dumps(result, indent=1) if options.json else benchmark.table(result))
+
+
 def _figures(options: argparse.Namespace) -> None:
     from gluon_bot import figures
     for path in figures.run(options.out):
@@ -273,11 +280,11 @@ SCORES = {
               '(%(val_objects)d objects on %(val_images)d images, %(precision)s)',
     'segment': '%(recipe)s after step %(step)d on %(data)s: pixel accuracy %(val_pixel_accuracy).2f %%, mIoU %(val_miou).2f %% '
                '(%(val_labelled_pixels)d pixels of %(val_images)d images, %(precision)s)'}
-COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict')  # what needs MXNet
+COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict', 'benchmark')  # what needs MXNet
 COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train,
             'detect': _fine_tune, 'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export,
-            'predict': _predict, 'runs': _runs, 'watch': _watch, 'report': _report, 'figures': _figures,
-            'completion': _completion}
+            'predict': _predict, 'runs': _runs, 'watch': _watch, 'report': _report, 'benchmark': _benchmark,
+            'figures': _figures, 'completion': _completion}
 
 
 if __name__ == '__main__':

@@ -28,6 +28,7 @@ OPTIONS = {
     'runs': 'folder --json',
     'watch': 'run --port',
     'report': 'logs --out --json --update',
+    'benchmark': 'what recipe --data --set --workers --repeats --steps --json',
     'figures': '--out',
     'completion': 'shell',
 }

@@ -188,6 +188,35 @@ def test_batches_that_were_kept_are_not_overwritten(tmp_path):
         np.testing.assert_array_equal(y.asnumpy(), v)
 
 
+@pytest.fixture(scope='module')
+def for_two_readers(tmp_path_factory):
+    """Just enough images for two readers, and a few more that do not divide evenly."""
+    count = imagenet.READERS * imagenet.READ_IMAGES + 3
+    return records(tmp_path_factory.mktemp('many') / 'x', *[encoded(solid(number % 256, number // 256, 128)) for number in range(count)])
+
+
+def test_two_readers_show_each_image_once_and_the_same_whatever_the_batch_size(for_two_readers):
+    count = imagenet.READERS * imagenet.READ_IMAGES + 3
+    small, large = [drawn(imagenet.train_batches(for_two_readers, PAPER, 0, 0, 1, size, count // size)) for size in (4, 64)]
+    assert len(set(small[1])) == len(small[1]) == count // 4 * 4  # no image twice
+    np.testing.assert_array_equal(small[0][:len(large[0])], large[0])
+    np.testing.assert_array_equal(small[1][:len(large[1])], large[1])
+    half = -(-count // 2)
+    assert (small[1][0::2] < half).all() and (small[1][1::2] >= half).all()  # in turn
+    plain, labels = drawn(imagenet.train_batches(for_two_readers, PLAIN, 0, 0, 1, 64, 2))
+    assert np.abs(pixels(plain)[:, 0, 16, 16] - labels % 256).max() < 2  # and each with its own label
+
+
+@pytest.mark.parametrize('skip', [1, 9, 32])
+def test_skipping_with_two_readers_goes_on_bit_for_bit(for_two_readers, skip):
+    whole = [(x.asnumpy(), y.asnumpy()) for x, y in imagenet.train_batches(for_two_readers, PAPER, 3, 0, 1, 16, 32)]
+    rest = [(x.asnumpy(), y.asnumpy()) for x, y in imagenet.train_batches(for_two_readers, PAPER, 3, 0, 1, 16, 32, skip=skip)]
+    assert len(whole) == 32 and len(rest) == 32 - skip
+    for (x, y), (u, v) in zip(whole[skip:], rest):
+        np.testing.assert_array_equal(x, u)
+        np.testing.assert_array_equal(y, v)
+
+
 @pytest.mark.parametrize('count, size, batch_size', [(30, 1, 4), (30, 2, 4), (30, 3, 4), (31, 3, 2), (31, 4, 1), (23, 5, 2)])
 def test_workers_have_parts_of_their_own_and_cover_the_data(tmp_path, count, size, batch_size):
     folder = numbered(tmp_path / 'x', count)

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / 'gluon_bot'
 # layer 0 needs the standard library only (plots: matplotlib too, where used); 1 are parts that know of no task; 2 tasks; 3 the command line
 LAYERS = {
     0: {'', 'recipes', 'finetune', 'schedule', 'runlog', 'gluoncv_logs', 'paper', 'report', 'files', 'console', 'interrupt', 'launch', 'remote', 'gpus',
-        'pulse', 'runs', 'watch'},
+        'pulse', 'runs', 'watch', 'environment', 'scaling'},
     1: {'models', 'targets', 'losses', 'optim', 'precision', 'dist', 'state', 'checkpoint', 'weights', 'metrics', 'metrics_transfer', 'data', 'pictures',
         'tensorboard'},
     2: {'job', 'loop', 'trial', 'tuning', 'train', 'evaluate', 'detect', 'segment', 'benchmark', 'export', 'predict', 'figures', 'doctor'},

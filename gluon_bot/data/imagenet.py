@@ -6,6 +6,8 @@ and saturation in a random order; PCA noise; flip. It has no hue that multiplies
 - `seed_aug` seeds each image by its place in the batch alone: all batches of an iterator get the same crops. So it reads
   READ_IMAGES at a time, whatever the batch size, and no two epochs or workers have a seed in common. The same seeds give
   the same pixels, however many threads decode.
+- It decodes with max(cores / 2 - 1, 1) threads at most, on two cores with one. So a worker reads its part with READERS of
+  them, each one half, and takes images from them in turn.
 - An iterator that is thrown away keeps the memory of its current batch and of all but one of `prefetch_buffer` more.
   So the buffer is 1 (16 batches are still decoded ahead) and an iterator is read to its end.
 - The arrays of a batch are filled anew while the next one is drawn. So it reads bytes, a quarter of the memory, and what is
@@ -16,11 +18,11 @@ from __future__ import annotations
 
 import collections
 import hashlib
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Iterator, Optional, Sequence, Tuple
 
 import mxnet as mx
 
-from gluon_bot import InputError
+from gluon_bot import InputError, environment
 from gluon_bot.data import recordio
 from gluon_bot.data.manifest import Manifest
 from gluon_bot.recipes import Recipe
@@ -28,7 +30,8 @@ from gluon_bot.recipes import Recipe
 MEAN = (123.68, 116.779, 103.939)  # red, green, blue
 STD = (58.393, 57.12, 57.375)
 READ_IMAGES = 256
-DECODE_THREADS = 4  # of a worker; ImageRecordIter takes at most max(cores / 2 - 1, 1)
+READERS = 2  # of a worker that has enough images for them
+LEAST_DECODE_THREADS = 4  # of a reader; ImageRecordIter lowers this to max(cores / 2 - 1, 1)
 
 Batches = Iterator[Tuple[mx.nd.NDArray, mx.nd.NDArray]]
 
@@ -53,12 +56,13 @@ def part(images: int, index: int, parts: int) -> range:
 
 
 def train_batches(folder: str, recipe: Recipe, epoch: int, rank: int, size: int, batch_size: int, batches: int,
-                  skip: int = 0, context: Optional[mx.Context] = None) -> Batches:
+                  skip: int = 0, context: Optional[mx.Context] = None, readers: int = READERS) -> Batches:
     """Yield batches `skip` to `batches` - 1 of the part of an epoch that belongs to `rank` of `size` workers.
 
     Images are float32 of shape (batch_size, 3, image_size, image_size), RGB, normalised, on `context` (default: cpu); labels
     float32 of shape (batch_size,). The pixels depend on the records, (recipe.seed, epoch, rank, size) and, unless it divides
-    READ_IMAGES, on batch_size. Where fewer images are asked for than half the worker's part, it reads a smaller part.
+    READ_IMAGES, on batch_size, and on the number of readers, which divide a worker's part if it has READ_IMAGES for each.
+    Where fewer images are asked for than half the worker's part, it reads a smaller part.
     The last worker's part can be up to size - 1 images short, which it then shows a second time.
     Raises InputError where a part is smaller than that.
     """
@@ -69,26 +73,26 @@ def train_batches(folder: str, recipe: Recipe, epoch: int, rank: int, size: int,
     if wanted - len(records) >= size or 2 * len(records) < batch_size:
         raise InputError('%s: worker %d of %d has %d images, too few for %d batches of %d; use larger batches or fewer '
                          'workers' % (manifest.rec, rank + 1, size, len(records), batches, batch_size))
-    jitter = recipe.color_jitter
-    reader = _reader(
-        manifest, rank, parts, recipe.image_size, batch_size * max(1, min(READ_IMAGES, len(records)) // batch_size),
-        shuffle=True, seed=_seed('order', recipe.seed, epoch, rank), seed_aug=_seed('pixels', recipe.seed, epoch, rank),
+    jitter, count = recipe.color_jitter, _enough_for(readers, len(records), batch_size)
+    share = batch_size // count  # of a batch that a reader gives
+    sources = [_reader(
+        manifest, rank * count + number, parts * count, recipe.image_size,
+        share * max(1, min(READ_IMAGES, len(records)) // count // share), environment.own_cores() // count,
+        shuffle=True, seed=_seed('order', recipe.seed, epoch, rank + size * number),
+        seed_aug=_seed('pixels', recipe.seed, epoch, rank + size * number),
         random_resized_crop=True, min_random_area=recipe.crop_area_min, max_random_area=recipe.crop_area_max,
         min_aspect_ratio=recipe.crop_aspect_min, max_aspect_ratio=recipe.crop_aspect_max, rand_mirror=recipe.random_flip,
-        brightness=jitter, contrast=jitter, saturation=jitter, pca_noise=recipe.pca_noise)
-    number = 0
-    while number < batches:
-        for images, labels, _ in _read(reader):
-            for begin in range(0, len(images), batch_size):
-                number += 1
-                if skip < number <= batches:
-                    batch = _normalised(images[begin:begin + batch_size], labels[begin:begin + batch_size], context)
-                    if number == batches:
-                        collections.deque(_read(reader), maxlen=0)  # to its end, now: nobody may ask for more
-                        recordio.check(folder, 'train')  # nor did they change meanwhile
-                    yield batch
-        if number < batches:  # the part is a little short
-            reader.reset()
+        brightness=jitter, contrast=jitter, saturation=jitter, pca_noise=recipe.pca_noise) for number in range(count)]
+    streams = [_shares(reader, share) for reader in sources]
+    for number in range(batches):
+        images, labels = zip(*[next(stream) for stream in streams])
+        batch = _normalised(images, labels, context) if number >= skip else None
+        if number + 1 == batches:
+            for reader in sources:
+                collections.deque(_read(reader), maxlen=0)  # to its end, now: nobody may ask for more
+            recordio.check(folder, 'train')  # nor did they change meanwhile
+        if batch:
+            yield batch
 
 
 def validation_batches(folder: str, recipe: Recipe, rank: int, size: int, batch_size: int,
@@ -107,21 +111,27 @@ def validation_batches(folder: str, recipe: Recipe, rank: int, size: int, batch_
     if left == 0:
         return
     # a fresh reader each time: after a reset, what rounded up the last batch would be missing
-    reader = _reader(manifest, rank, parts, recipe.image_size, min(batch_size, len(records)),
+    reader = _reader(manifest, rank, parts, recipe.image_size, min(batch_size, len(records)), environment.own_cores(),
                      resize=recipe.validation_resize)
     for images, labels, padding in _read(reader):
         count = min(left, len(images) - padding)
         left -= count
         if count:
-            yield _normalised(images[:count], labels[:count], context)
+            yield _normalised([images[:count]], [labels[:count]], context)
 
 
-def _reader(manifest: Manifest, index: int, parts: int, image_size: int, batch_size: int,
+def _enough_for(readers: int, images: int, batch_size: int) -> int:
+    """`readers` where so many images can be divided, else 1: decided by the data, as the pixels are, not by the machine."""
+    return readers if images >= readers * READ_IMAGES and batch_size % readers == 0 else 1
+
+
+def _reader(manifest: Manifest, index: int, parts: int, image_size: int, batch_size: int, threads: int,
             **augmentation: Any) -> mx.io.MXDataIter:
     return mx.io.ImageRecordIter(
         path_imgrec=manifest.rec, path_imgidx=manifest.idx, part_index=index, num_parts=parts, batch_size=batch_size,
-        data_shape=(3, image_size, image_size), dtype='uint8', round_batch=True, preprocess_threads=DECODE_THREADS,
-        prefetch_buffer=1, device_id=-1, verbose=False, **augmentation)
+        data_shape=(3, image_size, image_size), dtype='uint8', round_batch=True,
+        preprocess_threads=max(LEAST_DECODE_THREADS, threads), prefetch_buffer=1, device_id=-1, verbose=False,
+        **augmentation)
 
 
 def _read(reader: mx.io.MXDataIter) -> Iterator[Tuple[mx.nd.NDArray, mx.nd.NDArray, int]]:
@@ -130,11 +140,26 @@ def _read(reader: mx.io.MXDataIter) -> Iterator[Tuple[mx.nd.NDArray, mx.nd.NDArr
         yield batch.data[0], batch.label[0], batch.pad
 
 
-def _normalised(images: mx.nd.NDArray, labels: mx.nd.NDArray, context: Optional[mx.Context]) -> Tuple[mx.nd.NDArray, ...]:
-    """Bytes to float32 of mean 0 and deviation 1 a channel, in new arrays on `context`."""
+def _shares(reader: mx.io.MXDataIter, size: int) -> Batches:
+    """Images and labels, `size` at a time, from the beginning again after the last: where a part is a little short."""
+    while True:
+        for images, labels, _ in _read(reader):
+            for begin in range(0, len(images), size):
+                yield images[begin:begin + size], labels[begin:begin + size]
+        reader.reset()
+
+
+def _normalised(images: Sequence[mx.nd.NDArray], labels: Sequence[mx.nd.NDArray],
+                context: Optional[mx.Context]) -> Tuple[mx.nd.NDArray, ...]:
+    """The readers' bytes as one batch of float32 of mean 0 and deviation 1 a channel, in new arrays on `context`."""
     context = context or mx.cpu()
-    images = images.as_in_context(context).astype('float32')
-    return mx.nd.image.normalize(images, MEAN, STD, out=images), labels.copyto(context)
+    batch = _in_turn([array.as_in_context(context) for array in images]).astype('float32')
+    return mx.nd.image.normalize(batch, MEAN, STD, out=batch), _in_turn(labels).copyto(context)
+
+
+def _in_turn(arrays: Sequence[mx.nd.NDArray]) -> mx.nd.NDArray:
+    """One row of each array after the other, so that what a batch holds does not depend on its size."""
+    return mx.nd.stack(*arrays, axis=1).reshape((-3, -2)) if len(arrays) > 1 else arrays[0]
 
 
 def _seed(stream: str, *numbers: int) -> int:

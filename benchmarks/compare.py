@@ -1,0 +1,85 @@
+"""Measure this program beside its peers, in one run: rounds that alternate, medians and ratios.
+
+    python benchmarks/compare.py step --precision bfloat16 --peers-python PEERS/bin/python
+    python benchmarks/compare.py pipeline --data RECORDS --jitter --peers-python PEERS/bin/python
+
+Writes benchmarks/results/WHAT-SETTING.json, of which performance.py makes docs/performance.md. PEERS is a virtual environment
+with torch and nvidia-dali-cuda120; without it their sides are left out.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+
+from gluon_bot import benchmark  # noqa: E402
+from gluon_bot.console import say  # noqa: E402
+from gluon_bot.files import atomic_write  # noqa: E402
+
+SIDES = {'step': ('step_gluon_bot', 'step_bare_mxnet', 'step_gluoncv', 'step_pytorch'),
+         'pipeline': ('pipeline_gluon_bot', 'pipeline_dali')}
+PEERS = ('step_pytorch', 'pipeline_dali')  # what runs in another Python
+
+
+class Side:
+    """A process that measures when asked."""
+
+    def __init__(self, name: str, python: str, words: list) -> None:
+        self.name, self.memory = name, 0.0
+        self.process = subprocess.Popen([python, os.path.join(HERE, name + '.py'), *words], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.facts = self._answer()['ready']
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit('%s ended with code %d' % (self.name, self.process.wait()))
+        return json.loads(line)
+
+    def measure(self) -> float:
+        self.process.stdin.write('\n')
+        self.process.stdin.flush()
+        answer = self._answer()
+        self.memory = answer['peak_memory_mib']
+        say('%-20s %.1f images/s' % (self.name, answer['images_per_second']))
+        return answer['images_per_second']
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('what', choices=SIDES)
+    parser.add_argument('--batch-size', type=int, default=32)
+    parser.add_argument('--precision', default='float32', choices=('float32', 'bfloat16'))
+    parser.add_argument('--steps', type=int, default=4)
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--data', default='')
+    parser.add_argument('--jitter', action='store_true')
+    parser.add_argument('--peers-python', default='')
+    options = parser.parse_args()
+    threads = len(os.sched_getaffinity(0))
+    os.environ.update(OMP_NUM_THREADS=str(threads), PYTHONPATH=os.path.dirname(HERE))
+    words = ['--batch-size', str(options.batch_size), '--precision', options.precision, '--steps', str(options.steps),
+             '--data', options.data, '--threads', str(threads)] + ['--jitter'] * options.jitter
+    names = [name for name in SIDES[options.what] if name not in PEERS or options.peers_python]
+    sides = [Side(name, options.peers_python if name in PEERS else sys.executable, words) for name in names]
+    speeds = benchmark.rounds({side.name: side.measure for side in sides}, options.rounds)
+    setting = {'step': options.precision, 'pipeline': 'jitter' if options.jitter else 'plain'}[options.what]
+    result = {
+        'what': options.what, 'setting': setting, 'batch_size': options.batch_size, 'repeats': options.rounds,
+        'steps': options.steps, 'load_average': os.getloadavg()[1], **benchmark.circumstances(),
+        'sides': {side.name: {**side.facts, 'images_per_second': benchmark.spread(speeds[side.name]),
+                              'ratio': benchmark.ratio(speeds[names[0]], speeds[side.name]),
+                              'peak_memory_mib': side.memory} for side in sides}}
+    path = os.path.join(HERE, 'results', '%s-%s.json' % (options.what, setting))
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with atomic_write(path) as file:
+        json.dump(result, file, indent=1)
+    print(path)
+
+
+if __name__ == '__main__':
+    main()

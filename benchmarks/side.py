@@ -1,0 +1,38 @@
+"""What every side of a comparison shares: its arguments, and a process that measures one round each time it is asked.
+
+`compare.py` starts one process a side and asks them in turn, so that no two compute at once and each has its share of a slow
+minute.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--batch-size', type=int, default=32)
+    parser.add_argument('--precision', default='float32')
+    parser.add_argument('--steps', type=int, default=4)
+    parser.add_argument('--data', default='')
+    parser.add_argument('--jitter', action='store_true')
+    parser.add_argument('--threads', type=int, default=1)
+    return parser.parse_args()
+
+
+def images_per_second(work, images: int) -> float:
+    """The rate of `work`, which returns when its images are done."""
+    began = time.perf_counter()
+    work()
+    return images / (time.perf_counter() - began)
+
+
+def serve(measure, **facts) -> None:
+    """Say that the side is ready, with facts about it; then answer each line with the images/s of a round."""
+    print(json.dumps({'ready': facts}), flush=True)
+    for _ in sys.stdin:
+        speed = measure()
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({'images_per_second': speed, 'peak_memory_mib': memory}), flush=True)

@@ -1,0 +1,287 @@
+"""How fast this machine trains: `gluon-bot benchmark`, with the very step, pipeline and evaluation that `train` uses.
+
+    step      the training step on one batch that stays in memory, no pipeline
+    data      the pipeline alone: decoded, augmented and normalised images, by number of readers
+    train     training from records, against the step alone, and the share of the time spent waiting for images
+    scaling   the step on 1, 2, 4, ... workers of the same batch together: efficiency, bytes and seconds of the allreduce
+    evaluate  an evaluation from records against forward passes alone
+
+Every measurement has processes of its own: bfloat16 and the number of threads hold for a whole process. It is repeated in
+rounds that alternate between what is compared; a figure is the median of the rounds, with the lowest and highest beside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Any, Callable, Dict, Iterator, List, Sequence
+
+from gluon_bot import InputError, RunError, environment, gpus, launch, runlog
+from gluon_bot.console import say, without_native_lines
+from gluon_bot.files import parse_json
+from gluon_bot.recipes import RECIPES, Recipe, as_dict, from_dict
+
+WARM_UP_STEPS = 2  # the first compiles the graph, the second still allocates
+IMAGENET_TRAINING_IMAGES = 1281167
+IMAGENET_CLASSES = 1000
+NEEDS_DATA = ('data', 'train', 'evaluate')
+COLUMNS = {
+    'recipe': 'recipe', 'model': 'model', 'batch_size': 'batch', 'precision': 'precision', 'workers': 'workers',
+    'omp_threads': 'threads', 'readers': 'readers', 'images_per_second': 'images/s', 'cached_images_per_second': 'step alone',
+    'forward_images_per_second': 'forward alone', 'ratio': 'ratio', 'waiting_share': 'waiting', 'efficiency': 'efficiency',
+    'allreduce_bytes': 'allreduce bytes', 'allreduce_seconds': 'allreduce s', 'imagenet_epoch_minutes': 'min/epoch',
+    'peak_memory_mib': 'memory MiB'}
+
+
+def run(what: str, recipes: Sequence[Recipe], data: str = '', workers: int = 1, repeats: int = 5,
+        steps: int = 10) -> Dict[str, Any]:
+    """Measure each recipe; returns {'rows': [a figure a key, a row a measurement], 'repeats', 'steps', machine, versions}.
+
+    workers: the most of `scaling`. steps: updates, or batches, in a round.
+    Raises InputError without the data that is needed, RunError where a measurement fails.
+    """
+    if what in NEEDS_DATA and not data:
+        raise InputError('benchmark %s reads records: give a folder made by gluon-bot pack with --data' % what)
+    rows = []
+    for recipe in recipes:
+        alone = None
+        for count in _worker_counts(workers) if what == 'scaling' else [1]:
+            say('measuring %s: %s, batch %d, workers: %d' % (what, recipe.name, recipe.batch_size, count))
+            request = {'what': what, 'recipe': as_dict(recipe), 'data': data, 'repeats': repeats, 'steps': steps}
+            found = _in_processes(request, count)
+            alone = alone or found[0]
+            if what == 'scaling':
+                found[0]['efficiency'] = found[0]['images_per_second']['median'] / alone['images_per_second']['median']
+            rows += found
+    return {'what': what, 'rows': rows, 'repeats': repeats, 'steps': steps, **circumstances()}
+
+
+def circumstances() -> Dict[str, Any]:
+    """Where and when a figure was measured: date, processor, GPUs, cores, versions, git commit."""
+    return {'date': time.strftime('%Y-%m-%d'), 'processor': processor(), 'gpus': gpus.listing(), **runlog.provenance()}
+
+
+def table(result: Dict[str, Any]) -> str:
+    """The rows as aligned text; of a figure the median and, in brackets, the lowest and highest of the rounds."""
+    shown = [column for column in COLUMNS if any(column in row for row in result['rows'])]
+    lines = [[COLUMNS[column] for column in shown]]
+    lines += [[_cell(row.get(column)) for column in shown] for row in result['rows']]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    text = ['  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    return '\n'.join(text + ['medians of %d rounds of %d steps [lowest-highest], on %s, %d cores' % (
+        result['repeats'], result['steps'], result['gpus'].replace('\n', '; ') or result['processor'], result['cpus'])])
+
+
+def processor() -> str:
+    """The name of this CPU, as Linux has it."""
+    try:
+        with open('/proc/cpuinfo') as file:
+            return next((line.partition(':')[2].strip() for line in file if line.startswith('model name')), 'unknown CPU')
+    except OSError:
+        return 'unknown CPU'
+
+
+def rounds(sides: Dict[str, Callable[[], float]], repeats: int) -> Dict[str, List[float]]:
+    """What each side returns, `repeats` times, the sides in turn, so that a slow minute hits all of them."""
+    found = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, measure in sides.items():
+            found[name].append(measure())
+    return found
+
+
+def spread(values: Sequence[float]) -> Dict[str, float]:
+    """Median, lowest and highest."""
+    return {'median': statistics.median(values), 'lowest': min(values), 'highest': max(values)}
+
+
+def _worker_counts(most: int) -> List[int]:
+    counts = [1 << power for power in range(most.bit_length())]
+    return counts if counts[-1] == most else counts + [most]
+
+
+def _in_processes(request: Dict[str, Any], workers: int) -> List[Dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'rows.json')
+        command = [sys.executable, '-m', 'gluon_bot.benchmark', json.dumps({**request, 'path': path})]
+        code = launch.start(command, workers) if workers > 1 else subprocess.run(command).returncode
+        if code == 2:
+            raise InputError('nothing was measured; the line above says why')
+        if code:
+            raise RunError('a measurement ended with code %d' % code)
+        with open(path) as file:
+            return parse_json(file.read())
+
+
+def _measure(request: Dict[str, Any]) -> None:
+    """In a process of its own: measure and, as the first rank, write the rows."""
+    launch.follow_parent()
+    environment.prepare(int(os.environ.get('HOROVOD_LOCAL_SIZE', 1)))
+    from gluon_bot import dist
+    recipe = from_dict(request['recipe'])
+    ranks = dist.join()
+    with without_native_lines('MKLDNN Pooling'):
+        rows = MEASUREMENTS[request['what']](recipe, request['data'], ranks, request['repeats'], request['steps'])
+    common = {'recipe': recipe.name, 'model': recipe.model, 'batch_size': recipe.batch_size, 'workers': ranks.size,
+              'omp_threads': environment.own_cores(),
+              'peak_memory_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if ranks.first:
+        with open(request['path'], 'w') as file:
+            json.dump([{**common, **row} for row in rows], file)
+
+
+class CachedStep:
+    """A training state and a batch in memory; a call trains on batches and returns images/s over all ranks."""
+
+    def __init__(self, recipe: Recipe, ranks: Any, classes: int = IMAGENET_CLASSES) -> None:
+        import mxnet as mx
+        from gluon_bot import dist, evaluate, job
+        self.recipe, self.classes, self.context = recipe, classes, dist.device(ranks)
+        self.state = job.new_state(recipe, classes, ranks, self.context, 1)
+        self.batch_size = job.micro_batch(recipe.batch_size, ranks.size, 1)
+        self.teacher = None
+        if recipe.teacher:
+            taught_with = replace(RECIPES[recipe.teacher], precision=recipe.precision, image_size=recipe.image_size)
+            self.teacher, _ = evaluate.evaluation_network(taught_with, classes, self.context)
+        shape = (self.batch_size, 3, recipe.image_size, recipe.image_size)
+        images, labels = mx.nd.random.normal(shape=shape), mx.nd.arange(self.batch_size) % classes
+        self.cached = itertools.repeat((images.as_in_context(self.context), labels.as_in_context(self.context)))
+        self(self.cached, WARM_UP_STEPS)
+
+    def __call__(self, batches: Iterator[Any], steps: int) -> float:
+        import mxnet as mx
+        from gluon_bot import train
+        mx.nd.waitall()
+        began = time.perf_counter()
+        for step in range(steps):
+            train.train_step(self.state, self.teacher, batches, self.recipe, self.classes, step, 1)
+        mx.nd.waitall()
+        return steps * self.recipe.batch_size / (time.perf_counter() - began)
+
+
+def _step(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
+    step = CachedStep(recipe, ranks)
+    return [_trained(step, spread(rounds({'step': lambda: step(step.cached, steps)}, repeats)['step']))]
+
+
+def _trained(step: CachedStep, speed: Dict[str, float]) -> Dict[str, Any]:
+    return {'precision': step.state.precision, 'images_per_second': speed,
+            'imagenet_epoch_minutes': IMAGENET_TRAINING_IMAGES / speed['median'] / 60}
+
+
+def _scaling(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
+    """All ranks take the same rounds; the gradients of the last step are what the allreduce sums again."""
+    import mxnet as mx
+    step = CachedStep(recipe, ranks)
+    gradients = [parameter.grad() for parameter in step.state.trainer._params if parameter.grad_req != 'null']
+
+    def allreduce() -> float:
+        began = time.perf_counter()
+        step.state.trainer.allreduce_grads()
+        mx.nd.waitall()
+        return time.perf_counter() - began
+
+    found = rounds({'step': lambda: step(step.cached, steps), 'allreduce': allreduce}, repeats)
+    return [{**_trained(step, spread(found['step'])),
+             'allreduce_bytes': sum(array.size * array.dtype().itemsize for array in gradients) if ranks.size > 1 else 0,
+             'allreduce_seconds': spread(found['allreduce'])}]
+
+
+def _data(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
+    """A round begins new readers and reads all they decode, at the least a part of the records as large as `steps` batches."""
+    from gluon_bot.data import imagenet, recordio
+    found = recordio.check(data, 'train').images
+    images = len(imagenet.part(found, 0, max(1, found // (steps * recipe.batch_size))))
+
+    def images_per_second(readers: int) -> float:
+        began = time.perf_counter()
+        for batch, _ in imagenet.train_batches(data, recipe, 0, 0, 1, recipe.batch_size, batches=images // recipe.batch_size,
+                                               readers=readers):
+            batch.wait_to_read()
+        return images / (time.perf_counter() - began)
+
+    speeds = rounds({readers: partial(images_per_second, readers) for readers in range(1, imagenet.READERS + 1)}, repeats)
+    return [{'readers': readers, 'images_per_second': spread(values)} for readers, values in speeds.items()]
+
+
+def _train(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
+    """A round begins new readers, as an epoch does: what they decoded while others were measured would cost nothing."""
+    from gluon_bot.data import imagenet, recordio
+    step = CachedStep(recipe, ranks, len(recordio.check(data, 'train').classes))
+    waited, epochs = [], itertools.count()
+
+    def timed(batches: Iterator[Any]) -> Iterator[Any]:
+        for _ in range(steps):
+            began = time.perf_counter()
+            batch = next(batches)
+            waited[-1] += time.perf_counter() - began
+            yield batch
+
+    def fed() -> float:
+        waited.append(0.0)
+        return step(timed(imagenet.train_batches(data, recipe, next(epochs), 0, 1, recipe.batch_size, batches=steps,
+                                                 context=step.context)), steps)
+
+    speeds = rounds({'fed': fed, 'cached': lambda: step(step.cached, steps)}, repeats)
+    shares = [seconds * speed / (steps * recipe.batch_size) for seconds, speed in zip(waited, speeds['fed'])]
+    return [{**_trained(step, spread(speeds['fed'])), 'cached_images_per_second': spread(speeds['cached']),
+             'ratio': ratio(speeds['fed'], speeds['cached']), 'waiting_share': spread(shares)}]
+
+
+def _evaluate(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
+    import mxnet as mx
+    from gluon_bot import dist, evaluate, precision
+    from gluon_bot.data import recordio
+    found, context = recordio.check(data, 'val'), dist.device(ranks)
+    network, used = evaluate.evaluation_network(recipe, len(found.classes), context)
+    images = min(found.images, steps * recipe.batch_size)
+    batch = mx.nd.random.normal(shape=(recipe.batch_size, 3, recipe.image_size, recipe.image_size)).as_in_context(context)
+    batch = batch.astype(precision.input_type(used))
+
+    def exact() -> float:
+        began = time.perf_counter()
+        evaluate.evaluate(network, data, found.images, recipe, ranks, context, used, recipe.batch_size, images)
+        return images / (time.perf_counter() - began)
+
+    def forward() -> float:
+        began = time.perf_counter()
+        for _ in range(steps):
+            network(batch)
+        mx.nd.waitall()
+        return steps * recipe.batch_size / (time.perf_counter() - began)
+
+    exact(), forward()
+    speeds = rounds({'exact': exact, 'forward': forward}, repeats)
+    return [{'precision': used, 'images_per_second': spread(speeds['exact']),
+             'forward_images_per_second': spread(speeds['forward']), 'ratio': ratio(speeds['exact'], speeds['forward'])}]
+
+
+def ratio(these: Sequence[float], those: Sequence[float]) -> Dict[str, float]:
+    """Of neighbouring rounds, not of medians: they had the same minute."""
+    return spread([this / that for this, that in zip(these, those)])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return '%.4g [%.4g-%.4g]' % (value['median'], value['lowest'], value['highest'])
+    return '%.4g' % value if isinstance(value, float) else '-' if value is None else str(value)
+
+
+MEASUREMENTS = {'step': _step, 'data': _data, 'train': _train, 'scaling': _scaling, 'evaluate': _evaluate}
+
+
+if __name__ == '__main__':
+    try:
+        _measure(json.loads(sys.argv[1]))
+    except InputError as error:
+        say('gluon-bot: %s' % error)
+        sys.exit(2)

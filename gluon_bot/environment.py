@@ -1,0 +1,43 @@
+"""Settings of MXNet and Horovod that are decided before they are imported, each with its reason. What is set already stays.
+
+    OMP_NUM_THREADS = the worker's own cores: MXNet takes half of all cores, whoever else computes on them [1]
+    HOROVOD_FUSION_THRESHOLD = 64 MiB: gradients are joined up to this size, a ResNet-50's in float16 are 51 MB [2] [3]
+    HOROVOD_CYCLE_TIME = 0.1 ms between looks for gradients that are ready: a GPU's step is short [2] [3]
+    MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_FWD = 999: the forward pass is launched in one piece [1] [3]
+    MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_BWD = 25: the backward pass in pieces, each piece's gradients go to Horovod [1] [3]
+    MXNET_CUDNN_AUTOTUNE_DEFAULT = 2: the fastest convolution of those tried in the first step [1]; 0 in detection, where
+        images differ in size and each size would be tried
+    MXNET_GPU_MEM_POOL_TYPE = Round, in detection: memory of one size is found again for the next [1]
+
+OMP_NUM_THREADS is for every machine, the others for GPUs. Pointwise operators are fused by default (MXNET_USE_FUSION [1]).
+MXNET_OPTIMIZER_AGGREGATION_SIZE is not here: it is for SGD alone [1], and the paper trains with NAG.
+
+    [1] https://mxnet.apache.org/versions/1.9.1/api/faq/env_var
+    [2] https://horovod.readthedocs.io/en/stable/tensor-fusion_include.html
+    [3] https://github.com/NVIDIA/DeepLearningExamples/blob/master/MxNet/Classification/RN50v1.5/runner
+"""
+
+from __future__ import annotations
+
+import os
+
+GPU_DRIVER = '/proc/driver/nvidia/version'
+GPU = {'HOROVOD_FUSION_THRESHOLD': str(64 << 20), 'HOROVOD_CYCLE_TIME': '0.1',
+       'MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_FWD': '999', 'MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_BWD': '25'}
+GPU_FIXED_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '2'}
+GPU_ANY_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '0', 'MXNET_GPU_MEM_POOL_TYPE': 'Round'}
+
+
+def prepare(workers: int, any_size: bool = False) -> None:
+    """Set what is not set yet, for one of `workers` on this machine; any_size: its images differ in size."""
+    settings = {'OMP_NUM_THREADS': str(max(1, len(os.sched_getaffinity(0)) // workers))}
+    if os.path.exists(GPU_DRIVER):
+        settings.update({**GPU, **(GPU_ANY_SIZE if any_size else GPU_FIXED_SIZE)})
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def own_cores() -> int:
+    """Cores of this worker, as OMP_NUM_THREADS says, or all there are."""
+    threads = os.environ.get('OMP_NUM_THREADS', '')
+    return int(threads) if threads.isdigit() and int(threads) else len(os.sched_getaffinity(0))

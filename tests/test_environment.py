@@ -1,0 +1,36 @@
+"""What is set before MXNet and Horovod are imported."""
+
+import os
+
+from gluon_bot import environment
+
+
+def prepared(monkeypatch, gpu, workers=1, **arguments):
+    """The variables that `prepare` sets, beginning with none, on a machine of 12 cores with or without a GPU."""
+    monkeypatch.setattr(os, 'environ', {})
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: set(range(12)))
+    monkeypatch.setattr(environment, 'GPU_DRIVER', '/' if gpu else '/nowhere')
+    environment.prepare(workers, **arguments)
+    return os.environ
+
+
+def test_workers_share_the_cores(monkeypatch):
+    assert prepared(monkeypatch, False) == {'OMP_NUM_THREADS': '12'} and environment.own_cores() == 12
+    assert prepared(monkeypatch, False, workers=5) == {'OMP_NUM_THREADS': '2'} and environment.own_cores() == 2
+    assert prepared(monkeypatch, False, workers=64) == {'OMP_NUM_THREADS': '1'}
+
+
+def test_what_is_set_stays(monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '3')
+    environment.prepare(1)
+    assert os.environ['OMP_NUM_THREADS'] == '3' and environment.own_cores() == 3
+    monkeypatch.setenv('OMP_NUM_THREADS', 'many')
+    assert environment.own_cores() == len(os.sched_getaffinity(0))
+
+
+def test_gpus_have_more_settings_all_of_them_explained(monkeypatch):
+    fixed, any_size = prepared(monkeypatch, True), prepared(monkeypatch, True, any_size=True)
+    assert fixed['MXNET_CUDNN_AUTOTUNE_DEFAULT'] == '2' and any_size['MXNET_CUDNN_AUTOTUNE_DEFAULT'] == '0'
+    assert fixed['HOROVOD_FUSION_THRESHOLD'] == '67108864' and 'MXNET_GPU_MEM_POOL_TYPE' not in fixed
+    for name in {**fixed, **any_size}:
+        assert name in environment.__doc__
