@@ -62,7 +62,9 @@ VALID = {
     'segment': ['scenes-segmentation', '--data', 'scenes', '--out', FRESH, '--set', 'pretrained=false', '--dry-run'],
     'import': ['x.log', '--model', 'resnet18d', '--out', FRESH], 'export': ['run', '--format', 'symbol', '--out', FRESH],
     'predict': ['images/val/cat/0.jpg', '--checkpoint', 'run', '--out', FRESH], 'doctor': [],
-    'runs': ['run'], 'watch': ['nowhere'], 'completion': ['bash']}  # a run that is there would be served until Ctrl-C
+    'runs': ['run'], 'watch': ['nowhere'],  # a run that is there would be served until Ctrl-C
+    'completion': ['bash'],
+    'benchmark': ['data', 'digits', '--data', 'nowhere']}
 SLOW = {('figures', '--out'), ('verify', '--picture'), ('export', '--out'), ('doctor', '--out'), ('doctor', '--data'),
         ('predict', '--out')}  # valid values take seconds
 
