@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from data_samples import encoded, noise, solid
 from PIL import Image
 
-from data_samples import encoded, noise, solid
 from gluon_bot import InputError
 from gluon_bot.data import images, recordio, verified
 from gluon_bot.data.writer import SplitWriter, publish, writing_into

@@ -8,12 +8,12 @@ import sysconfig
 import zipfile
 
 import pytest
-
 from conftest import REPOSITORY
 
 
 def run(*command, **options):
-    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          **options)
     assert done.returncode == 0, done.stdout
     return done.stdout
 

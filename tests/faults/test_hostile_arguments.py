@@ -6,8 +6,8 @@ import sys
 
 import mxnet as mx
 import pytest
-
 from data_samples import dataset, encoded, noise, write_tree
+
 from gluon_bot import dist, job, state, trial
 from gluon_bot.__main__ import main
 from gluon_bot.arguments import commands_of, parser
