@@ -6,9 +6,10 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def run(*command, **options):
