@@ -257,17 +257,20 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--json', action='store_true', help='as JSON')
     command.add_argument('--update', metavar='FILE', help='renew the tables between the markers of a Markdown file')
 
-    command = _command(commands, 'benchmark', 'how fast this machine trains, reads images, scales over workers and evaluates',
+    command = _command(commands, 'benchmark',
+                       'how fast this machine trains, reads images, scales over workers and evaluates',
                        '  gluon-bot benchmark step resnet50-efficient resnet50-baseline --set batch_size=32\n'
                        '  gluon-bot benchmark train resnet50d-mixup --data data/imagenet --set batch_size=128\n'
                        '  gluon-bot benchmark scaling resnet50-efficient --set batch_size=64 --workers 8\n')
     command.add_argument('what', choices=('step', 'data', 'train', 'scaling', 'evaluate'))
     command.add_argument('recipe', nargs='+', metavar='RECIPE')
-    command.add_argument('--data', default='', metavar='DIR', help='folder made by gluon-bot pack, for data, train and evaluate')
+    command.add_argument('--data', default='', metavar='DIR',
+                         help='folder made by gluon-bot pack, for data, train and evaluate')
     command.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='change a field of the recipes')
     command.add_argument('--workers', type=_whole(1, 64), default=1, metavar='N', help='scaling: over 1, 2, 4, ... up to N '
                          'workers of this machine (default: 1)')
-    command.add_argument('--repeats', type=_whole(1, 1000), default=5, metavar='N', help='rounds, of which the median is shown '
+    command.add_argument('--repeats', type=_whole(1, 1000), default=5, metavar='N',
+                         help='rounds, of which the median is shown '
                          '(default: 5)')
     command.add_argument('--steps', type=_whole(1, 100000), default=10, metavar='N', help='updates or batches in a round '
                          '(default: 10)')

@@ -62,9 +62,11 @@ VALID = {
     'segment': ['scenes-segmentation', '--data', 'scenes', '--out', FRESH, '--set', 'pretrained=false', '--dry-run'],
     'import': ['x.log', '--model', 'resnet18d', '--out', FRESH], 'export': ['run', '--format', 'symbol', '--out', FRESH],
     'predict': ['images/val/cat/0.jpg', '--checkpoint', 'run', '--out', FRESH], 'doctor': [],
-    'runs': ['run'], 'watch': ['nowhere'], 'completion': ['bash']}  # a run that is there would be served until Ctrl-C
+    'runs': ['run'], 'completion': ['bash'],
+    # a run that is there would be served until Ctrl-C; what can be measured would take minutes
+    'watch': ['nowhere'], 'benchmark': ['data', 'digits']}
 SLOW = {('figures', '--out'), ('verify', '--picture'), ('export', '--out'), ('doctor', '--out'), ('doctor', '--data'),
-        ('predict', '--out')}  # valid values take seconds
+        ('predict', '--out'), ('benchmark', '--data')}  # valid values take seconds
 
 
 def with_value(command, option, value):
