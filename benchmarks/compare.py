@@ -3,8 +3,8 @@
     python benchmarks/compare.py step --precision bfloat16 --peers-python PEERS/bin/python
     python benchmarks/compare.py pipeline --data RECORDS --jitter --peers-python PEERS/bin/python
 
-Writes benchmarks/results/WHAT-SETTING.json, of which performance.py makes docs/performance.md. PEERS is a virtual environment
-with torch and nvidia-dali-cuda120; without it their sides are left out.
+Writes benchmarks/results/WHAT-SETTING.json, of which performance.py makes docs/performance.md. PEERS is a virtual
+environment with torch and nvidia-dali-cuda120; without it their sides are left out.
 """
 
 import argparse

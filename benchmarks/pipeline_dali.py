@@ -3,9 +3,8 @@
 import os
 
 import nvidia.dali
-from nvidia.dali import fn, pipeline_def, types
-
 import side
+from nvidia.dali import fn, pipeline_def, types
 
 options = side.arguments()
 records, index = (os.path.join(options.data, 'train.' + kind) for kind in ('rec', 'idx'))

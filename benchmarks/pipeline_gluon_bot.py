@@ -4,11 +4,13 @@ import itertools
 from dataclasses import replace
 
 import side
+
 from gluon_bot.data import imagenet, recordio
 from gluon_bot.recipes import RECIPES
 
 options = side.arguments()
-recipe = RECIPES['resnet50-baseline'] if options.jitter else replace(RECIPES['resnet50-baseline'], color_jitter=0.0, pca_noise=0.0)
+recipe = RECIPES['resnet50-baseline'] if options.jitter else replace(RECIPES['resnet50-baseline'], color_jitter=0.0,
+                                                                     pca_noise=0.0)
 batches = recordio.check(options.data, 'train').images // options.batch_size
 epochs = itertools.count()
 

@@ -2,7 +2,6 @@
 
 import gluoncv
 import mxnet as mx
-
 import side
 
 options = side.arguments()
@@ -12,7 +11,8 @@ if options.precision == 'bfloat16':
 network = gluoncv.model_zoo.get_model('resnet50_v1d')
 network.initialize(mx.init.Xavier())
 network.hybridize(static_alloc=True, static_shape=True)
-trainer = mx.gluon.Trainer(network.collect_params(), 'nag', {'learning_rate': 0.01, 'momentum': 0.9, 'wd': 1e-4}, kvstore=None)
+trainer = mx.gluon.Trainer(network.collect_params(), 'nag', {'learning_rate': 0.01, 'momentum': 0.9, 'wd': 1e-4},
+                           kvstore=None)
 cross_entropy = mx.gluon.loss.SoftmaxCrossEntropyLoss()
 images, labels = mx.nd.random.normal(shape=(options.batch_size, 3, 224, 224)), mx.nd.arange(options.batch_size)
 

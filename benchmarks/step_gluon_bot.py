@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import side
+
 from gluon_bot.benchmark import CachedStep
 from gluon_bot.dist import Ranks
 from gluon_bot.recipes import RECIPES
 
 options = side.arguments()
 recipe = replace(RECIPES['resnet50d-mixup'], batch_size=options.batch_size,
-                 precision='float16' if options.precision == 'bfloat16' else options.precision)  # which a CPU trains in bfloat16
+                 # which a CPU trains in bfloat16
+                 precision='float16' if options.precision == 'bfloat16' else options.precision)
 step = CachedStep(recipe, Ranks())
 side.serve(lambda: step(step.cached, options.steps), precision=step.state.precision)

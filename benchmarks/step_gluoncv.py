@@ -3,9 +3,8 @@
 import gluoncv
 import mxnet as mx
 import numpy as np
-from gluoncv.utils import LRScheduler
-
 import side
+from gluoncv.utils import LRScheduler
 
 CLASSES = 1000
 options = side.arguments()

@@ -1,9 +1,9 @@
-"""ResNet-50-D in PyTorch, channels last, bfloat16 by autocast: forward, backward, update. Runs in a Python that has torch."""
-
-import torch
-from torch import nn
+"""ResNet-50-D in PyTorch, channels last, bfloat16 by autocast: forward, backward, update. Runs in a Python that has
+torch."""
 
 import side
+import torch
+from torch import nn
 
 options = side.arguments()
 torch.set_num_threads(options.threads)
@@ -25,7 +25,8 @@ class Bottleneck(nn.Module):
         return torch.relu_(self.body(x) + self.shortcut(x))
 
 
-layers = [conv(3, 32, 3, 2), nn.ReLU(True), conv(32, 32, 3), nn.ReLU(True), conv(32, 64, 3), nn.ReLU(True), nn.MaxPool2d(3, 2, 1)]
+layers = [conv(3, 32, 3, 2), nn.ReLU(True), conv(32, 32, 3), nn.ReLU(True), conv(32, 64, 3), nn.ReLU(True),
+          nn.MaxPool2d(3, 2, 1)]
 channels = 64
 for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
     for number in range(blocks):

@@ -18,8 +18,8 @@ from gluon_bot.console import one_line, say
 from gluon_bot.interrupt import Interrupted
 
 # a path that was given can't be what it is given for: bad input, as opposed to a full disk
-BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG,
-             errno.ELOOP, errno.EINVAL)
+BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
+             errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -120,7 +120,8 @@ def _pack(options: argparse.Namespace) -> None:
         return
     if options.source == 'scenes':
         counts = scenes.write_scenes(options.out, seed=options.seed)
-        say('%s: %d scenes to train and %d to test, in VOC and ADE20K layout' % (options.out, counts['train'], counts['test']))
+        say('%s: %d scenes to train and %d to test, in VOC and ADE20K layout'
+            % (options.out, counts['train'], counts['test']))
         return
     recordio.pack(options.source, options.out, name=options.name, resize=options.resize, quality=options.quality,
                   seed=options.seed, workers=options.workers, skip_broken=options.skip_broken, check_md5=not options.no_md5,
@@ -278,9 +279,10 @@ SCORES = {
                 '(%(val_correct_top1)d and %(val_correct_top5)d of %(val_images)d images, %(precision)s)',
     'detect': '%(recipe)s after step %(step)d on %(data)s: mAP %(val_map).2f %% '
               '(%(val_objects)d objects on %(val_images)d images, %(precision)s)',
-    'segment': '%(recipe)s after step %(step)d on %(data)s: pixel accuracy %(val_pixel_accuracy).2f %%, mIoU %(val_miou).2f %% '
-               '(%(val_labelled_pixels)d pixels of %(val_images)d images, %(precision)s)'}
-COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict', 'benchmark')  # what needs MXNet
+    'segment': '%(recipe)s after step %(step)d on %(data)s: pixel accuracy %(val_pixel_accuracy).2f %%, '
+               'mIoU %(val_miou).2f %% (%(val_labelled_pixels)d pixels of %(val_images)d images, %(precision)s)'}
+COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict',
+             'benchmark')  # what needs MXNet
 COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train,
             'detect': _fine_tune, 'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export,
             'predict': _predict, 'runs': _runs, 'watch': _watch, 'report': _report, 'benchmark': _benchmark,

@@ -10,7 +10,6 @@ from typing import Any, Callable, Dict, NoReturn, Set
 from gluon_bot import __version__
 from gluon_bot.console import did_you_mean, one_line, say
 
-
 MOST = (1 << 31) - 1
 EXIT_CODES = '''\
 exit codes:
@@ -76,10 +75,13 @@ def _command(commands: Any, name: str, help_text: str, examples: str) -> argpars
 
 
 def _workers(parser: argparse.ArgumentParser, restarts: bool) -> None:
-    parser.add_argument('--workers', type=_whole(1, 1024), default=1, metavar='N', help='processes, one a GPU, on this machine or over '
+    parser.add_argument('--workers', type=_whole(1, 1024), default=1, metavar='N',
+                        help='processes, one a GPU, on this machine or over '
                         '--hosts (default: 1)')
-    parser.add_argument('--hosts', default='', metavar='NAME:N,...', help='machines and their numbers of workers, through ssh')
-    parser.add_argument('--stall-minutes', type=_minutes, default=30.0, metavar='T', help='a worker that does nothing for so long '
+    parser.add_argument('--hosts', default='', metavar='NAME:N,...',
+                        help='machines and their numbers of workers, through ssh')
+    parser.add_argument('--stall-minutes', type=_minutes, default=30.0, metavar='T',
+                        help='a worker that does nothing for so long '
                         'counts as dead (default: 30)')
     parser.set_defaults(restarts=0)
     if restarts:
@@ -94,10 +96,13 @@ def _training(parser: argparse.ArgumentParser, data_help: str) -> None:
     parser.add_argument('--resume', action='store_true', help='go on from the newest good checkpoint in RUN, if any')
     parser.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='change a field of the recipe')
     parser.add_argument('--seed', type=_whole(0, MOST), help='the same as --set seed=N')
-    parser.add_argument('--accumulate', type=_whole(1, MOST), default=1, metavar='N', help='sum gradients over N small batches')
-    parser.add_argument('--limit', type=_whole(1, MOST), metavar='N', help='train and evaluate on N images an epoch, for a trial')
+    parser.add_argument('--accumulate', type=_whole(1, MOST), default=1, metavar='N',
+                        help='sum gradients over N small batches')
+    parser.add_argument('--limit', type=_whole(1, MOST), metavar='N',
+                        help='train and evaluate on N images an epoch, for a trial')
     parser.add_argument('--log-every', type=_whole(1, MOST), default=50, metavar='STEPS', help='(default: 50)')
-    parser.add_argument('--keep', type=_whole(1, MOST), default=3, metavar='K', help='newest checkpoints kept, and the best (default: 3)')
+    parser.add_argument('--keep', type=_whole(1, MOST), default=3, metavar='K',
+                        help='newest checkpoints kept, and the best (default: 3)')
     parser.add_argument('--tensorboard', action='store_true', help='also write TensorBoard event files')
     parser.add_argument('--dry-run', action='store_true', help='check everything, say what would be done, and stop')
     _workers(parser, restarts=True)
@@ -111,7 +116,8 @@ def commands_of(top: argparse.ArgumentParser) -> Dict[str, argparse.ArgumentPars
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; `command` is the name of the one chosen."""
-    top = _Parser(prog='gluon-bot', allow_abbrev=False, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    top = _Parser(prog='gluon-bot', allow_abbrev=False, epilog=EXIT_CODES,
+                  formatter_class=argparse.RawDescriptionHelpFormatter,
                   description='Bag of Tricks for Image Classification with CNNs, reproduced in Apache MXNet.')
     top.add_argument('--version', action='version', version='gluon-bot ' + __version__)
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
@@ -136,12 +142,14 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot pack imagenette2-224.tar data/imagenette\n'
                        '  gluon-bot pack ~/ILSVRC2012 data/imagenet --resize 480\n'
                        '  gluon-bot pack digits data/digits\n  gluon-bot pack scenes data/scenes\n')
-    command.add_argument('source', metavar='SOURCE', help="folder or tar with train/CLASS/*.jpg and val/CLASS/*.jpg, a folder "
+    command.add_argument('source', metavar='SOURCE',
+                         help="folder or tar with train/CLASS/*.jpg and val/CLASS/*.jpg, a folder "
                          "with the ILSVRC2012 tars, or the word 'digits' or 'scenes'")
     command.add_argument('out', metavar='OUT', help='folder for train.rec, val.rec, their .idx and manifests')
     command.add_argument('--name', help='name of the dataset in the manifest (default: from SOURCE)')
     command.add_argument('--resize', type=_whole(1, MOST), metavar='PIXELS', help='scale larger images to this short side')
-    command.add_argument('--quality', type=_whole(1, MOST), default=95, help='JPEG quality of what is encoded anew (default: 95)')
+    command.add_argument('--quality', type=_whole(1, MOST), default=95,
+                         help='JPEG quality of what is encoded anew (default: 95)')
     command.add_argument('--seed', type=_whole(0, MOST), default=0, help='of the random order of the records')
     command.add_argument('--workers', type=_whole(1, 1024), help='processes (default: one a core)')
     command.add_argument('--validation-share', type=float, default=0.1, metavar='SHARE',
@@ -150,7 +158,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--no-md5', action='store_true', help='do not compare the ILSVRC2012 tars with their published MD5')
 
     command = _command(commands, 'verify', 'recheck packed records, a VOC devkit or an ADE20K tree, file by file',
-                       '  gluon-bot verify data/imagenette --picture imagenette.png\n  gluon-bot verify VOCdevkit\n  gluon-bot verify ADEChallengeData2016\n')
+                       '  gluon-bot verify data/imagenette --picture imagenette.png\n'
+                       '  gluon-bot verify VOCdevkit\n  gluon-bot verify ADEChallengeData2016\n')
     command.add_argument('path', metavar='PATH', help='folder of records, one .rec, or a tree')
     command.add_argument('--picture', metavar='FILE', help='also draw training images as the network sees them, a PNG')
     command.add_argument('--workers', type=_whole(1, 1024), help='processes (default: one a core)')
@@ -162,15 +171,18 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot train resnet50d-mixup --data data/imagenet --out runs/mixup --workers 8 --restarts 3\n')
     _training(command, 'folder made by gluon-bot pack')
     command.add_argument('--teacher', default='', metavar='CHECKPOINT', help='run or checkpoint to distil from')
-    command.add_argument('--init', default='', metavar='WEIGHTS', help="start from a .params file of GluonCV's model zoo, or from a "
+    command.add_argument('--init', default='', metavar='WEIGHTS',
+                         help="start from a .params file of GluonCV's model zoo, or from a "
                          'run or checkpoint; a classifier of other classes stays behind')
 
     command = _command(commands, 'detect', 'fine-tune a classifier to Faster-RCNN on a VOC devkit',
                        '  gluon-bot detect voc-resnet50d-cosine --data VOCdevkit --out runs/voc \\\n'
                        '      --backbone runs/resnet50d-cosine --workers 4 --restarts 3\n'
-                       '  gluon-bot detect scenes-detection --data data/scenes --out runs/boxes --backbone runs/digits --workers 2\n')
+                       '  gluon-bot detect scenes-detection --data data/scenes --out runs/boxes --backbone runs/digits '
+                       '--workers 2\n')
     _training(command, 'VOC devkit, or a folder with one')
-    command.add_argument('--backbone', default='', metavar='CHECKPOINT', help="run or checkpoint of the recipe's base network")
+    command.add_argument('--backbone', default='', metavar='CHECKPOINT',
+                         help="run or checkpoint of the recipe's base network")
 
     command = _command(commands, 'segment', 'fine-tune a classifier to an FCN on an ADE20K tree',
                        '  gluon-bot segment ade20k-resnet50d-cosine --data ADEChallengeData2016 --out runs/ade20k \\\n'
@@ -178,22 +190,28 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot segment scenes-segmentation --data data/scenes --out runs/masks --backbone runs/digits '
                        '--workers 2\n')
     _training(command, 'ADEChallengeData2016, or a folder with it')
-    command.add_argument('--backbone', default='', metavar='CHECKPOINT', help="run or checkpoint of the recipe's base network")
+    command.add_argument('--backbone', default='', metavar='CHECKPOINT',
+                         help="run or checkpoint of the recipe's base network")
 
-    command = _command(commands, 'evaluate', 'exact scores of a checkpoint: top-1 and top-5, mAP, or pixel accuracy and mIoU',
+    command = _command(commands, 'evaluate',
+                       'exact scores of a checkpoint: top-1 and top-5, mAP, or pixel accuracy and mIoU',
                        '  gluon-bot evaluate runs/digits --data data/digits\n'
                        '  gluon-bot evaluate runs/masks --data data/scenes --multi-scale\n')
-    command.add_argument('checkpoint', metavar='CHECKPOINT', help='a run folder (its newest checkpoint) or a checkpoint folder')
+    command.add_argument('checkpoint', metavar='CHECKPOINT',
+                         help='a run folder (its newest checkpoint) or a checkpoint folder')
     command.add_argument('--data', required=True, metavar='DIR', help='of the kind the checkpoint was trained on')
-    command.add_argument('--batch-size', type=_whole(1, MOST), default=64, metavar='N', help='images of one worker, for a classifier '
+    command.add_argument('--batch-size', type=_whole(1, MOST), default=64, metavar='N',
+                         help='images of one worker, for a classifier '
                          '(default: 64)')
-    command.add_argument('--multi-scale', action='store_true', help='segmentation: the mean over six scales and their mirror '
+    command.add_argument('--multi-scale', action='store_true',
+                         help='segmentation: the mean over six scales and their mirror '
                          'images')
     command.add_argument('--limit', type=_whole(1, MOST), metavar='N', help='use N images only, for a trial')
     command.add_argument('--json', action='store_true', help='as JSON')
     _workers(command, restarts=False)
 
-    command = _command(commands, 'import', "make a run's folder of a .params file of GluonCV's model zoo, to evaluate or export it",
+    command = _command(commands, 'import',
+                       "make a run's folder of a .params file of GluonCV's model zoo, to evaluate or export it",
                        '  gluon-bot import resnet50_v1d-117a384e.params --model resnet50d --out runs/published\n')
     command.add_argument('file', metavar='FILE')
     command.add_argument('--model', required=True, metavar='MODEL', help='its network, by the names of gluon-bot models')
@@ -202,18 +220,22 @@ def parser() -> argparse.ArgumentParser:
 
     command = _command(commands, 'export', 'a classifier as files for other programs: MXNet symbol and parameters, or ONNX',
                        '  gluon-bot export runs/digits --format onnx --out digits-onnx\n')
-    command.add_argument('checkpoint', metavar='CHECKPOINT', help='a run folder (its newest checkpoint) or a checkpoint folder')
+    command.add_argument('checkpoint', metavar='CHECKPOINT',
+                         help='a run folder (its newest checkpoint) or a checkpoint folder')
     command.add_argument('--format', required=True, choices=('symbol', 'onnx'), help="MXNet's own files, or ONNX")
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the files and their metadata.json')
 
     command = _command(commands, 'predict', 'what a checkpoint of any task sees in images, in words and pictures',
                        '  gluon-bot predict cat.jpg --checkpoint runs/imagenette --out pictures\n'
-                       '  gluon-bot predict street/*.jpg --checkpoint runs/voc --out pictures --score-threshold 0.7 --json\n')
+                       '  gluon-bot predict street/*.jpg --checkpoint runs/voc --out pictures '
+                       '--score-threshold 0.7 --json\n')
     command.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
-    command.add_argument('--checkpoint', required=True, metavar='CHECKPOINT', help='a run folder (its newest checkpoint) or a '
+    command.add_argument('--checkpoint', required=True, metavar='CHECKPOINT',
+                         help='a run folder (its newest checkpoint) or a '
                          'checkpoint folder, of train, detect or segment')
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures, named after the images')
-    command.add_argument('--score-threshold', type=_share, default=0.5, metavar='SCORE', help='least score of a box (default: 0.5)')
+    command.add_argument('--score-threshold', type=_share, default=0.5, metavar='SCORE',
+                         help='least score of a box (default: 0.5)')
     command.add_argument('--json', action='store_true', help='as JSON')
 
     command = _command(commands, 'runs', 'what is running, done, failed or stopped in a folder of runs, and how far it is',
@@ -229,22 +251,26 @@ def parser() -> argparse.ArgumentParser:
     command = _command(commands, 'report', "put records and logs beside the paper's tables",
                        '  gluon-bot report logs --out report\n  gluon-bot report runs/*/record.jsonl --json\n'
                        '  gluon-bot report --update README.md\n')
-    command.add_argument('logs', nargs='*', metavar='LOG', help="records of runs, logs of GluonCV's scripts, or folders of them")
+    command.add_argument('logs', nargs='*', metavar='LOG',
+                         help="records of runs, logs of GluonCV's scripts, or folders of them")
     command.add_argument('--out', metavar='DIR', help='write report.html, report.md and report.json there')
     command.add_argument('--json', action='store_true', help='as JSON')
     command.add_argument('--update', metavar='FILE', help='renew the tables between the markers of a Markdown file')
 
-    command = _command(commands, 'benchmark', 'how fast this machine trains, reads images, scales over workers and evaluates',
+    command = _command(commands, 'benchmark',
+                       'how fast this machine trains, reads images, scales over workers and evaluates',
                        '  gluon-bot benchmark step resnet50-efficient resnet50-baseline --set batch_size=32\n'
                        '  gluon-bot benchmark train resnet50d-mixup --data data/imagenet --set batch_size=128\n'
                        '  gluon-bot benchmark scaling resnet50-efficient --set batch_size=64 --workers 8\n')
     command.add_argument('what', choices=('step', 'data', 'train', 'scaling', 'evaluate'))
     command.add_argument('recipe', nargs='+', metavar='RECIPE')
-    command.add_argument('--data', default='', metavar='DIR', help='folder made by gluon-bot pack, for data, train and evaluate')
+    command.add_argument('--data', default='', metavar='DIR',
+                         help='folder made by gluon-bot pack, for data, train and evaluate')
     command.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='change a field of the recipes')
     command.add_argument('--workers', type=_whole(1, 64), default=1, metavar='N', help='scaling: over 1, 2, 4, ... up to N '
                          'workers of this machine (default: 1)')
-    command.add_argument('--repeats', type=_whole(1, 1000), default=5, metavar='N', help='rounds, of which the median is shown '
+    command.add_argument('--repeats', type=_whole(1, 1000), default=5, metavar='N',
+                         help='rounds, of which the median is shown '
                          '(default: 5)')
     command.add_argument('--steps', type=_whole(1, 100000), default=10, metavar='N', help='updates or batches in a round '
                          '(default: 10)')

@@ -36,7 +36,8 @@ IMAGENET_CLASSES = 1000
 NEEDS_DATA = ('data', 'train', 'evaluate')
 COLUMNS = {
     'recipe': 'recipe', 'model': 'model', 'batch_size': 'batch', 'precision': 'precision', 'workers': 'workers',
-    'omp_threads': 'threads', 'readers': 'readers', 'images_per_second': 'images/s', 'cached_images_per_second': 'step alone',
+    'omp_threads': 'threads', 'readers': 'readers', 'images_per_second': 'images/s',
+    'cached_images_per_second': 'step alone',
     'forward_images_per_second': 'forward alone', 'ratio': 'ratio', 'waiting_share': 'waiting', 'efficiency': 'efficiency',
     'allreduce_bytes': 'allreduce bytes', 'allreduce_seconds': 'allreduce s', 'imagenet_epoch_minutes': 'min/epoch',
     'peak_memory_mib': 'memory MiB'}
@@ -144,6 +145,7 @@ class CachedStep:
 
     def __init__(self, recipe: Recipe, ranks: Any, classes: int = IMAGENET_CLASSES) -> None:
         import mxnet as mx
+
         from gluon_bot import dist, evaluate, job
         self.recipe, self.classes, self.context = recipe, classes, dist.device(ranks)
         self.state = job.new_state(recipe, classes, ranks, self.context, 1)
@@ -159,6 +161,7 @@ class CachedStep:
 
     def __call__(self, batches: Iterator[Any], steps: int) -> float:
         import mxnet as mx
+
         from gluon_bot import train
         mx.nd.waitall()
         began = time.perf_counter()
@@ -197,7 +200,8 @@ def _scaling(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) ->
 
 
 def _data(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
-    """A round begins new readers and reads all they decode, at the least a part of the records as large as `steps` batches."""
+    """A round begins new readers and reads all they decode, at the least a part of the records as large as `steps`
+    batches."""
     from gluon_bot.data import imagenet, recordio
     found = recordio.check(data, 'train').images
     images = len(imagenet.part(found, 0, max(1, found // (steps * recipe.batch_size))))
@@ -239,6 +243,7 @@ def _train(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> L
 
 def _evaluate(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
     import mxnet as mx
+
     from gluon_bot import dist, evaluate, precision
     from gluon_bot.data import recordio
     found, context = recordio.check(data, 'val'), dist.device(ranks)

@@ -34,7 +34,8 @@ complete -o default -F _gluon_bot gluon-bot
 
 def script(shell: str, commands: Dict[str, argparse.ArgumentParser]) -> str:
     """What `shell`, bash or zsh, has to source; `commands` are the parsers by name."""
-    options = {name: [word for word in command._option_string_actions if word.startswith('--')] for name, command in commands.items()}
+    options = {name: [word for word in command._option_string_actions if word.startswith('--')]
+               for name, command in commands.items()}
     first, values = {}, {}
     for name, command in commands.items():
         places = [action for action in command._actions if not action.option_strings]
@@ -42,8 +43,10 @@ def script(shell: str, commands: Dict[str, argparse.ArgumentParser]) -> str:
         for action in command._actions:
             for word in action.option_strings:
                 values["'%s %s'" % (name, word)] = _words(name, action)
-    bash = SCRIPT % {'commands': ' '.join(commands), 'options': _cases(options), 'first': _cases(first), 'values': _cases(values)}
-    return ('autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n' if shell == 'zsh' else '') + bash
+    bash = SCRIPT % {'commands': ' '.join(commands), 'options': _cases(options), 'first': _cases(first),
+                     'values': _cases(values)}
+    return ('autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n' if shell == 'zsh'
+            else '') + bash
 
 
 def _words(command: str, action: argparse.Action) -> Sequence[str]:

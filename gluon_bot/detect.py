@@ -1,4 +1,5 @@
-"""Fine-tuning a classifier to Faster-RCNN on Pascal VOC (Table 8), and its exact mAP. `fit` -> `loop.run` -> `train_step`."""
+"""Fine-tuning a classifier to Faster-RCNN on Pascal VOC (Table 8), and its exact mAP. `fit` -> `loop.run` ->
+`train_step`."""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ from gluon_bot.data.imagenet import MEAN, STD
 from gluon_bot.finetune import Detection
 from gluon_bot.job import Job, check_out
 from gluon_bot.losses import detection_losses
+from gluon_bot.metrics_transfer import MeanAveragePrecision
 from gluon_bot.models.backbone import load_backbone
 from gluon_bot.models.faster_rcnn import faster_rcnn, initialize
-from gluon_bot.metrics_transfer import MeanAveragePrecision
 from gluon_bot.state import State
 
 NORMALISATION = {'mean': tuple(value / 255 for value in MEAN), 'std': tuple(value / 255 for value in STD)}
@@ -89,7 +90,8 @@ class Padded(FasterRCNNTrainBatchify):
     """Items to one small batch, padded to the largest: images (n, 3, h, w), objects (n, most, 6), and the RPN's targets."""
 
     def __call__(self, items: List[Any]) -> List[mx.nd.NDArray]:
-        return [part[0] if isinstance(part, (list, tuple)) else part for part in super().__call__(items)]  # of the only device
+        # of the only device
+        return [part[0] if isinstance(part, (list, tuple)) else part for part in super().__call__(items)]
 
 
 def training_items(detector: FasterRCNN, train_set: transfer.Boxes, recipe: Detection,
@@ -107,7 +109,8 @@ def train_step(training: State, batches: Iterator[Any], recipe: Detection, step:
     compiled: the shapes of images that MXNet has seen, which this adds to.
     Returns sums over this rank's images, shape (5,): of the loss and its four parts, as in `losses.detection_losses`.
     """
-    mx.random.seed(int(np.random.default_rng((recipe.seed, step, training.ranks.rank + 1)).integers(1 << 31)))  # region samples
+    # region samples
+    mx.random.seed(int(np.random.default_rng((recipe.seed, step, training.ranks.rank + 1)).integers(1 << 31)))
     totals = mx.nd.zeros(5, ctx=training.context)
     for _ in range(accumulate):
         images, objects, *rpn_targets = (part.as_in_context(training.context) for part in next(batches))
@@ -179,7 +182,8 @@ def evaluate(detector: FasterRCNN, test_set: transfer.Boxes, recipe: Detection, 
             'val_ap': {name: 100 * value for name, value in zip(test_set.classes, precisions) if not np.isnan(value)}}
 
 
-def load(path: str, context: mx.Context, class_names: Optional[Sequence[str]] = None) -> Tuple[FasterRCNN, Detection, Dict[str, Any]]:
+def load(path: str, context: mx.Context, class_names: Optional[Sequence[str]] = None) \
+        -> Tuple[FasterRCNN, Detection, Dict[str, Any]]:
     """The detector of a checkpoint, its recipe and its checkpoint.json; InputError where it is none, or of other classes."""
     found, recipe = tuning.open_checkpoint(path, Detection, class_names)
     detector = evaluation_network(recipe, found.meta['classes'], context)
@@ -194,5 +198,6 @@ def run(path: str, data: str, limit: Optional[int] = None) -> Optional[Dict[str,
     test_set = transfer.Boxes(data, 'test')
     detector, recipe, meta = load(path, context, test_set.classes)
     result = evaluate(detector, test_set, recipe, ranks, context, limit)
-    return {'recipe': recipe.name, 'step': meta['step'], 'data': voc.manifest(data)['name'], 'precision': recipe.precision, **result} \
+    return {'recipe': recipe.name, 'step': meta['step'], 'data': voc.manifest(data)['name'], 'precision': recipe.precision,
+            **result} \
         if ranks.first else None

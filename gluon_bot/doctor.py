@@ -105,7 +105,8 @@ def probe() -> Dict[str, Any]:
     try:
         done = subprocess.run(
             [sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            errors='replace', timeout=300, env={**os.environ, 'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)})
+            errors='replace', timeout=300, env={**os.environ,
+                                                'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)})
         if done.returncode == 0:
             return json.loads(done.stdout.splitlines()[-1])
         said = done.stderr.strip().splitlines()

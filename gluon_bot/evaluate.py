@@ -74,7 +74,7 @@ def load(path: str, context: mx.Context, class_names: Optional[Sequence[str]] = 
 def check_task(found: checkpoint.Checkpoint, task: str) -> None:
     """InputError where a checkpoint is of another task than 'classify', 'detect' or 'segment'."""
     if found.meta.get('task') != task:
-        raise InputError("%s: is a checkpoint to %s, not to %s" % (found.path, found.meta.get('task'), task))
+        raise InputError('%s: is a checkpoint to %s, not to %s' % (found.path, found.meta.get('task'), task))
 
 
 def check_classes(found: checkpoint.Checkpoint, class_names: Optional[Sequence[str]]) -> None:

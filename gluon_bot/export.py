@@ -34,8 +34,8 @@ Logits = Callable[[np.ndarray], np.ndarray]
 def run(path: str, kind: str, out: str) -> List[str]:
     """Write the classifier of checkpoint or run `path` into folder `out`; returns the paths of the files.
 
-    kind: 'symbol' or 'onnx'. The written files are loaded again and answer random images as the network does, or are removed.
-    Raises InputError where the checkpoint is no classifier's or onnx is missing, RunError where the answers differ.
+    kind: 'symbol' or 'onnx'. The written files are loaded again and answer random images as the network does, or are
+    removed. Raises InputError where the checkpoint is no classifier's or onnx is missing, RunError where the answers differ.
     """
     if kind == 'onnx':
         _onnx()
@@ -70,7 +70,8 @@ def metadata(recipe: Recipe, meta: Dict[str, Any]) -> Dict[str, Any]:
     return {
         'input': {'name': INPUT, 'shape': ['N', 3, size, size], 'layout': 'NCHW', 'type': 'float32'},
         'preprocessing': {
-            'channels': 'RGB', 'values': '0 to 255', 'resize_short_side': recipe.validation_resize, 'interpolation': 'bilinear',
+            'channels': 'RGB', 'values': '0 to 255', 'resize_short_side': recipe.validation_resize,
+            'interpolation': 'bilinear',
             'center_crop': size, 'mean': list(MEAN), 'standard_deviation': list(STD),
             'formula': '(value - mean) / standard_deviation'},
         'output': {'name': OUTPUT, 'shape': ['N', len(meta['classes'])], 'type': 'float32', 'softmax_included': False},

@@ -100,7 +100,8 @@ def fine_tuning_named(name: str, task: str) -> FineTuning:
     """The run of that name for the task 'detect' or 'segment'; InputError with the names there are."""
     names = [known for known, recipe in FINE_TUNINGS.items() if recipe.task == task]
     if name not in names:
-        raise InputError("unknown recipe '%s' to %s; choose one of %s%s" % (name, task, ' '.join(names), did_you_mean(name, names)))
+        raise InputError("unknown recipe '%s' to %s; choose one of %s%s"
+                         % (name, task, ' '.join(names), did_you_mean(name, names)))
     return FINE_TUNINGS[name]
 
 
@@ -115,7 +116,8 @@ def _check(recipe: FineTuning) -> None:
         must(recipe, 32 <= recipe.short_side <= recipe.long_side, 'short_side', 'between 32 and long_side')
         must(recipe, recipe.long_side <= 2048, 'long_side', 'at most 2048')
         must(recipe, 0 <= recipe.frozen_stages <= 5, 'frozen_stages', 'between 0 and 5')
-        must(recipe, rising(recipe.anchor_scales) and recipe.anchor_scales != (), 'anchor_scales', 'rising whole numbers above 0')
+        must(recipe, rising(recipe.anchor_scales) and recipe.anchor_scales != (), 'anchor_scales',
+             'rising whole numbers above 0')
         must(recipe, 2 <= recipe.roi_size <= 64, 'roi_size', 'between 2 and 64')
         must(recipe, recipe.roi_samples >= 4, 'roi_samples', 'at least 4')
         for field in ('rpn_channels', 'rpn_samples', 'rpn_train_pre_nms', 'rpn_train_post_nms', 'rpn_test_pre_nms',
@@ -124,7 +126,8 @@ def _check(recipe: FineTuning) -> None:
     if isinstance(recipe, Segmentation):
         must(recipe, 32 <= recipe.crop_size <= 4096, 'crop_size', 'between 32 and 4096')
         must(recipe, 32 <= recipe.base_size <= 4096, 'base_size', 'between 32 and 4096')
-        must(recipe, 0.1 <= recipe.scale_min <= recipe.scale_max <= 10, 'scale_min', 'between 0.1 and scale_max, that at most 10')
+        must(recipe, 0.1 <= recipe.scale_min <= recipe.scale_max <= 10, 'scale_min',
+             'between 0.1 and scale_max, that at most 10')
         must(recipe, 0 < recipe.head_lr_factor <= 1000, 'head_lr_factor', 'above 0 and at most 1000')
         must(recipe, 0 <= recipe.auxiliary_weight <= 10, 'auxiliary_weight', 'between 0 and 10')
 

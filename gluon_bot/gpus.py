@@ -32,5 +32,6 @@ def check(listing: str) -> None:
         except ValueError:
             continue
         if not supported:
-            raise InputError('%s (compute capability %s) can not run MXNet 1.9.1, whose wheels hold code for 5.0 to 8.9; use '
-                             'another GPU, or hide this one with CUDA_VISIBLE_DEVICES' % (name.strip(), capability.strip()))
+            raise InputError('%s (compute capability %s) can not run MXNet 1.9.1, whose wheels hold code for 5.0 to 8.9; '
+                             'use another GPU, or hide this one with CUDA_VISIBLE_DEVICES'
+                             % (name.strip(), capability.strip()))

@@ -36,7 +36,8 @@ class Job(NamedTuple):
     origin: Dict[str, Any] = {}  # what the run starts from, as the record shows it
 
 
-def describe(recipe: Recipe, data: str, out: str, workers: int, accumulate: int, limit: Optional[int], init: str = '') -> Job:
+def describe(recipe: Recipe, data: str, out: str, workers: int, accumulate: int, limit: Optional[int],
+             init: str = '') -> Job:
     """Check data and batch sizes for `workers` ranks.
 
     Raises InputError where the batch can't be divided evenly, or leaves an epoch without a step.
@@ -70,7 +71,8 @@ def micro_batch(batch_size: int, workers: int, accumulate: int) -> int:
                      % (batch_size, workers, accumulate, ' or --set '.join(near), fits))
 
 
-def teacher_network(recipe: Recipe, path: str, class_names: List[str], context: mx.Context) -> Optional[mx.gluon.HybridBlock]:
+def teacher_network(recipe: Recipe, path: str, class_names: List[str],
+                    context: mx.Context) -> Optional[mx.gluon.HybridBlock]:
     """The network of Section 5.3's teacher, from its checkpoint; None for a recipe without distillation.
 
     Raises InputError for a missing or superfluous teacher, another architecture or other classes.
@@ -89,7 +91,8 @@ def teacher_network(recipe: Recipe, path: str, class_names: List[str], context: 
     return network
 
 
-def new_state(recipe: Recipe, classes: int, ranks: dist.Ranks, context: mx.Context, accumulate: int, init: str = '') -> State:
+def new_state(recipe: Recipe, classes: int, ranks: dist.Ranks, context: mx.Context, accumulate: int,
+              init: str = '') -> State:
     """An initialised network (Section 2.1; zero gamma, Section 3.1) with its optimizer, before any checkpoint.
 
     init: a .params file or checkpoint to take the first values from, all but a classifier's of another number of classes.
@@ -136,7 +139,8 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
     """InputError where a checkpoint belongs to another recipe or other data than the job it shall go on with."""
     kinds = {'between_epochs': bool, 'world_size': int, 'precision': str, 'loss_scale': dict, 'tally': dict, 'data': dict}
     wrong = [field for field, kind in kinds.items() if not isinstance(meta.get(field), kind)]
-    if wrong or set(meta['tally']) not in (set(), {'images', *QUANTITIES[job.recipe.task]}) or 'value' not in meta['loss_scale']:
+    if wrong or set(meta['tally']) not in (set(),
+                                           {'images', *QUANTITIES[job.recipe.task]}) or 'value' not in meta['loss_scale']:
         raise InputError('%s: checkpoint.json lacks what a resumed run needs (%s); it can be evaluated only'
                          % (path, ', '.join(wrong) or 'tally, loss_scale'))
     saved = as_dict(from_dict(meta['recipe'], type(job.recipe)))
@@ -176,7 +180,8 @@ def planned(job: Job, what: str, network: str, start: str, workers: int, resume:
         ('batch', '%d = %d workers x %d accumulated x %d images' % (
             recipe.batch_size, workers, job.accumulate, job.micro_batch)),
         ('steps', '%d epochs x %d = %d' % (recipe.epochs, job.steps_an_epoch, recipe.epochs * job.steps_an_epoch)),
-        ('learning rate', '%.4g after %d warmup epochs, then %s' % (recipe.peak_lr, recipe.warmup_epochs, recipe.lr_schedule)),
+        ('learning rate', '%.4g after %d warmup epochs, then %s'
+         % (recipe.peak_lr, recipe.warmup_epochs, recipe.lr_schedule)),
         ('start', 'from %s' % (found.path if found else start)),
         ('output', job.out)]
     return '\n'.join('%-14s %s' % line for line in lines)

@@ -1,7 +1,7 @@
 """Starts the workers of a job and starts them again from the last checkpoint when one dies (Horovod can't, for MXNet).
 
-Workers here are our children, those on other machines are children of an ssh that is ours: exit codes arrive, a request to stop
-reaches all, and none outlives us. They meet at a server of ours and talk by Gloo or NCCL.
+Workers here are our children, those on other machines are children of an ssh that is ours: exit codes arrive, a request to
+stop reaches all, and none outlives us. They meet at a server of ours and talk by Gloo or NCCL.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ CHECKPOINT_SECONDS = 300  # for a worker whose launcher is gone to write its che
 def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, stall_minutes: float = 30) -> int:
     """Run `gluon-bot ARGUMENTS` as `workers` ranks; returns the job's exit code.
 
-    `hosts` is 'name:slots,name:slots' for several machines, '' for this one. After a worker's death all are started again with
-    --resume, `restarts` times at the most; where none has done anything for `stall_minutes`, they count as dead.
+    `hosts` is 'name:slots,name:slots' for several machines, '' for this one. After a worker's death all are started again
+    with --resume, `restarts` times at the most; where none has done anything for `stall_minutes`, they count as dead.
     Raises InputError where a machine can't be used.
     """
     if restarts and '--resume' not in arguments:
@@ -82,7 +82,8 @@ def start(command: List[str], workers: int, hosts: str = '', stall_seconds: floa
     server, places = _rendezvous(workers, hosts, stall_seconds)
     pulses = {rank: pulse.Pulse() for rank, (name, _) in enumerate(places) if not name}
     asked = []
-    before = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, lambda number, _: asked.append(number))
+              for number in (signal.SIGTERM, signal.SIGINT)}
     processes = []
     try:
         for rank, (name, environment) in enumerate(places):
@@ -146,8 +147,8 @@ def _rendezvous(workers: int, hosts: str, stall_seconds: float) -> 'tuple[object
     """Horovod's meeting point, and for each worker its machine ('' for this one) and what it must know of the others."""
     try:
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
-        from horovod.runner.http.http_server import RendezvousServer
         from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
+        from horovod.runner.http.http_server import RendezvousServer
     except ImportError as error:
         raise InputError('several workers need Horovod (%s): run scripts/quickstart.sh, which builds it' % error) from None
     remote.check_own_name()
@@ -162,7 +163,8 @@ def _rendezvous(workers: int, hosts: str, stall_seconds: float) -> 'tuple[object
     server.init(slots)
     shared = {**create_run_env_vars(address, [remote.interface(address)], str(port)), **_patience(stall_seconds)}
     return server, [(slot.hostname if slot.hostname in others else '', {
-        **shared, **create_slot_env_vars(slot), 'GLUON_BOT_LAUNCHER': 'ssh' if slot.hostname in others else str(os.getpid())})
+        **shared, **create_slot_env_vars(slot),
+        'GLUON_BOT_LAUNCHER': 'ssh' if slot.hostname in others else str(os.getpid())})
         for slot in slots]
 
 

@@ -28,7 +28,8 @@ from gluon_bot.tensorboard import Events
 
 OWNER_SECONDS = 120  # for the workers of a launcher that was killed to write their checkpoint
 LOOK_AHEAD = 2  # updates the device may have queued before the oldest one's loss is read; below 4, the names in flight
-WORDING = {'loss': 'loss %.3f', 'train_top1': 'train top-1 %.2f %%', 'val_top1': 'val top-1 %.2f %%', 'val_top5': 'top-5 %.2f %%',
+WORDING = {'loss': 'loss %.3f', 'train_top1': 'train top-1 %.2f %%', 'val_top1': 'val top-1 %.2f %%',
+           'val_top5': 'top-5 %.2f %%',
            'val_map': 'val mAP %.2f %%', 'val_pixel_accuracy': 'val pixel accuracy %.2f %%', 'val_miou': 'mIoU %.2f %%',
            'lr': 'lr %.4g', 'images_per_second': '%.3g images/s'}
 
@@ -37,7 +38,8 @@ class Task(NamedTuple):
     """What the loop does not know of a task."""
 
     batches: Callable[[int, int], Iterator[Any]]  # (epoch, updates done in it) to the small batches of this rank that follow
-    update: Callable[[Iterator[Any], int], mx.nd.NDArray]  # (small batches, step) to sums of job.QUANTITIES over this rank's images
+    # (small batches, step) to sums of job.QUANTITIES over this rank's images
+    update: Callable[[Iterator[Any], int], mx.nd.NDArray]
     evaluate: Callable[[], Dict[str, Any]]  # of the network as it is; all ranks call it
 
 
@@ -81,7 +83,8 @@ def _run(job: Job, training: State, task: Task, resume: bool, log_every: int, ke
                 path = _end_epoch(training, job, line, log, events, keep)
                 tally, done = metrics.Tally(QUANTITIES[recipe.task]), 0
                 if epoch + 1 < recipe.epochs and ranks.sum_counts([int(interruption.requested)], 'stop')[0]:
-                    raise Interrupted('stopped after epoch %d; it is safe in %s and goes on with --resume' % (epoch + 1, path))
+                    raise Interrupted('stopped after epoch %d; it is safe in %s and goes on with --resume'
+                                      % (epoch + 1, path))
         log.write('done', step=line['step'], seconds=time.monotonic() - progress.begun)
         return line if ranks.first else None
     except RunError as error:
@@ -145,7 +148,8 @@ def train_epoch(training: State, task: Task, job: Job, epoch: int, done: int, ta
 
 @contextlib.contextmanager
 def compiling(first: bool) -> Iterator[None]:
-    """MXNet compiles its graph for the first images of a size and says so with a line for each pooling: not the user's concern."""
+    """MXNet compiles its graph for the first images of a size and says so with a line for each pooling: not the user's
+    concern."""
     with without_native_lines('MKLDNN Pooling') if first else contextlib.nullcontext():
         yield
         if first:
@@ -171,7 +175,8 @@ def _restore(training: State, job: Job, resume: bool) -> Optional[Dict[str, Any]
 
 
 def _finished(job: Job, meta: Dict[str, Any]) -> Dict[str, Any]:
-    """A run with all its epochs: see that its record says so, which a kill may have prevented. Returns its last epoch's line."""
+    """A run with all its epochs: see that its record says so, which a kill may have prevented. Returns its last epoch's
+    line."""
     lines = runlog.read_lines(os.path.join(job.out, runlog.RECORD))
     if not lines or lines[-1]['event'] != 'done':
         log = runlog.RunLog(job.out)

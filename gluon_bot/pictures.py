@@ -69,7 +69,8 @@ def save_mask(path: str, image: np.ndarray, names: Sequence[str], mask: np.ndarr
                for index in largest[:LEGEND_ROWS]]
     if len(largest) > LEGEND_ROWS:
         patches.append(Patch(color='none', label='and %d more' % (len(largest) - LEGEND_ROWS)))
-    legend = figure.legend(handles=patches, loc='upper left', bbox_to_anchor=axes.get_position().p1, frameon=False, fontsize=9)
+    legend = figure.legend(handles=patches, loc='upper left', bbox_to_anchor=axes.get_position().p1, frameon=False,
+                           fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(False)
     _save(figure, axes, shown, path)

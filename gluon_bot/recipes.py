@@ -94,7 +94,8 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         if not equals:
             raise InputError("--set '%s' is not of the form field=value" % setting)
         if field not in names:
-            raise InputError("--set %s: recipe '%s' has no such field%s" % (setting, recipe.name, did_you_mean(field, names)))
+            raise InputError("--set %s: recipe '%s' has no such field%s"
+                             % (setting, recipe.name, did_you_mean(field, names)))
         changes[field] = _typed(field, text, getattr(recipe, field))
     changes = {field: value for field, value in changes.items() if value != getattr(recipe, field)}
     renamed = ''.join('+%s=%s' % (field, _shown(value)) for field, value in changes.items() if field != 'seed')
@@ -107,7 +108,8 @@ def as_dict(recipe: Recipe) -> Dict[str, Any]:
 
 
 def from_dict(values: Dict[str, Any], kind: Type[Kind] = Recipe) -> Kind:
-    """The inverse of `as_dict`, for any recipe dataclass. A field that is missing has its default, which is no effect (older records lack newer
+    """The inverse of `as_dict`, for any recipe dataclass. A field that is missing has its default, which is no effect (older
+    records lack newer
     fields).
 
     Raises InputError for unknown fields and wrong types.
@@ -150,7 +152,7 @@ def _typed(field: str, text: str, current: Any) -> Any:
         return kind(text)
     except (KeyError, ValueError):
         wanted = {bool: 'true or false', int: 'a whole number', float: 'a number', tuple: 'whole numbers with commas'}
-        raise InputError("--set %s=%s: %s wants %s" % (field, text, field, wanted[kind])) from None
+        raise InputError('--set %s=%s: %s wants %s' % (field, text, field, wanted[kind])) from None
 
 
 def _shown(value: Any) -> str:
@@ -198,7 +200,8 @@ def _check(recipe: Recipe) -> None:
     must(recipe, recipe.mixup_alpha >= 0, 'mixup_alpha', 'at least 0')
     must(recipe, 0 < recipe.crop_area_min <= recipe.crop_area_max, 'crop_area_min', 'above 0 and at most crop_area_max')
     must(recipe, recipe.crop_area_max <= 1, 'crop_area_max', 'at most 1')
-    must(recipe, 0 < recipe.crop_aspect_min <= recipe.crop_aspect_max, 'crop_aspect_min', 'above 0 and at most crop_aspect_max')
+    must(recipe, 0 < recipe.crop_aspect_min <= recipe.crop_aspect_max, 'crop_aspect_min',
+         'above 0 and at most crop_aspect_max')
     must(recipe, 0 <= recipe.color_jitter < 1, 'color_jitter', 'at least 0 and below 1')
     must(recipe, recipe.pca_noise >= 0, 'pca_noise', 'at least 0')
 

@@ -1,7 +1,8 @@
 """Other machines: which they are, whether they can be used, and a worker on one of them, through ssh.
 
-A worker there has the environment that matters, our folder and our command line, so the repository, its .venv and the data must
-lie at the same place everywhere. Its standard input stays open as long as it shall run, and ends with us or the connection.
+A worker there has the environment that matters, our folder and our command line, so the repository, its .venv and the data
+must lie at the same place everywhere. Its standard input stays open as long as it shall run, and ends with us or the
+connection.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import socket
 import struct
 import subprocess
 import sys
-from typing import Dict
+from typing import Dict, List
 
 from gluon_bot import InputError
 
 SSH = ['ssh', '-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=accept-new', '-o', 'ConnectTimeout=20',
        '-o', 'ServerAliveInterval=30', '-o', 'LogLevel=ERROR']
 SSH_FAILED = 255  # exit code of ssh for its own failures, and for a command that a signal killed
-PASSED_ON = re.compile(r'(HOROVOD|NCCL|GLOO|MXNET|OMP|CUDA|GLUON_BOT|LC)_\w+|LANG|PATH|PYTHONPATH|LD_LIBRARY_PATH|VIRTUAL_ENV|'
-                       r'NO_COLOR')
+PASSED_ON = re.compile(r'(HOROVOD|NCCL|GLOO|MXNET|OMP|CUDA|GLUON_BOT|LC)_\w+|LANG|PATH|PYTHONPATH|LD_LIBRARY_PATH|'
+                       r'VIRTUAL_ENV|NO_COLOR')
 SIOCGIFADDR = 0x8915  # the address of an interface by its name, from Linux's sockios.h
 
 
@@ -37,7 +38,8 @@ def check_own_name() -> None:
 
 
 def machines(hosts: str, workers: int) -> Dict[str, int]:
-    """'name:slots,name:slots' as a dict, each without a number having one slot. InputError where it can't hold the workers."""
+    """'name:slots,name:slots' as a dict, each without a number having one slot. InputError where it can't hold the
+    workers."""
     if not re.fullmatch(r'\w[\w.-]*(:\d{1,4})?(,\w[\w.-]*(:\d{1,4})?)*', hosts, re.ASCII):
         raise InputError("--hosts '%s' is not of the form name:slots,name:slots" % hosts)
     found = {}
@@ -107,8 +109,10 @@ def check(name: str) -> None:
 
 
 def start(name: str, command: List[str], environment: Dict[str, str]) -> subprocess.Popen:
-    """`command` on another machine, in the folder of the same name; to close the returned process's stdin asks it to stop."""
+    """`command` on another machine, in the folder of the same name; to close the returned process's stdin asks it to
+    stop."""
     variables = {**{key: value for key, value in os.environ.items() if PASSED_ON.fullmatch(key)}, **environment}
     words = ['env'] + ['%s=%s' % item for item in sorted(variables.items())] + command
     line = 'cd %s && exec %s' % (shlex.quote(os.getcwd()), ' '.join(map(shlex.quote, words)))
-    return subprocess.Popen([*SSH, name, line], stdin=subprocess.PIPE, start_new_session=True)  # a terminal's Ctrl-C is for us
+    # a terminal's Ctrl-C is for us
+    return subprocess.Popen([*SSH, name, line], stdin=subprocess.PIPE, start_new_session=True)

@@ -76,7 +76,8 @@ def efficiency(training: Training, gpus: int, network: Link, batch_a_gpu: float,
 
 
 def table() -> str:
-    """Markdown, by number of GPUs and network: the allreduce's time, and the efficiency with nothing and all it can hidden."""
+    """Markdown, by number of GPUs and network: the allreduce's time, and the efficiency with nothing and all it can
+    hidden."""
     training = table3('float16')
     heads = ['GPUs', 'global batch'] + ['%s: allreduce, efficiency' % network.name for network in NETWORKS]
     lines = ['| %s |' % ' | '.join(heads), '|' + ' ---: |' * len(heads)]
@@ -102,7 +103,8 @@ def draw(figure: Any) -> None:
             strong = [100 * efficiency(training, gpus, network, 1024 / gpus) for gpus in GPUS]
             left.plot(GPUS, weak, line, color=colour, label=label)
             right.plot(GPUS, strong, line, color=colour)
-    for axes, title in ((left, '128 images a GPU, no allreduce hidden'), (right, '1,024 images over all GPUs, hidden behind backward')):
+    for axes, title in ((left, '128 images a GPU, no allreduce hidden'),
+                        (right, '1,024 images over all GPUs, hidden behind backward')):
         axes.set_xscale('log', base=2)
         axes.set_xticks(GPUS[::2], ['{:,}'.format(gpus) for gpus in GPUS[::2]])
         axes.set_xlabel('GPUs, eight a machine')

@@ -95,7 +95,8 @@ def train_step(training: State, batches: Iterator[Any], recipe: Segmentation, st
     for images, masks in small:
         with mx.autograd.record():
             scores, auxiliary_scores = training.network(transfer.normalised(images))
-            loss = pixel_cross_entropy(scores, masks) + recipe.auxiliary_weight * pixel_cross_entropy(auxiliary_scores, masks)
+            loss = pixel_cross_entropy(scores, masks) \
+                + recipe.auxiliary_weight * pixel_cross_entropy(auxiliary_scores, masks)
             loss = loss / share
         loss.backward()
         total = total + loss * len(images)
@@ -162,7 +163,8 @@ def evaluate(segmenter: FCN, val_set: transfer.Masks, recipe: Segmentation, rank
 
 def load(path: str, context: mx.Context,
          class_names: Optional[Sequence[str]] = None) -> Tuple[FCN, Segmentation, Dict[str, Any]]:
-    """The segmenter of a checkpoint, its recipe and its checkpoint.json; InputError where it is none, or of other classes."""
+    """The segmenter of a checkpoint, its recipe and its checkpoint.json; InputError where it is none, or of other
+    classes."""
     found, recipe = tuning.open_checkpoint(path, Segmentation, class_names)
     segmenter = evaluation_network(recipe, len(found.meta['classes']), context)
     state.load_parameters(segmenter, checkpoint.arrays(found, 'parameters.npz'), found.path)
@@ -170,11 +172,13 @@ def load(path: str, context: mx.Context,
 
 
 def run(path: str, data: str, limit: Optional[int] = None, multi_scale: bool = False) -> Optional[Dict[str, Any]]:
-    """Evaluate a checkpoint on the validation split of the ADE20K tree in `data`. The result on rank 0, None on the others."""
+    """Evaluate a checkpoint on the validation split of the ADE20K tree in `data`. The result on rank 0, None on the
+    others."""
     ranks = dist.join()
     context = dist.device(ranks)
     val_set = transfer.Masks(data, 'val')
     segmenter, recipe, meta = load(path, context, val_set.classes)
     result = evaluate(segmenter, val_set, recipe, ranks, context, limit, multi_scale)
-    return {'recipe': recipe.name, 'step': meta['step'], 'data': ade20k.manifest(data)['name'], 'precision': recipe.precision,
+    return {'recipe': recipe.name, 'step': meta['step'], 'data': ade20k.manifest(data)['name'],
+            'precision': recipe.precision,
             'scales': list(SCALES) if multi_scale else [1.0], **result} if ranks.first else None

@@ -46,7 +46,8 @@ def copy_parameters(source: mx.gluon.Block, target: mx.gluon.Block) -> None:
 
 
 def load_parameters(network: mx.gluon.Block, saved: Dict[str, np.ndarray], source: str) -> None:
-    """Copy arrays into the network; InputError, naming `source`, before anything is copied unless names and shapes are exactly the network's."""
+    """Copy arrays into the network; InputError, naming `source`, before anything is copied unless names and shapes are
+    exactly the network's."""
     wanted = network._collect_params_with_prefix()
     odd = sorted(set(saved) ^ set(wanted))
     if odd:
@@ -64,8 +65,8 @@ def save(state: State, run: str, meta: Dict[str, Any], between_epochs: bool) -> 
     """Write a checkpoint from rank 0, while the others wait (all ranks must call this). Returns its folder.
 
     In the middle of an epoch the running statistics of every rank are kept apart; between epochs they are equal.
-    Raises RunError, on all ranks, where the network has numbers that are not finite: the loss need not show it, since MXNet's
-    ReLU on the CPU makes 0 of NaN.
+    Raises RunError, on all ranks, where the network has numbers that are not finite: the loss need not show it, since
+    MXNet's ReLU on the CPU makes 0 of NaN.
     """
     broken = not all_finite(list(parameters(state.network).values()))
     if state.ranks.sum_counts([int(broken)], 'broken')[0]:

@@ -1,6 +1,7 @@
 """What the network is trained towards: one-hot labels, label smoothing (Section 5.2), mixup (Section 5.4).
 
-Soft targets are arrays of shape (batch, classes), float32, each row a distribution. Every function is a no-op at its default.
+Soft targets are arrays of shape (batch, classes), float32, each row a distribution. Every function is a no-op at its
+default.
 """
 
 from __future__ import annotations

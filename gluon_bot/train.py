@@ -1,4 +1,5 @@
-"""Training a classifier: Algorithm 1 of the paper with every trick as one named line. `fit` -> `loop.run` -> `train_step`."""
+"""Training a classifier: Algorithm 1 of the paper with every trick as one named line. `fit` -> `loop.run` ->
+`train_step`."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ def fit(recipe: Recipe, data: str, out: str, resume: bool = False, accumulate: i
         tensorboard: bool = False, init: str = '') -> Optional[Dict[str, Any]]:
     """Train `recipe` on the records in folder `data` to an evaluated checkpoint in folder `out`.
 
-    init: weights to start from, a .params file of GluonCV's or a checkpoint. One worker of several, or alone. Returns the last
-    epoch's line of the record on rank 0, None elsewhere.
+    init: weights to start from, a .params file of GluonCV's or a checkpoint. One worker of several, or alone. Returns the
+    last epoch's line of the record on rank 0, None elsewhere.
     Raises InputError for bad input, RunError where the loss is not finite, Interrupted after SIGTERM or SIGINT.
     """
     check_out(out, resume)

@@ -1,4 +1,5 @@
-"""What `detect` and `segment` have in common besides the loop: data and batches, the base network, optimizer, checkpoints."""
+"""What `detect` and `segment` have in common besides the loop: data and batches, the base network, optimizer,
+checkpoints."""
 
 from __future__ import annotations
 
@@ -44,9 +45,11 @@ def backbone(recipe: FineTuning, path: str) -> Tuple[Dict[str, np.ndarray], Dict
     evaluate.check_task(found, 'classify')
     trained, wanted = from_dict(found.meta['recipe']), RECIPES[recipe.backbone].model
     if trained.model != wanted:
-        raise InputError("%s: the network is a %s, recipe '%s' wants a %s" % (found.path, trained.model, recipe.name, wanted))
+        raise InputError("%s: the network is a %s, recipe '%s' wants a %s"
+                         % (found.path, trained.model, recipe.name, wanted))
     origin = {'recipe': trained.name, 'data': found.meta.get('data', {}).get('name'), 'step': found.step,
-              'val_top1': (found.meta.get('line') or {}).get('val_top1'), 'sha256': found.meta['files']['parameters.npz']['sha256']}
+              'val_top1': (found.meta.get('line') or {}).get('val_top1'),
+              'sha256': found.meta['files']['parameters.npz']['sha256']}
     return checkpoint.arrays(found, 'parameters.npz'), {'backbone': origin}
 
 
@@ -56,7 +59,8 @@ def plan(job: Job, backbone_path: str, workers: int, resume: bool) -> str:
     start = 'random values'
     if origin:
         start = '%s (%s after step %d)' % (backbone_path, origin['backbone']['recipe'], origin['backbone']['step'])
-    what, size = ('Faster-RCNN', '%(short_side)d to %(long_side)d') if job.recipe.task == 'detect' else ('FCN', '%(crop_size)d')
+    detects = job.recipe.task == 'detect'
+    what, size = ('Faster-RCNN', '%(short_side)d to %(long_side)d') if detects else ('FCN', '%(crop_size)d')
     network = '%s on %s, images of %s pixels' % (what, RECIPES[job.recipe.backbone].model, size % as_dict(job.recipe))
     return planned(job, 'base network %s' % job.recipe.backbone, network, start, workers, resume)
 
@@ -78,7 +82,8 @@ def small_batches(job: Job, items: transfer.Augmented, batchify: Callable[[List[
                                   job.recipe.batch_size, ranks.size * job.accumulate, mine, done, processes)
 
 
-def open_checkpoint(path: str, kind: Type[Tuned], class_names: Optional[Sequence[str]]) -> Tuple[checkpoint.Checkpoint, Tuned]:
+def open_checkpoint(path: str, kind: Type[Tuned], class_names: Optional[Sequence[str]]) \
+        -> Tuple[checkpoint.Checkpoint, Tuned]:
     """A checkpoint of a fine-tuning `kind`, and its recipe; InputError where it is of another task or other classes."""
     found = checkpoint.find(path)
     evaluate.check_task(found, kind.task)

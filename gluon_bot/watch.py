@@ -95,8 +95,8 @@ class Page:
         path = os.path.join(self.run, RECORD)
         name = os.path.basename(os.path.abspath(self.run))
         if not os.path.exists(path):
-            return pieces.document(name, '<h1>%s</h1><p class="lead">No record yet: the run has not begun its first epoch.</p>'
-                                   % escape(name), REFRESH_SECONDS)
+            waiting = '<h1>%s</h1><p class="lead">No record yet: the run has not begun its first epoch.</p>' % escape(name)
+            return pieces.document(name, waiting, REFRESH_SECONDS)
         status = runs.status(self.run, name)
         body = [_head(status)]
         if status.state != runs.UNREADABLE:
@@ -113,8 +113,9 @@ class Page:
         if run.epochs:
             shown.append(pieces.section('epochs', 'Epochs', _epochs(run)))
         placed = place(run, status.name)
-        told = '<p class="small">%s</p><details class="wide"><summary>Recipe, data and versions</summary><dl>%s</dl></details>' % (
-            escape(data_title(run) + (', on ' + placed.devices if placed.devices else '')), pieces.facts(placed))
+        title = data_title(run) + (', on ' + placed.devices if placed.devices else '')
+        told = ('<p class="small">%s</p><details class="wide"><summary>Recipe, data and versions</summary>'
+                '<dl>%s</dl></details>' % (escape(title), pieces.facts(placed)))
         return shown + [pieces.section('origin', 'What is trained', told)]
 
 
@@ -141,7 +142,9 @@ def _epochs(run: Run) -> str:
     shown = sorted(run.epochs.items(), reverse=True)[:MOST_EPOCHS]
     names = [name for name in COLUMNS if any(name in values for _, values in shown)]
     lines = ['<tr><th scope="row">%d</th>%s</tr>' % (epoch, ''.join(
-        pieces.cell(COLUMNS[name][0], COLUMNS[name][1] % values[name] if name in values else '-', 'number') for name in names))
+        pieces.cell(COLUMNS[name][0], COLUMNS[name][1] % values[name] if name in values else '-', 'number')
+        for name in names))
         for epoch, values in shown]
-    left = '<p class="small">The last %d of %d epochs.</p>' % (len(shown), len(run.epochs)) if len(shown) < len(run.epochs) else ''
+    left = '' if len(shown) == len(run.epochs) else \
+        '<p class="small">The last %d of %d epochs.</p>' % (len(shown), len(run.epochs))
     return pieces.table(['Epoch'] + [COLUMNS[name][0] for name in names], lines) + left

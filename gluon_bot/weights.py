@@ -1,4 +1,5 @@
-"""Weights from elsewhere: files of GluonCV's model zoo and our own checkpoints, to start a run from, or made a checkpoint."""
+"""Weights from elsewhere: files of GluonCV's model zoo and our own checkpoints, to start a run from, or made a
+checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from gluon_bot.recipes import Recipe, as_dict
 
 
 def read(path: str, network: mx.gluon.HybridBlock) -> Dict[str, np.ndarray]:
-    """The arrays for `network` in a .params file of GluonCV's or a checkpoint of ours, by our names; it may have other classes.
+    """The arrays for `network` in a .params file of GluonCV's or a checkpoint of ours, by our names; it may have other
+    classes.
 
     Raises InputError where the file is damaged or of another architecture.
     """
@@ -68,7 +70,8 @@ def import_file(path: str, model: str, out: str, data: Optional[str] = None) -> 
     models.initialize(network, mx.cpu(), seed=0, image_size=size)
     state.load_parameters(network, given, path)
     recipe = Recipe('imported-' + model, model=model, image_size=size)
-    meta = {'task': 'classify', 'recipe': as_dict(recipe), 'classes': classes, 'data': {'name': called}, 'epoch': 0, 'step': 0,
+    meta = {'task': 'classify', 'recipe': as_dict(recipe), 'classes': classes, 'data': {'name': called}, 'epoch': 0,
+            'step': 0,
             **origin(path)}
     arrays = {name: array.asnumpy() for name, array in state.parameters(network).items()}
     return checkpoint.save(out, meta, arrays, {})
@@ -79,8 +82,10 @@ def _class_names(count: int, data: Optional[str], path: str) -> Tuple[List[str],
     if data:
         found = manifest.load(data, 'val')
         if len(found.classes) != count:
-            raise InputError('%s: tells %d classes apart, the records in %s have %d' % (path, count, data, len(found.classes)))
+            raise InputError('%s: tells %d classes apart, the records in %s have %d'
+                             % (path, count, data, len(found.classes)))
         return list(found.classes), found.name
     if count != 1000:
-        raise InputError('%s: tells %d classes apart; name them with --data, a folder of records of these classes' % (path, count))
+        raise InputError('%s: tells %d classes apart; name them with --data, a folder of records of these classes'
+                         % (path, count))
     return list(gluoncv().data.ImageNet1kAttr().synset), 'imagenet'

@@ -1,6 +1,7 @@
 """One rank of a job that trains networks with synchronised normalisation: norm_worker.py OUT SIZE.
 
-Of each batch a rank takes its share, so that any SIZE must give the numbers of one rank, whose normalisation is nn.BatchNorm.
+Of each batch a rank takes its share, so that any SIZE must give the numbers of one rank, whose normalisation is
+nn.BatchNorm.
 """
 
 import resource

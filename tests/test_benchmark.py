@@ -34,7 +34,8 @@ def test_a_figure_is_a_median_with_its_spread():
 
 
 def test_the_table_leaves_out_what_was_not_measured():
-    result = {'rows': [{'recipe': 'a', 'images_per_second': benchmark.spread([1.0, 2.0]), 'efficiency': 0.5}, {'recipe': 'b'}],
+    result = {'rows': [{'recipe': 'a', 'images_per_second': benchmark.spread([1.0, 2.0]), 'efficiency': 0.5},
+                       {'recipe': 'b'}],
               'repeats': 2, 'steps': 3, 'gpus': '', 'processor': 'some CPU', 'cpus': 4}
     assert benchmark.table(result).splitlines() == [
         'recipe  images/s   efficiency', 'a       1.5 [1-2]  0.5', 'b       -          -',
@@ -54,7 +55,8 @@ def test_scaling_takes_one_worker_then_more_and_counts_what_they_exchange(capsys
     assert speed['median'] == pytest.approx(statistics.mean([speed['lowest'], speed['highest']]))  # of two rounds
 
 
-@pytest.mark.parametrize('what, figures', [('data', {'images_per_second'}), ('evaluate', {'forward_images_per_second', 'ratio'}),
+@pytest.mark.parametrize('what, figures',
+                         [('data', {'images_per_second'}), ('evaluate', {'forward_images_per_second', 'ratio'}),
                                            ('train', {'cached_images_per_second', 'waiting_share', 'ratio'})])
 def test_what_reads_records(what, figures, digits_folder, capsys):
     assert main(['benchmark', what, 'digits', '--data', digits_folder, *TINY]) == 0

@@ -70,7 +70,8 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path):
         write(tmp_path, step, line={'val_top1': score})
     write(tmp_path, 6, line={'val_map': 100.0})  # of another task
     checkpoint.prune(str(tmp_path), 3, 'val_top1')
-    assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['step-00000002', 'step-00000004', 'step-00000005', 'step-00000006']
+    assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['step-00000002', 'step-00000004', 'step-00000005',
+                                                            'step-00000006']
 
 
 def test_what_lies_beyond_the_resumed_step_is_set_aside(tmp_path):

@@ -35,7 +35,8 @@ OPTIONS = {
 
 
 def test_commands_and_options():
-    words = {name: ' '.join((action.option_strings or [action.dest])[-1] for action in command._actions if action.dest != 'help')
+    words = {name: ' '.join((action.option_strings or [action.dest])[-1]
+                            for action in command._actions if action.dest != 'help')
              for name, command in commands_of(parser()).items()}
     assert words == OPTIONS and set(COMMANDS) == set(OPTIONS)
 
@@ -54,7 +55,8 @@ def test_help_tells_the_exit_codes(capsys):
     assert all('\n  %-4d ' % code in said for code in (0, 1, 2, 130)) and 'NO_COLOR' in said
 
 
-@pytest.mark.parametrize('words', [[], ['nonsense'], ['train'], ['train', 'digits', '--dat', 'x', '--out', 'y'], ['evaluate', 'x']])
+@pytest.mark.parametrize('words',
+                         [[], ['nonsense'], ['train'], ['train', 'digits', '--dat', 'x', '--out', 'y'], ['evaluate', 'x']])
 def test_wrong_words_are_one_line_and_exit_2(words, capsys):
     with pytest.raises(SystemExit) as left:
         main(words)
@@ -91,7 +93,7 @@ def test_verify_knows_trees(shared_data, tmp_path, capsys):
 def test_bash_completes(line, among, not_among, capsys):
     words = ['gluon-bot', *line.split(' ')]
     assert main(['completion', 'bash']) == 0
-    code = "%s\nCOMP_WORDS=(%s); COMP_CWORD=%d; _gluon_bot; echo \"${COMPREPLY[@]}\"" % (
+    code = '%s\nCOMP_WORDS=(%s); COMP_CWORD=%d; _gluon_bot; echo "${COMPREPLY[@]}"' % (
         capsys.readouterr().out, ' '.join("'%s'" % word for word in words), len(words) - 1)
     done = subprocess.run(['bash', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     found = done.stdout.split()

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from data_samples import encoded, noise, solid
 from PIL import Image
 
-from data_samples import encoded, noise, solid
 from gluon_bot import InputError
 from gluon_bot.data import images, recordio, verified
 from gluon_bot.data.writer import SplitWriter, publish, writing_into
@@ -192,7 +192,8 @@ def test_batches_that_were_kept_are_not_overwritten(tmp_path):
 def for_two_readers(tmp_path_factory):
     """Just enough images for two readers, and a few more that do not divide evenly."""
     count = imagenet.READERS * imagenet.READ_IMAGES + 3
-    return records(tmp_path_factory.mktemp('many') / 'x', *[encoded(solid(number % 256, number // 256, 128)) for number in range(count)])
+    return records(tmp_path_factory.mktemp('many') / 'x',
+                   *[encoded(solid(number % 256, number // 256, 128)) for number in range(count)])
 
 
 def test_two_readers_show_each_image_once_and_the_same_whatever_the_batch_size(for_two_readers):
@@ -210,7 +211,8 @@ def test_two_readers_show_each_image_once_and_the_same_whatever_the_batch_size(f
 @pytest.mark.parametrize('skip', [1, 9, 32])
 def test_skipping_with_two_readers_goes_on_bit_for_bit(for_two_readers, skip):
     whole = [(x.asnumpy(), y.asnumpy()) for x, y in imagenet.train_batches(for_two_readers, PAPER, 3, 0, 1, 16, 32)]
-    rest = [(x.asnumpy(), y.asnumpy()) for x, y in imagenet.train_batches(for_two_readers, PAPER, 3, 0, 1, 16, 32, skip=skip)]
+    rest = [(x.asnumpy(), y.asnumpy())
+            for x, y in imagenet.train_batches(for_two_readers, PAPER, 3, 0, 1, 16, 32, skip=skip)]
     assert len(whole) == 32 and len(rest) == 32 - skip
     for (x, y), (u, v) in zip(whole[skip:], rest):
         np.testing.assert_array_equal(x, u)

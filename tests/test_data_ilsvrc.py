@@ -6,8 +6,8 @@ import os
 
 import numpy as np
 import pytest
-
 from data_samples import encoded, noise, tar_bytes
+
 from gluon_bot import InputError
 from gluon_bot.data import framing, ilsvrc, manifest, recordio
 

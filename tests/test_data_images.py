@@ -6,9 +6,9 @@ import zlib
 
 import numpy as np
 import pytest
+from data_samples import encoded, noise, solid
 from PIL import Image
 
-from data_samples import encoded, noise, solid
 from gluon_bot.data import images
 from gluon_bot.data.images import Unreadable, packed
 

@@ -8,9 +8,9 @@ import tarfile
 import time
 
 import pytest
+from data_samples import dataset, encoded, noise, solid, tar_bytes, write_tree
 from PIL import Image
 
-from data_samples import dataset, encoded, noise, solid, tar_bytes, write_tree
 from gluon_bot import InputError, RunError
 from gluon_bot.data import framing, manifest, recordio, workers
 

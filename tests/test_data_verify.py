@@ -6,9 +6,9 @@ import os
 
 import numpy as np
 import pytest
+from data_samples import dataset, encoded, noise, write_tree
 from PIL import Image
 
-from data_samples import dataset, encoded, noise, write_tree
 from gluon_bot import InputError
 from gluon_bot.data import framing, manifest, recordio, verification, verified, workers
 

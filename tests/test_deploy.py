@@ -40,7 +40,8 @@ def mpijob():
 def pods():
     job = yaml.safe_load((DEPLOY / 'kubernetes-job.yaml').read_text())
     replicas = mpijob()['spec']['mpiReplicaSpecs']
-    return {'job': job['spec']['template'], 'launcher': replicas['Launcher']['template'], 'worker': replicas['Worker']['template']}
+    return {'job': job['spec']['template'], 'launcher': replicas['Launcher']['template'],
+            'worker': replicas['Worker']['template']}
 
 
 def test_mpijob_has_the_fields_of_its_version():
@@ -67,7 +68,8 @@ def test_pods_mount_what_they_name_as_the_images_user(name):
     assert {mount['name'] for mount in container['volumeMounts']} == {volume['name'] for volume in spec['volumes']}
     dockerfile = (REPOSITORY / 'Dockerfile').read_text()
     assert 'USER %d:' % spec['securityContext']['runAsUser'] in dockerfile and '/work/data' in dockerfile
-    assert 'useradd --create-home --uid 1000 gluon' in dockerfile and mpijob()['spec']['sshAuthMountPath'] == '/home/gluon/.ssh'
+    assert 'useradd --create-home --uid 1000 gluon' in dockerfile
+    assert mpijob()['spec']['sshAuthMountPath'] == '/home/gluon/.ssh'
     assert container['resources']['limits']['nvidia.com/gpu'] == 8
 
 
@@ -86,7 +88,8 @@ def test_commands_of_the_manifests_are_ours(tmp_path):
     spec = mpijob()['spec']
     machines = remote.machines(options.hosts, options.workers)
     assert machines == dict.fromkeys(names, 8)
-    assert sum(machines.values()) == options.workers == spec['slotsPerWorker'] * (1 + spec['mpiReplicaSpecs']['Worker']['replicas'])
+    hosts = 1 + spec['mpiReplicaSpecs']['Worker']['replicas']
+    assert sum(machines.values()) == options.workers == spec['slotsPerWorker'] * hosts
 
 
 @pytest.fixture
@@ -103,8 +106,10 @@ def slurm(tmp_path):
 
     def start(*words, **variables):
         environment = {**os.environ, 'PATH': '%s:%s' % (tmp_path, os.environ['PATH']),
-                       'SLURM_SUBMIT_DIR': str(tmp_path), 'SLURM_JOB_ID': '7', 'SLURM_JOB_NODELIST': 'node[1-2]', 'SLURM_GPUS_ON_NODE': '8', **variables}
-        return subprocess.Popen(['bash', str(DEPLOY / 'slurm.sh'), *words], env=environment, stderr=subprocess.PIPE, text=True)
+                       'SLURM_SUBMIT_DIR': str(tmp_path), 'SLURM_JOB_ID': '7', 'SLURM_JOB_NODELIST': 'node[1-2]',
+                       'SLURM_GPUS_ON_NODE': '8', **variables}
+        return subprocess.Popen(['bash', str(DEPLOY / 'slurm.sh'), *words], env=environment, stderr=subprocess.PIPE,
+                                text=True)
     start.noted = tmp_path / 'noted'
     return start
 

@@ -48,7 +48,8 @@ def test_what_is_wrong_is_said_and_exit_1(data, tmp_path, capsys):
     (tmp_path / 'file').write_text('')
     assert main(['doctor', '--data', str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.startswith('wrong')] == [next(line for line in lines if 'no finished train data' in line)]
+    assert [line for line in lines if line.startswith('wrong')] == [next(line for line in lines
+                                                                         if 'no finished train data' in line)]
     rec = (data / 'val.rec').read_bytes()
     (data / 'val.rec').write_bytes(rec[:-4])
     assert doctor.reading(str(data)).state == doctor.WRONG
@@ -88,7 +89,8 @@ def test_numpy(monkeypatch, version, state):
     assert doctor.numpy().state == state
 
 
-@pytest.mark.parametrize('version, state', [((3, 7, 9), 'wrong'), ((3, 8, 0), 'ok'), ((3, 11, 9), 'ok'), ((3, 12, 0), 'wrong')])
+@pytest.mark.parametrize('version, state',
+                         [((3, 7, 9), 'wrong'), ((3, 8, 0), 'ok'), ((3, 11, 9), 'ok'), ((3, 12, 0), 'wrong')])
 def test_python(monkeypatch, version, state):
     monkeypatch.setattr(doctor.sys, 'version_info', version)
     assert doctor.python().state == state

@@ -12,7 +12,8 @@ from gluon_bot.__main__ import main
 from gluon_bot.models.zoo import standard_image_size
 
 CLASSES = ['c%d' % number for number in range(7)]
-IN_TABLES = sorted({recipes.RECIPES[cell.recipe].model for cell in paper.CELLS if cell.table <= 6 and cell.recipe} | {'resnet152d'})
+IN_TABLES = sorted({recipes.RECIPES[cell.recipe].model for cell in paper.CELLS if cell.table <= 6 and cell.recipe}
+                   | {'resnet152d'})
 QUICK = ('mobilenet', 'resnet50d')
 
 
@@ -21,17 +22,20 @@ def saved_run(folder, model, image_size, task='classify'):
     network = models.build(model, len(CLASSES))
     models.initialize(network, mx.cpu(), seed=0, image_size=image_size)
     rng = np.random.default_rng(0)
-    parameters = {name: array.asnumpy() if name.endswith('weight') else rng.uniform(0.8, 1.25, array.shape).astype(np.float32)
+    parameters = {name: array.asnumpy() if name.endswith('weight')
+                  else rng.uniform(0.8, 1.25, array.shape).astype(np.float32)
                   for name, array in state.parameters(network).items()}
     recipe = recipes.Recipe('tried', model=model, image_size=image_size, precision='float16')
-    meta = {'task': task, 'recipe': recipes.as_dict(recipe), 'classes': CLASSES, 'data': {'name': 'made up'}, 'epoch': 2, 'step': 9,
+    meta = {'task': task, 'recipe': recipes.as_dict(recipe), 'classes': CLASSES, 'data': {'name': 'made up'}, 'epoch': 2,
+            'step': 9,
             'line': {'val_top1': 12.5}}
     checkpoint.save(str(folder), meta, parameters, {})
     return str(folder)
 
 
 def random_images(image_size):
-    return [np.random.default_rng(1).standard_normal((number, 3, image_size, image_size)).astype(np.float32) for number in (1, 3)]
+    return [np.random.default_rng(1).standard_normal((number, 3, image_size, image_size)).astype(np.float32)
+            for number in (1, 3)]
 
 
 def expected_logits(run, images):
@@ -50,7 +54,8 @@ def size_of(model):
     return 75 if model == 'inception-v3' else 32
 
 
-@pytest.mark.parametrize('model', [pytest.param(model, marks=[] if model in QUICK else pytest.mark.slow) for model in IN_TABLES])
+@pytest.mark.parametrize('model',
+                         [pytest.param(model, marks=[] if model in QUICK else pytest.mark.slow) for model in IN_TABLES])
 def test_every_network_of_the_tables_answers_alike(model, tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')
     size = size_of(model)
@@ -58,7 +63,8 @@ def test_every_network_of_the_tables_answers_alike(model, tmp_path):
     expected = expected_logits(run, images)
     assert main(['export', run, '--format', 'symbol', '--out', str(tmp_path / 'out')]) == 0
     assert main(['export', run, '--format', 'onnx', '--out', str(tmp_path / 'out')]) == 0
-    block = mx.gluon.SymbolBlock.imports(str(tmp_path / 'out/model-symbol.json'), ['data'], str(tmp_path / 'out/model-0000.params'))
+    block = mx.gluon.SymbolBlock.imports(str(tmp_path / 'out/model-symbol.json'), ['data'],
+                                         str(tmp_path / 'out/model-0000.params'))
     assert_same([block(mx.nd.array(batch)).asnumpy() for batch in images], expected)
     session = onnxruntime.InferenceSession(str(tmp_path / 'out/model.onnx'), providers=['CPUExecutionProvider'])
     assert [entry.name for entry in session.get_inputs()] == ['data']  # no parameter among them
@@ -89,7 +95,8 @@ def test_metadata_say_how_to_feed_it(tmp_path, capsys):
         'channels': 'RGB', 'values': '0 to 255', 'resize_short_side': 37, 'interpolation': 'bilinear', 'center_crop': 32,
         'mean': [123.68, 116.779, 103.939], 'standard_deviation': [58.393, 57.12, 57.375],
         'formula': '(value - mean) / standard_deviation'}
-    assert described['classes'] == CLASSES and described['val_top1'] == 12.5 and described['output']['softmax_included'] is False
+    assert described['classes'] == CLASSES and described['val_top1'] == 12.5
+    assert described['output']['softmax_included'] is False
     model = onnx.load(str(tmp_path / 'out/model.onnx'))
     assert {entry.key: json.loads(entry.value) for entry in model.metadata_props} == described
     assert model.opset_import[0].version == 13
@@ -111,12 +118,14 @@ def test_without_onnx_one_line_says_what_to_install(tmp_path, monkeypatch, capsy
 def test_without_onnxruntime_the_file_is_written_and_said_to_be_untried(tmp_path, monkeypatch, capsys):
     pytest.importorskip('onnx')
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
-    assert main(['export', saved_run(tmp_path / 'run', 'mobilenet', 32), '--format', 'onnx', '--out', str(tmp_path / 'out')]) == 0
+    assert main(['export', saved_run(tmp_path / 'run', 'mobilenet', 32), '--format', 'onnx', '--out',
+                 str(tmp_path / 'out')]) == 0
     assert 'not tried' in capsys.readouterr().err and (tmp_path / 'out/model.onnx').exists()
 
 
 def test_what_can_not_be_exported_is_one_line(tmp_path, capsys):
-    for folder, task, message in (('nothing', None, 'no checkpoint here'), ('detector', 'detect', "is a checkpoint to detect, not to classify")):
+    for folder, task, message in (('nothing', None, 'no checkpoint here'),
+                                  ('detector', 'detect', 'is a checkpoint to detect, not to classify')):
         run = saved_run(tmp_path / folder, 'mobilenet', 32, task) if task else str(tmp_path / folder)
         assert main(['export', run, '--format', 'symbol', '--out', str(tmp_path / 'out')]) == 2
         said = capsys.readouterr().err

@@ -10,6 +10,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import gluon
+from test_train import finish, gluon_bot, record, same_run, wait_for_step
 
 from gluon_bot import InputError, checkpoint, detect, dist, job, losses, segment, tuning
 from gluon_bot.data import scenes, transfer
@@ -17,9 +18,9 @@ from gluon_bot.finetune import FINE_TUNINGS
 from gluon_bot.models import fcn
 from gluon_bot.models.faster_rcnn import faster_rcnn, initialize
 from gluon_bot.recipes import RECIPES
-from test_train import finish, gluon_bot, record, same_run, wait_for_step
 
-SMALL = {'detect': dict(short_side=96, long_side=96, rpn_channels=16, rpn_samples=16, rpn_train_pre_nms=50, rpn_train_post_nms=10,
+SMALL = {'detect': dict(short_side=96, long_side=96, rpn_channels=16, rpn_samples=16, rpn_train_pre_nms=50,
+                        rpn_train_post_nms=10,
                         rpn_test_pre_nms=20, rpn_test_post_nms=5, roi_samples=4, roi_size=2, anchor_scales=(1, 2, 4)),
          'segment': dict(base_size=64, crop_size=48)}
 BY_MODEL = {(recipe.task, RECIPES[recipe.backbone].model): recipe for recipe in FINE_TUNINGS.values()}
@@ -43,7 +44,8 @@ def test_detection_losses_are_gluoncvs():
     box_masks = rng.integers(0, 2, offsets.shape)
     array = {name: mx.nd.array(value) for name, value in locals().items() if isinstance(value, np.ndarray)}
     outputs = [None] * 12
-    outputs[0], outputs[1], outputs[5], outputs[6] = (array[name] for name in ('scores', 'offsets', 'rpn_scores', 'rpn_offsets'))
+    outputs[0], outputs[1], outputs[5], outputs[6] = (array[name]
+                                                      for name in ('scores', 'offsets', 'rpn_scores', 'rpn_offsets'))
     outputs[8:11] = (array[name] for name in ('class_targets', 'box_targets', 'box_masks'))
     found = losses.detection_losses(outputs, array['rpn_classes'], array['rpn_boxes'], array['rpn_masks']).asnumpy()
 
@@ -51,7 +53,8 @@ def test_detection_losses_are_gluoncvs():
     sampled, chosen = (rpn_classes >= 0).sum(), (class_targets >= 0).sum()
     objectness = gluon.loss.SigmoidBinaryCrossEntropyLoss()(array['rpn_scores'].squeeze(-1), array['rpn_classes'],
                                                              array['rpn_classes'] >= 0) * rpn_classes.size / sampled
-    placed = gluon.loss.HuberLoss(rho=1 / 9)(array['rpn_offsets'], array['rpn_boxes'], array['rpn_masks']) * rpn_boxes.size / sampled
+    placed = gluon.loss.HuberLoss(rho=1 / 9)(array['rpn_offsets'], array['rpn_boxes'],
+                                             array['rpn_masks']) * rpn_boxes.size / sampled
     named = gluon.loss.SoftmaxCrossEntropyLoss()(array['scores'], mx.nd.maximum(array['class_targets'], 0),
                                                  array['class_targets'].expand_dims(-1) >= 0) * class_targets.size / chosen
     fitted = gluon.loss.HuberLoss()(array['offsets'], array['box_targets'], array['box_masks']) * offsets.size / chosen
@@ -240,7 +243,8 @@ def test_where_a_run_starts_from(tmp_path, digits_run):
     with pytest.raises(InputError, match="is a resnet18d, recipe 'voc-resnet50d-cosine' wants a resnet50d"):
         tuning.backbone(FINE_TUNINGS['voc-resnet50d-cosine'], digits_run)
     parameters, origin = tuning.backbone(pretrained, digits_run)
-    assert origin['backbone']['recipe'] == 'digits' and origin['backbone']['val_top1'] == 12.5 and 'stem.0.weight' in parameters
+    assert origin['backbone']['recipe'] == 'digits' and origin['backbone']['val_top1'] == 12.5
+    assert 'stem.0.weight' in parameters
     assert tuning.backbone(replace(pretrained, pretrained=False), '') == ({}, {})
 
 

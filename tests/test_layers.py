@@ -9,13 +9,15 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / 'gluon_bot'
 
-# layer 0 needs the standard library only (plots: matplotlib too, where used); 1 are parts that know of no task; 2 tasks; 3 the command line
+# layer 0 needs the standard library only (plots: matplotlib too, where used); 1 are parts that know of no task; 2 tasks; 3
+# the command line
 LAYERS = {
-    0: {'', 'recipes', 'finetune', 'schedule', 'runlog', 'gluoncv_logs', 'paper', 'report', 'files', 'console', 'interrupt', 'launch', 'remote', 'gpus',
-        'pulse', 'runs', 'watch', 'environment', 'scaling'},
-    1: {'models', 'targets', 'losses', 'optim', 'precision', 'dist', 'state', 'checkpoint', 'weights', 'metrics', 'metrics_transfer', 'data', 'pictures',
-        'tensorboard'},
-    2: {'job', 'loop', 'trial', 'tuning', 'train', 'evaluate', 'detect', 'segment', 'benchmark', 'export', 'predict', 'figures', 'doctor'},
+    0: {'', 'recipes', 'finetune', 'schedule', 'runlog', 'gluoncv_logs', 'paper', 'report', 'files', 'console', 'interrupt',
+        'launch', 'remote', 'gpus', 'pulse', 'runs', 'watch', 'environment', 'scaling'},
+    1: {'models', 'targets', 'losses', 'optim', 'precision', 'dist', 'state', 'checkpoint', 'weights', 'metrics',
+        'metrics_transfer', 'data', 'pictures', 'tensorboard'},
+    2: {'job', 'loop', 'trial', 'tuning', 'train', 'evaluate', 'detect', 'segment', 'benchmark', 'export', 'predict',
+        'figures', 'doctor'},
     3: {'__main__', 'arguments', 'completion'},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
@@ -60,7 +62,8 @@ def test_imports_point_down(path):
         if LAYER[module] == 0:
             assert name.split('.')[0] not in HEAVY or name.startswith('horovod.runner.'), '%s imports %s' % (module, name)
         if name.split('.')[0] == 'horovod':
-            assert module == 'dist' or (module == 'launch' and name.startswith('horovod.runner.')), '%s imports %s' % (module, name)
+            assert module == 'dist' or (module == 'launch'
+                                        and name.startswith('horovod.runner.')), '%s imports %s' % (module, name)
 
 
 def test_every_layer_is_real():
@@ -84,7 +87,8 @@ def test_no_colour_on_the_terminal():
 
 @pytest.mark.parametrize('words', [['--help'], ['train', '--help'], ['recipes']])
 def test_light_commands_do_not_load_mxnet(words):
-    code = 'import sys; sys.argv = ["gluon-bot"] + %r\nfrom gluon_bot.__main__ import main\ntry: main()\nexcept SystemExit: pass\n' \
+    code = 'import sys; sys.argv = ["gluon-bot"] + %r\nfrom gluon_bot.__main__ import main\n' \
+        'try: main()\nexcept SystemExit: pass\n' \
         'print(sorted({name.split(".")[0] for name in sys.modules} & %r), file=sys.stderr)' % (words, HEAVY)
     result = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert result.stderr.strip() == '[]'

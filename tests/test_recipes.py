@@ -59,9 +59,11 @@ def test_override_renames_but_for_the_seed():
 
 
 @pytest.mark.parametrize('setting', [
-    'epochs', 'epochs=', 'epochs=nan', 'epochs=-1', 'epochs=1e3', 'epochs=99999999999', 'base_lr=inf', 'base_lr=nan', 'base_lr=0',
+    'epochs', 'epochs=', 'epochs=nan', 'epochs=-1', 'epochs=1e3', 'epochs=99999999999', 'base_lr=inf', 'base_lr=nan',
+    'base_lr=0',
     'base_lr=', 'zero_gamma=yes', 'model=../../x', 'model=resnet50é', 'lr_decay_epochs=3,2', 'lr_decay_epochs=a', 'seed=-1',
-    'name=x', 'label_smoothing=1', 'precision=int8', 'teacher=nobody', 'image_size=0', 'batch_size=0', 'crop_area_min=2', '=3', ''])
+    'name=x', 'label_smoothing=1', 'precision=int8', 'teacher=nobody', 'image_size=0', 'batch_size=0', 'crop_area_min=2',
+    '=3', ''])
 def test_bad_settings_are_one_line(setting):
     with pytest.raises(InputError) as error:
         override(RECIPES['resnet50d-cosine'], [setting])

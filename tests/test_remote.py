@@ -26,7 +26,8 @@ def test_machines_and_slots():
     assert remote.machines('a:8,b:8', 16) == {'a': 8, 'b': 8}
     assert remote.machines('node-1.cluster,10.0.0.2:3', 2) == {'node-1.cluster': 1, '10.0.0.2': 3}
     form = 'not of the form'
-    for hosts, message in (('a:8,,b', form), ('a b', form), ('-oProxyCommand=x', form), ('a;b', form), ('a,a', 'twice'), ('a:0', 'without a slot'), ('a:1,b:1', '2 slots for 3 workers')):
+    for hosts, message in (('a:8,,b', form), ('a b', form), ('-oProxyCommand=x', form), ('a;b', form), ('a,a', 'twice'),
+                           ('a:0', 'without a slot'), ('a:1,b:1', '2 slots for 3 workers')):
         with pytest.raises(InputError, match=message):
             remote.machines(hosts, 3)
 
@@ -56,7 +57,8 @@ def test_a_command_arrives_word_for_word(ssh, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv('PRIVATE_TOKEN', 'secret')
     monkeypatch.setenv('NCCL_DEBUG', 'a "quoted" $value')
-    code = "import os, sys; open('seen', 'w').write(repr((sys.argv[1:], os.environ['NCCL_DEBUG'], os.environ['HOROVOD_RANK'])))"
+    code = "import os, sys; open('seen', 'w').write(" \
+           "repr((sys.argv[1:], os.environ['NCCL_DEBUG'], os.environ['HOROVOD_RANK'])))"
     words = ['--set', 'a=b c', ';touch x', "'"]
     process = remote.start('other', [sys.executable, '-c', code, *words], {'HOROVOD_RANK': '3'})
     assert process.wait(30) == 0
@@ -66,7 +68,8 @@ def test_a_command_arrives_word_for_word(ssh, tmp_path, monkeypatch):
 
 def test_the_end_of_input_is_a_request_to_stop(ssh):
     ssh()
-    code = ('import signal, sys, time; from gluon_bot import launch; signal.signal(signal.SIGTERM, lambda *_: sys.exit(130)); '
+    code = ('import signal, sys, time; from gluon_bot import launch; '
+            'signal.signal(signal.SIGTERM, lambda *_: sys.exit(130)); '
             'launch.follow_parent(); print("ready", file=sys.stderr, flush=True); time.sleep(60)')
     environment = {'GLUON_BOT_LAUNCHER': 'ssh', 'HOROVOD_GLOO_RENDEZVOUS_ADDR': '127.0.0.1',
                    'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
@@ -77,7 +80,8 @@ def test_the_end_of_input_is_a_request_to_stop(ssh):
 
 
 @pytest.mark.parametrize('script, message', [
-    ('echo "Permission denied (publickey)." >&2; exit 255', r"must work without a password \(Permission denied \(publickey\).\)"),
+    ('echo "Permission denied (publickey)." >&2; exit 255',
+     r'must work without a password \(Permission denied \(publickey\).\)'),
     ('exit 1', 'has no .*install gluon_bot and put the data at the same place')])
 def test_machines_that_can_not_be_used(ssh, script, message):
     ssh(script)

@@ -11,12 +11,14 @@ from gluon_bot import InputError, files, runs
 from gluon_bot.__main__ import main
 from gluon_bot.runlog import RECORD
 
-START = {'event': 'start', 'task': 'classify', 'recipe': {'name': 'digits', 'epochs': 20, 'batch_size': 64}, 'steps_an_epoch': 22}
+START = {'event': 'start', 'task': 'classify', 'recipe': {'name': 'digits', 'epochs': 20, 'batch_size': 64},
+         'steps_an_epoch': 22}
 DONE = {'event': 'done', 'step': 440, 'seconds': 100.0}
 
 
 def epoch(number, seconds=10.0, top1=90.0):
-    return {'event': 'epoch', 'epoch': number, 'step': 22 * number, 'val_top1': top1, 'images_per_second': 150.0, 'seconds': seconds}
+    return {'event': 'epoch', 'epoch': number, 'step': 22 * number, 'val_top1': top1, 'images_per_second': 150.0,
+            'seconds': seconds}
 
 
 @pytest.fixture
@@ -39,8 +41,10 @@ def test_a_run_that_no_process_has_is_what_its_last_line_says(lines, state, reco
 
 
 def test_a_run_that_a_process_has_is_running(record):
-    folder = str(record('a', [START, *[epoch(n, seconds) for n, seconds in enumerate((30.0, 8.0, 10.0, 12.0, 10.0, 11.0), 1)],
-                              {'event': 'step', 'epoch': 7, 'step': 143, 'images_per_second': 140.0, 'seconds': 5.0}], silent_seconds=3))
+    folder = str(record('a', [START,
+                              *[epoch(n, seconds) for n, seconds in enumerate((30.0, 8.0, 10.0, 12.0, 10.0, 11.0), 1)],
+                              {'event': 'step', 'epoch': 7, 'step': 143, 'images_per_second': 140.0, 'seconds': 5.0}],
+                        silent_seconds=3))
     with files.owned(folder, 0):
         assert files.is_owned(folder) is True
         one = runs.status(folder)
@@ -76,7 +80,8 @@ def test_before_the_first_epoch_the_rate_tells_the_time(record):
 
 
 @pytest.mark.parametrize('lines', [
-    [], ['nonsense', START], [epoch(1)], [{'event': 'start'}], [{'event': 'start', 'recipe': 'digits'}], ['\x00\xff', '{'], ['[' * 100000]])
+    [], ['nonsense', START], [epoch(1)], [{'event': 'start'}], [{'event': 'start', 'recipe': 'digits'}], ['\x00\xff', '{'],
+    ['[' * 100000]])
 def test_a_bad_record_is_one_line_beside_the_good(lines, record, tmp_path, capsys):
     record('bad', lines)
     record('good', [START, epoch(20), DONE])
@@ -91,7 +96,8 @@ def test_a_bad_record_is_one_line_beside_the_good(lines, record, tmp_path, capsy
 @pytest.mark.parametrize('junk', [None, 'x', -1, [1], {'a': 1}, True, 1e400, '\x1b[31m'])
 def test_no_value_of_a_record_stops_the_table(junk, record, tmp_path, capsys):
     line = {name: junk for name in ('epoch', 'lr', 'val_top1', 'images_per_second', 'seconds')}
-    record('a', [{**START, 'task': junk, 'steps_an_epoch': junk, 'recipe': {'name': junk, 'epochs': junk, 'batch_size': junk}},
+    record('a', [{**START, 'task': junk, 'steps_an_epoch': junk,
+                  'recipe': {'name': junk, 'epochs': junk, 'batch_size': junk}},
                  {'event': 'epoch', **line}, {'event': 'failed', 'reason': junk}], end='\n{"event": "st')
     assert main(['runs', str(tmp_path)]) == main(['runs', str(tmp_path), '--json']) == 0
     assert '\x1b' not in capsys.readouterr().out

@@ -59,7 +59,8 @@ def test_test_scenes_have_digits_that_training_never_shows(monkeypatch):
     plain = scenes._drawn
     for split in scenes.SPLITS:
         seen = drawn[split] = set()
-        monkeypatch.setattr(scenes, '_drawn', lambda digit, *rest: seen.add(digit.tobytes()) or plain(digit, *rest))
+        monkeypatch.setattr(scenes, '_drawn',
+                            lambda digit, *rest, seen=seen: seen.add(digit.tobytes()) or plain(digit, *rest))
         assert len(list(scenes.make_scenes(split, 60, 64, seed=0))) == 60
     assert len(drawn['train']) > 100 and len(drawn['test']) > 60
     assert not drawn['train'] & drawn['test']

@@ -17,7 +17,8 @@ def test_linear_scaling():
     assert replace(RECIPES['resnet50-baseline'], batch_size=64).peak_lr == pytest.approx(0.025)
 
 
-@pytest.mark.parametrize('epoch, rate', [(0, 0.1), (29, 0.1), (30, 0.01), (59, 0.01), (60, 0.001), (90, 0.0001), (119, 0.0001)])
+@pytest.mark.parametrize('epoch, rate',
+                         [(0, 0.1), (29, 0.1), (30, 0.01), (59, 0.01), (60, 0.001), (90, 0.0001), (119, 0.0001)])
 def test_baseline_steps(epoch, rate):
     recipe = RECIPES['resnet50-baseline']
     assert learning_rate(recipe, epoch * STEPS, STEPS) == pytest.approx(rate)

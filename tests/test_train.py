@@ -218,8 +218,10 @@ def test_a_float16_recipe_says_what_the_device_makes_of_it(digits_folder, tmp_pa
     (['--set', 'batch_size=100000'], 'batch'),
     (['--set', 'model=resnet18x'], 'model must be one of'),
     (['--teacher', 'x'], 'has no teacher'),
-    (['--limit', '3'], 'do not fill one batch of 64'), (['--limit', '-1'], 'limit'), (['--limit', 'nan'], 'limit'), (['--keep', '0'], 'keep'),
-    (['--workers', '0'], 'workers'), (['--restarts', '-1'], 'restarts'), (['--hosts', 'a;b'], 'hosts'), (['--seed', '-1'], 'seed'),
+    (['--limit', '3'], 'do not fill one batch of 64'), (['--limit', '-1'], 'limit'), (['--limit', 'nan'], 'limit'),
+    (['--keep', '0'], 'keep'),
+    (['--workers', '0'], 'workers'), (['--restarts', '-1'], 'restarts'), (['--hosts', 'a;b'], 'hosts'),
+    (['--seed', '-1'], 'seed'),
     (['--epochs', '3'], 'unrecognized'), (['--set', 'image_size=17000'], 'image_size'),
 ])
 def test_bad_arguments_are_one_line(more, said, digits_folder, tmp_path, capsys):
@@ -233,8 +235,10 @@ def test_bad_arguments_are_one_line(more, said, digits_folder, tmp_path, capsys)
     assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize('words', [['train', 'digits', '--data', 'nowhere', '--out', 'x'], ['evaluate', 'nowhere', '--data', 'nowhere'],
-                                   ['train', 'nobody', '--data', 'x', '--out', 'y'], ['verify', 'nowhere'], ['pack', 'nowhere', 'out']])
+@pytest.mark.parametrize('words', [['train', 'digits', '--data', 'nowhere', '--out', 'x'],
+                                   ['evaluate', 'nowhere', '--data', 'nowhere'],
+                                   ['train', 'nobody', '--data', 'x', '--out', 'y'], ['verify', 'nowhere'],
+                                   ['pack', 'nowhere', 'out']])
 def test_missing_places_are_one_line(words, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
@@ -247,6 +251,7 @@ def test_the_dry_run_writes_nothing(digits_folder, tmp_path, capsys):
     assert main(['train', 'digits', '--data', digits_folder, '--out', str(run), '--dry-run', '--workers', '2']) == 0
     said = capsys.readouterr().out
     assert '2 workers x 1 accumulated x 32 images' in said
-    seconds, gigabytes = (float(re.search(pattern, said).group(1)) for pattern in (r'about ([0-9.]+) ?s an update', r'([0-9.]+) GB a worker'))
+    seconds, gigabytes = (float(re.search(pattern, said).group(1))
+                          for pattern in (r'about ([0-9.]+) ?s an update', r'([0-9.]+) GB a worker'))
     assert 0 < seconds < 60 and 0.1 < gigabytes < 10 and 'by one worker alone on cpu(0) in float32' in said
     assert not run.exists()

@@ -11,7 +11,8 @@ from gluon_bot.recipes import RECIPES, override
 
 
 class Machine:
-    """Takes `image_seconds` for each image of an update, and `compile_seconds` more for the first; a clock that only this moves."""
+    """Takes `image_seconds` for each image of an update, and `compile_seconds` more for the first; a clock that only this
+    moves."""
 
     def __init__(self, image_seconds, compile_seconds):
         self.image_seconds, self.compile_seconds, self.now = image_seconds, compile_seconds, 0.0
@@ -37,7 +38,8 @@ def test_the_real_batch_is_measured_where_it_fits(monkeypatch):
     time, memory = estimated(machine, 32, monkeypatch)
     assert machine.updates == [2] * 6 + [32] * 6
     # 32 images of 1/64 s; 100 updates an epoch, 10 epochs
-    assert 'about 0.5 s an update, 50s an epoch, 8m20s in all' in time and '5 updates of 32 images on cpu(0) in float32' in time
+    assert 'about 0.5 s an update, 50s an epoch, 8m20s in all' in time
+    assert '5 updates of 32 images on cpu(0) in float32' in time
     assert memory.startswith('memory         about') and '32 images at a time' in memory
 
 
@@ -46,7 +48,8 @@ def test_a_batch_that_would_take_too_long_is_scaled_up(monkeypatch):
     time, memory = estimated(machine, 256, monkeypatch, accumulate=2, workers=2)
     # (15 - 2) / 2 seconds are 13 images of half a second; 256 of them twice an update are 256 s
     assert set(machine.updates) == {2, 13} and machine.now < 30
-    assert 'about 4m16s an update, 7h06m an epoch, 2d23h in all' in time and 'of 13 images, scaled up, by one worker alone' in time
+    assert 'about 4m16s an update, 7h06m an epoch, 2d23h in all' in time
+    assert 'of 13 images, scaled up, by one worker alone' in time
     assert 'more than' in memory and '13 images at a time' in memory
 
 

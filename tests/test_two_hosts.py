@@ -55,7 +55,8 @@ def hosts(tmp_path):
 
         def start(name, *words, **options):
             enter = ENTER.format(keys=tmp_path, name=name)
-            return subprocess.Popen(['ip', 'netns', 'exec', name, 'unshare', '--uts', 'sh', '-c', enter, 'sh', *words], **options)
+            return subprocess.Popen(['ip', 'netns', 'exec', name, 'unshare', '--uts', 'sh', '-c', enter, 'sh', *words],
+                                    **options)
 
         for name, address in HOSTS.items():
             servers.append(start(name, shutil.which('sshd', path='/usr/sbin:/usr/bin'), '-D', '-e', '-f', '/dev/null',

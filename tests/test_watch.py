@@ -23,8 +23,10 @@ HOSTILE = '<script>alert(1)</script>"\' onload=x \x1b[2J'
 def record(folder, epochs, name='digits', end=''):
     """A record of `epochs` epochs of 20 in `folder`, with `end` behind it."""
     lines = [{'event': 'start', 'task': 'classify', 'recipe': {'name': name, 'epochs': 20, 'batch_size': 64, 'model': name},
-              'steps_an_epoch': 22, 'data': {'name': name, 'classes': 10, 'train_images': 1438}, 'device': name, 'world_size': 1}]
-    lines += [{'event': 'epoch', 'epoch': n, 'step': 22 * n, 'val_top1': 4.0 * n, 'loss': 2.0, 'lr': 0.1, 'images_per_second': 150.0,
+              'steps_an_epoch': 22, 'data': {'name': name, 'classes': 10, 'train_images': 1438}, 'device': name,
+              'world_size': 1}]
+    lines += [{'event': 'epoch', 'epoch': n, 'step': 22 * n, 'val_top1': 4.0 * n, 'loss': 2.0, 'lr': 0.1,
+               'images_per_second': 150.0,
                'seconds': 10.0} for n in range(1, epochs + 1)]
     folder.mkdir(exist_ok=True)
     (folder / RECORD).write_text(''.join(json.dumps(line) + '\n' for line in lines) + end)
@@ -78,7 +80,8 @@ def test_the_page_follows_the_record(tmp_path):
 
 
 @pytest.mark.parametrize('host, status', [
-    (None, 200), ('localhost', 200), ('localhost:9', 200), ('127.0.0.1', 200), ('evil.example', 403), ('evil.example:80', 403),
+    (None, 200), ('localhost', 200), ('localhost:9', 200), ('127.0.0.1', 200), ('evil.example', 403),
+    ('evil.example:80', 403),
     ('127.0.0.1.evil.example', 403), ('localhost:80:80', 403), ('', 403), ('[::1]', 403)])
 def test_only_names_of_this_machine_are_answered(host, status, tmp_path):
     with served(record(tmp_path / 'run', 1)) as port:
@@ -119,8 +122,10 @@ def test_words_of_a_record_are_not_html(tmp_path):
 
 
 def test_ctrl_c_ends_it(tmp_path):
-    process = subprocess.Popen([sys.executable, '-c', 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '
-                                'from gluon_bot.__main__ import main; raise SystemExit(main())', 'watch', str(record(tmp_path / 'run', 2))],
+    process = subprocess.Popen([sys.executable, '-c',
+                                'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '
+                                'from gluon_bot.__main__ import main; raise SystemExit(main())', 'watch',
+                                str(record(tmp_path / 'run', 2))],
                                stderr=subprocess.PIPE, text=True)
     line = process.stderr.readline()
     port = int(line.split('127.0.0.1:')[1].split('/')[0])

@@ -25,7 +25,8 @@ QUICK = ('resnet18', 'resnet18b', 'mobilenet')
 def zoo_network(model, classes=10):
     """GluonCV's network with random parameters, normalisation and running statistics too, and a size it can take."""
     network = gluoncv().model_zoo.get_model(ZOO[model], classes=classes)
-    size = 299 if model == 'inception-v3' else 224 if model in ('mobilenet', 'densenet201') else 64  # those pool 7 or 8 pixels
+    # those pool 7 or 8 pixels
+    size = 299 if model == 'inception-v3' else 224 if model in ('mobilenet', 'densenet201') else 64
     network.initialize(mx.init.Xavier())
     image = mx.nd.random.normal(shape=(1, 3, size, size))
     network(image)
@@ -109,9 +110,12 @@ def test_files_that_do_not_fit_are_one_line(tmp_path, capsys):
     mx.nd.save(str(tmp_path / 'whole.params'), {name: mx.nd.zeros(parameter.shape, dtype='int32')
                for name, parameter in theirs._collect_params_with_prefix().items()})
     mx.nd.save(str(tmp_path / 'list.params'), [mx.nd.zeros(3)])
-    for name, model, message in (('b', 'resnet18c', "lacks 'conv1.0.weight'"), ('b', 'resnet50b', "lacks 'layer1.0.bn3.beta'"),
-                                 ('whole', 'resnet18b', 'int32 instead of floating-point'), ('list', 'resnet18b', '0 names for 1 arrays'),
-                                 ('none', 'resnet18b', 'no such file or folder'), ('b', 'resnet18b', 'name them with --data'),
+    for name, model, message in (('b', 'resnet18c', "lacks 'conv1.0.weight'"),
+                                 ('b', 'resnet50b', "lacks 'layer1.0.bn3.beta'"),
+                                 ('whole', 'resnet18b', 'int32 instead of floating-point'),
+                                 ('list', 'resnet18b', '0 names for 1 arrays'),
+                                 ('none', 'resnet18b', 'no such file or folder'),
+                                 ('b', 'resnet18b', 'name them with --data'),
                                  ('b', 'resnet', "unknown model 'resnet'")):
         file = str(tmp_path / (name + '.params'))
         assert main(['import', file, '--model', model, '--out', str(tmp_path / 'run')]) == 2

@@ -6,14 +6,16 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def run(*command, **options):
-    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          **options)
     assert done.returncode == 0, done.stdout
     return done.stdout
 

@@ -31,4 +31,5 @@ for step in range(2):
     train.train_step(run, None, batches, recipe, 4, step, accumulate)
 mx.nd.waitall()  # no rank may leave while another still waits for it
 if ranks.first:
-    np.savez(out, **{'first.0.weight': first}, **{name: array.asnumpy() for name, array in state.parameters(network).items()})
+    np.savez(out, **{'first.0.weight': first},
+             **{name: array.asnumpy() for name, array in state.parameters(network).items()})

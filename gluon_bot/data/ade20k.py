@@ -40,7 +40,7 @@ def verify(root: str, processes: Optional[int] = None) -> List[str]:
     except InputError as error:
         return [str(error)]
     problems, names = [], []
-    for split, part in SPLITS.items():
+    for part in SPLITS.values():
         images, masks = _stems(folder, 'images', part, '.jpg'), _stems(folder, 'annotations', part, '.png')
         if not images:
             problems.append('%s: no images' % os.path.join(folder, 'images', part))

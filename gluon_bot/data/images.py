@@ -82,7 +82,8 @@ def decode(data: bytes) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation says, in three channels of eight bits. ValueError for pixels of more than 16 bits."""
+    """The image as its EXIF orientation says, in three channels of eight bits. ValueError for pixels of more than 16
+    bits."""
     return _as_rgb(_upright(image))
 
 

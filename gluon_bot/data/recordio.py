@@ -60,7 +60,8 @@ def check(folder: str, split: str) -> Manifest:
     packing counts as that. Raises InputError.
     """
     if folder.encode('utf-8', 'replace') != os.fsencode(folder) or re.search('[;?#]|://', folder):
-        raise InputError('%s: MXNet opens no files whose path has one of ; ? # :// or is not UTF-8; rename the folder' % folder)
+        raise InputError('%s: MXNet opens no files whose path has one of ; ? # :// or is not UTF-8; rename the folder'
+                         % folder)
     found = manifest.load(folder, split)
     verification.check_sizes(found)
     with verified.first_look(found) as new:

@@ -100,8 +100,8 @@ def small_batches(dataset: mx.gluon.data.Dataset, batchify: Callable[[List[Any]]
     """Yield batchify([items]) for the small batches of an epoch that are one rank's, from its update `done` on.
 
     The epoch's order of the first `images` items depends on (seed, epoch) alone. Each update takes the next `batch_size` of
-    them, cut into `parts` small batches (ranks times accumulation), of which `part` are this rank's: an update is of the same
-    images on any number of ranks. processes: that load ahead; 0 loads when asked.
+    them, cut into `parts` small batches (ranks times accumulation), of which `part` are this rank's: an update is of the
+    same images on any number of ranks. processes: that load ahead; 0 loads when asked.
     """
     order = np.random.default_rng((seed, epoch)).permutation(images)
     small = batch_size // parts
@@ -112,8 +112,10 @@ def small_batches(dataset: mx.gluon.data.Dataset, batchify: Callable[[List[Any]]
 
 
 def normalised(images: mx.nd.NDArray) -> mx.nd.NDArray:
-    """uint8 (N, height, width, 3) or (height, width, 3), RGB, to the network's float32 (N, 3, height, width), the same anew."""
-    return mx.nd.image.normalize(mx.nd.image.to_tensor(images), *(tuple(part / 255 for part in parts) for parts in (MEAN, STD)))
+    """uint8 (N, height, width, 3) or (height, width, 3), RGB, to the network's float32 (N, 3, height, width), the same
+    anew."""
+    return mx.nd.image.normalize(mx.nd.image.to_tensor(images),
+                                 *(tuple(part / 255 for part in parts) for parts in (MEAN, STD)))
 
 
 def stack(items: Sequence[Tuple[np.ndarray, np.ndarray]]) -> Tuple[mx.nd.NDArray, mx.nd.NDArray]:

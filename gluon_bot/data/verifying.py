@@ -25,7 +25,8 @@ def verify(path: str, workers: Optional[int] = None) -> str:
         for problem in problems:
             say(problem)
         if problems:
-            raise InputError('%s: %s with %d problems, listed above; mend or remove these files' % (path, kind, len(problems)))
+            raise InputError('%s: %s with %d problems, listed above; mend or remove these files'
+                             % (path, kind, len(problems)))
     return '\n'.join('%s: %s, sound' % (path, kind) for kind, _ in found)
 
 

@@ -1,7 +1,8 @@
 """Parameters published for GluonCV's classifiers, by name, into the same networks of ours.
 
-Files are of three kinds. `save_parameters` names attributes and positions ('layer1.0.conv2.weight'); files from before it have
-the layers' own names ('layers1_conv1_weight'), and so have exported ones, with a prefix ('arg:resnetv1d0_layers1_conv1_weight').
+Files are of three kinds. `save_parameters` names attributes and positions ('layer1.0.conv2.weight'); files from before it
+have the layers' own names ('layers1_conv1_weight'), and so have exported ones, with a prefix
+('arg:resnetv1d0_layers1_conv1_weight').
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def renamed(network: mx.gluon.HybridBlock, given: Dict[str, np.ndarray], source:
         given = _with_structural_names(network, given, source)
     for trouble, names in (('lacks', set(ours) - set(given)), ('has an unknown', set(given) - set(ours))):
         if names:
-            raise InputError("%s: %s '%s' (%d such): not GluonCV's parameters of %s; take those of the same depth and variant" % (
+            raise InputError("%s: %s '%s' (%d such): not GluonCV's parameters of %s; take those of the same depth and "
+                             'variant' % (
                 source, trouble, min(names), len(names), network.name))
     odd = next((name for name, array in given.items() if array.dtype.kind != 'f'), None)
     if odd:
@@ -38,7 +40,8 @@ def renamed(network: mx.gluon.HybridBlock, given: Dict[str, np.ndarray], source:
     return {ours[name]: array for name, array in given.items()}
 
 
-def _with_structural_names(network: mx.gluon.HybridBlock, given: Dict[str, np.ndarray], source: str) -> Dict[str, np.ndarray]:
+def _with_structural_names(network: mx.gluon.HybridBlock, given: Dict[str, np.ndarray], source: str) \
+        -> Dict[str, np.ndarray]:
     """The same arrays by the names `save_parameters` would give them."""
     prefix = re.match('(.*_)?', os.path.commonprefix(list(given))).group()
     given = {name[len(prefix):]: array for name, array in given.items()}
@@ -48,7 +51,8 @@ def _with_structural_names(network: mx.gluon.HybridBlock, given: Dict[str, np.nd
         if not hasattr(gluoncv().model_zoo, name):
             raise InputError('%s: has the names of layers, but GluonCV has no %s' % (source, name))
         theirs = getattr(gluoncv().model_zoo, name)()
-    structural = {parameter.name[len(theirs.prefix):]: name for name, parameter in theirs._collect_params_with_prefix().items()}
+    structural = {parameter.name[len(theirs.prefix):]: name
+                  for name, parameter in theirs._collect_params_with_prefix().items()}
     return {structural.get(name, name): array for name, array in given.items()}
 
 

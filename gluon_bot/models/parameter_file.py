@@ -1,7 +1,8 @@
 """MXNet's .params files, read without MXNet: its own reader allocates whatever a damaged or hostile file asks for.
 
-A file is LIST, 0, the number of arrays, the arrays, the number of names, the names; all little-endian. An array is a word for
-its version, the storage type (versions 2 and 3), the shape, the device it was on, the type of its values, and the values.
+A file is LIST, 0, the number of arrays, the arrays, the number of names, the names; all little-endian. An array is a word
+for its version, the storage type (versions 2 and 3), the shape, the device it was on, the type of its values, and the
+values.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ MOST_DIMENSIONS = 32
 
 
 def read(path: str) -> Dict[str, np.ndarray]:
-    """The arrays of a .params file by name. Raises InputError where it can't be read or is anything but one whole such file."""
+    """The arrays of a .params file by name. Raises InputError where it can't be read or is anything but one whole such
+    file."""
     try:
         return _parse(read_bounded(path, MOST_BYTES))
     except OSError as error:

@@ -39,7 +39,8 @@ class SynchronisedBatchNorm(nn.BatchNorm):
         mx.operator.register(self._operator)(partial(_Declaration, ranks, self._operator, self._kwargs))
 
     def hybrid_forward(self, F, x, gamma, beta, running_mean, running_var):
-        # oneDNN's memory layouts, which convolutions give and want, would reach the operator as garbage: this copies into plain
+        # oneDNN's memory layouts, which convolutions give and want, would reach the operator as garbage: this copies into
+        # plain
         # arrays, and an operator that works in place would not
         plain = partial(F.slice_axis, axis=0, begin=0, end=None)
         return plain(F.Custom(plain(x), gamma, beta, running_mean, running_var, op_type=self._operator)[0])

@@ -8,8 +8,7 @@ from typing import List, Sequence, Tuple
 from gluon_bot import paper
 from gluon_bot.report import pieces, wording
 from gluon_bot.report.comparing import TOLERANCE_REASON, Comparison
-from gluon_bot.report.placing import (DIFFERS, FILLS, MAIN_METRIC, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed,
-                                      data_title)
+from gluon_bot.report.placing import DIFFERS, FILLS, MAIN_METRIC, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, data_title
 from gluon_bot.report.plots import Curve
 
 SECTIONS = (
@@ -72,8 +71,10 @@ def _row(row: wording.Row, heads: Sequence[str]) -> str:
     counted = ', '.join('%s %s %s' % (result.cell.printed, result.cell.unit, paper.METRICS[result.cell.metric].label)
                         for result in row.counted)
     cells = _touched_cells(row, heads) if row.touched else \
-        [pieces.cell(heads[1], escape(wording.printed(row)), 'number paper')] + [pieces.cell(head, '-') for head in heads[2:5]] \
-        + [pieces.cell(heads[5], ' '.join(pieces.chip(verdict, text) for verdict, text in wording.verdicts(row))), pieces.cell(heads[6], '-')]
+        [pieces.cell(heads[1], escape(wording.printed(row)), 'number paper')] \
+        + [pieces.cell(head, '-') for head in heads[2:5]] \
+        + [pieces.cell(heads[5], ' '.join(pieces.chip(verdict, text) for verdict, text in wording.verdicts(row))),
+           pieces.cell(heads[6], '-')]
     return '<tr class="%s"><th scope="row">%s%s</th>%s</tr>' % (
         'touched' if row.touched else 'untouched', escape(row.name),
         '<br><span class="small">%s</span>' % escape(counted) if counted else '', ''.join(cells))
@@ -150,7 +151,8 @@ def _runs_section(anchor: str, title: str, text: str, placed: List[Placed], draw
         pieces.cell(heads[2], escape(data_title(one.run))), pieces.cell(heads[3], escape(wording.outcome(one))),
         pieces.cell(heads[4], escape(wording.why_not(one)) or '-')) for one in placed]
     curves = [] if anchor == 'published' else [(one.run.task, Curve(one.name, one.run)) for one in placed]
-    return pieces.section(anchor, title, '<p class="small">%s</p>' % escape(text) + pieces.table(heads, lines) + pieces.curves(curves, draw))
+    return pieces.section(anchor, title, '<p class="small">%s</p>' % escape(text) + pieces.table(heads, lines)
+                          + pieces.curves(curves, draw))
 
 
 def _table_curves(rows: List[wording.Row]) -> List[Tuple[str, Curve]]:

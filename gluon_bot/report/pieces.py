@@ -1,4 +1,5 @@
-"""What the pages share: the document that opens without a network, tables that become cards on a phone, curves, provenance."""
+"""What the pages share: the document that opens without a network, tables that become cards on a phone, curves,
+provenance."""
 
 from __future__ import annotations
 

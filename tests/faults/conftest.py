@@ -3,8 +3,8 @@
 import os
 
 import pytest
-
 import runs
+
 from gluon_bot.data import digits
 
 

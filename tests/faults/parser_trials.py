@@ -18,10 +18,11 @@ from PIL import Image
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 from data_samples import dataset, encoded, noise, solid, tar_bytes, write_tree  # noqa: E402
+from mutations import mutated  # noqa: E402
+
 from gluon_bot import InputError, checkpoint, recipes, runlog  # noqa: E402
 from gluon_bot.data import ade20k, framing, ilsvrc, images, manifest, recordio, sources, trees, voc  # noqa: E402
 from gluon_bot.report import reading  # noqa: E402
-from mutations import mutated  # noqa: E402
 
 SECONDS = 10  # a trial that takes longer hangs
 MEMORY = 6 << 30  # address space
@@ -29,7 +30,7 @@ OBJECT = ('<object><name>dog</name><difficult>0</difficult><bndbox><xmin>1</xmin
           '<ymax>30</ymax></bndbox></object>')
 XML = ('<annotation><filename>a.jpg</filename><size><width>40</width><height>30</height><depth>3</depth></size>%s'
        '</annotation>' % (3 * OBJECT))
-LOG = """INFO:root:Namespace(batch_size=64, data_dir='/imagenet', dtype='float32', label_smoothing=False, lr=0.4,
+LOG = '''INFO:root:Namespace(batch_size=64, data_dir='/imagenet', dtype='float32', label_smoothing=False, lr=0.4,
 lr_decay_epoch='40,60', mixup=False, mode='hybrid', model='resnet50_v1d', num_epochs=120, num_gpus=8, wd=0.0001)
 INFO:root:Namespace(batch_size=64, data_dir='/imagenet', lr=0.4, model='resnet50_v1d', num_epochs=9, x=[1, 2])
 INFO:root:Epoch[0] Batch [49]\tSpeed: 1013.9 samples/sec\taccuracy=0.001\tlr=0.001000
@@ -46,7 +47,7 @@ Namespace(backbone='resnet50', dataset='ade20k', epochs=120)
 Number of GPUs: 8
 Epoch 0, training loss 1.234: 100%|###| 10/10 [00:10<00:00]
 Epoch 0, validation pixAcc: 0.712, mIoU: 0.312: 100%|###| 10/10 [00:10<00:00]
-"""
+'''
 RECORD = '\n'.join(json.dumps(line) for line in [
     {'event': 'start', 'task': 'classify', 'recipe': recipes.as_dict(recipes.RECIPES['digits']),
      'data': {'name': 'd', 'val_images': 8}},

@@ -9,6 +9,7 @@ import signal
 import sys
 
 from mutations import mutated
+
 from gluon_bot import InputError
 from gluon_bot.data import recordio, verified, workers
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_samples import dataset, encoded, noise, write_tree
+from mutations import mutated
 from PIL import Image
 
-from data_samples import dataset, encoded, noise, write_tree
 from gluon_bot.data import framing, images, recordio
-from mutations import mutated
 
 HERE = Path(__file__).parent
 
@@ -52,14 +52,14 @@ def test_every_change_of_a_file_is_refused_in_one_line(folder, kind, count):
         assert sum(trial['same_size'] for trial in found) > count / 4
 
 
-READ = """
+READ = '''
 import sys
 import mxnet as mx
 path, count = sys.argv[1], int(sys.argv[2])
 reader = mx.io.ImageRecordIter(path_imgrec=path, data_shape=(3, 32, 32), batch_size=16, dtype='uint8', round_batch=True,
                                random_resized_crop=True, prefetch_buffer=1, verbose=False)
 print(sum(len(batch.data[0].asnumpy()) - batch.pad for batch in reader))
-"""
+'''
 
 
 @pytest.mark.parametrize('count', [500, pytest.param(10000, marks=pytest.mark.slow)])

@@ -7,8 +7,8 @@ import shutil
 import subprocess
 
 import pytest
-
 import runs
+
 from gluon_bot import checkpoint
 from gluon_bot.__main__ import main
 

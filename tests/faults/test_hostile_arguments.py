@@ -6,8 +6,8 @@ import sys
 
 import mxnet as mx
 import pytest
-
 from data_samples import dataset, encoded, noise, write_tree
+
 from gluon_bot import dist, job, state, trial
 from gluon_bot.__main__ import main
 from gluon_bot.arguments import commands_of, parser
@@ -66,7 +66,7 @@ VALID = {
     'completion': ['bash'],
     'benchmark': ['data', 'digits', '--data', 'nowhere']}
 SLOW = {('figures', '--out'), ('verify', '--picture'), ('export', '--out'), ('doctor', '--out'), ('doctor', '--data'),
-        ('predict', '--out')}  # valid values take seconds
+        ('predict', '--out'), ('benchmark', '--data')}  # valid values take seconds
 
 
 def with_value(command, option, value):

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 import runs
 
 SCRIPT = str(Path(__file__).resolve().parents[2] / 'scripts' / 'train_imagenet.sh')

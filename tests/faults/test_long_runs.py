@@ -2,11 +2,11 @@
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-
 import runs
 
 EPOCHS = 200
@@ -31,7 +31,7 @@ def test_memory_files_and_step_time_stay_as_they_are(digits_folder, tmp_path):
         process = runs.start('train', 'digits', '--data', digits_folder, '--out', run, *WORDS, stdout=said, stderr=said)
     processes, found = [], {}
     for epoch in (10, 50, 100, 150, 199):
-        runs.until(lambda: runs.recorded(run, 2 * epoch), process, seconds=3000)
+        runs.until(partial(runs.recorded, run, 2 * epoch), process, seconds=3000)
         processes = processes or [process.pid] + runs.children(process.pid)
         found[epoch] = [measured(pid) for pid in processes]
     assert process.wait(600) == 0, (tmp_path / 'said').read_text()[-3000:]

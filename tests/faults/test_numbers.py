@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import runs
+
 from gluon_bot import checkpoint, launch
 from gluon_bot.__main__ import main
 

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 import runs
+
 from gluon_bot import launch, pulse
 
 

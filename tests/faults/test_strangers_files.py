@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from data_samples import encoded, noise, solid, tar_bytes
+from parser_trials import PARSERS, npz
+
 from gluon_bot import InputError, checkpoint
 from gluon_bot.data import ilsvrc, images, manifest, recordio, sources, trees, voc
 from gluon_bot.report import reading
-from parser_trials import PARSERS, npz
 
 TRIALS = str(Path(__file__).with_name('parser_trials.py'))
 
@@ -257,7 +257,7 @@ def test_no_parser_can_run_what_it_reads(tmp_path):
     data = pickle.dumps(Trap())
     objects = io.BytesIO()
     np.savez(objects, a=np.array([Trap()], dtype=object))
-    for name, (parse, _, file_name) in PARSERS.items():
+    for parse, _, file_name in PARSERS.values():
         for content in (data, objects.getvalue()):
             (tmp_path / file_name).write_bytes(content)
             try:
