@@ -98,7 +98,9 @@ def test_every_command_has_valid_words(place, capsys):
         shutil.rmtree(FRESH, ignore_errors=True)
 
 
-@pytest.mark.parametrize('command, option', VALUED, ids=['%s %s' % pair for pair in VALUED])
+@pytest.mark.parametrize('command, option',
+                         [pytest.param(*pair, id='%s %s' % pair, marks=[pytest.mark.slow] * (pair[0] == 'doctor'))
+                                             for pair in VALUED])
 def test_no_value_of_any_option_is_more_than_one_line(command, option, place, capsys):
     refused = 0
     for value in HOSTILE:
@@ -141,7 +143,7 @@ def test_no_value_of_any_option_is_more_than_one_line(command, option, place, ca
     (['verify', 'data', '--picture', 'nowhere/x.png'], 'nowhere'), (['report', 'nowhere'], 'nowhere'),
     (['evaluate', 'run', '--data', 'data', '--workers', '100000'], 'workers'),
     (['verify', 'data', '--workers', '100000'], 'workers'),
-    (['evaluate', 'run', '--data', 'data', '--hosts', 'a:1,b:1', '--workers', '5'], '2 workers'),
+    (['evaluate', 'run', '--data', 'data', '--hosts', 'a:1,b:1', '--workers', '5'], 'has 2 slots for 5 workers'),
     (['evaluate', 'run', '--data', 'data', '--hosts', '-oProxyCommand', '--workers', '2'], 'hosts'),
 ])
 def test_what_is_wrong_is_said_with_what_may_be_meant(words, said, place, capsys):
