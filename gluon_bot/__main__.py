@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
+import io
 import json
 import os
 import sys
-from typing import List, Optional
+from typing import Any, Dict, List, Optional, cast
 
 from gluon_bot import InputError, RunError, environment, launch
 from gluon_bot.arguments import commands_of, parser
@@ -27,7 +29,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     options.arguments = arguments
-    sys.stdout.reconfigure(errors='backslashreplace')  # names of files need not be text
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors='backslashreplace')  # names of files need not be text
     launch.follow_parent()
     _prepare(options)
     try:
@@ -91,7 +93,7 @@ def _prepare(options: argparse.Namespace) -> None:
 
 def _recipes(options: argparse.Namespace) -> None:
     from gluon_bot import finetune, recipes
-    named = {**recipes.RECIPES, **finetune.FINE_TUNINGS}
+    named: Dict[str, Any] = {**recipes.RECIPES, **finetune.FINE_TUNINGS}
     names = [options.recipe] if options.recipe else list(named)
     chosen = [recipes.override(named.get(name) or recipes.recipe_named(name), options.set) for name in names]
     if options.json:
@@ -168,23 +170,20 @@ def _train(options: argparse.Namespace) -> int:
 
 def _fine_tune(options: argparse.Namespace) -> int:
     from gluon_bot import finetune, recipes, tuning
-    if options.command == 'detect':
-        from gluon_bot.detect import describe, estimate, fit
-    else:
-        from gluon_bot.segment import describe, estimate, fit
+    task: Any = importlib.import_module('gluon_bot.' + options.command)  # detect or segment
     settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
     recipe = recipes.override(finetune.fine_tuning_named(options.recipe, options.command), settings)
     if options.dry_run or _is_launcher(options):
         launch.check(options.workers, options.hosts)
-        job = describe(recipe, options.data, options.out, options.workers, options.accumulate, options.limit)
+        job = task.describe(recipe, options.data, options.out, options.workers, options.accumulate, options.limit)
         planned = tuning.plan(job, options.backbone, options.workers, options.resume)
         if options.dry_run:
             print(planned, flush=True)
-            print(estimate(job, options.workers, options.backbone))
+            print(task.estimate(job, options.workers, options.backbone))
             return 0
         say(planned)
         return _launch(options)
-    fit(recipe, options.data, options.out, options.backbone, options.resume, options.accumulate, options.limit,
+    task.fit(recipe, options.data, options.out, options.backbone, options.resume, options.accumulate, options.limit,
         options.log_every, options.keep, options.tensorboard)
     return 0
 

@@ -91,9 +91,9 @@ def processor() -> str:
         return 'unknown CPU'
 
 
-def rounds(sides: Dict[str, Callable[[], float]], repeats: int) -> Dict[str, List[float]]:
+def rounds(sides: Dict[Any, Callable[[], float]], repeats: int) -> Dict[Any, List[float]]:
     """What each side returns, `repeats` times, the sides in turn, so that a slow minute hits all of them."""
-    found = {name: [] for name in sides}
+    found: Dict[Any, List[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, measure in sides.items():
             found[name].append(measure())
@@ -221,7 +221,8 @@ def _train(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> L
     """A round begins new readers, as an epoch does: what they decoded while others were measured would cost nothing."""
     from gluon_bot.data import imagenet, recordio
     step = CachedStep(recipe, ranks, len(recordio.check(data, 'train').classes))
-    waited, epochs = [], itertools.count()
+    waited: List[float] = []
+    epochs = itertools.count()
 
     def timed(batches: Iterator[Any]) -> Iterator[Any]:
         for _ in range(steps):

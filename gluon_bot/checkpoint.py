@@ -88,7 +88,7 @@ def find(path: str) -> Checkpoint:
 
 def newest(run: str) -> 'tuple[Optional[Checkpoint], List[str]]':
     """The newest good checkpoint of a run, and a line for each newer one that is damaged."""
-    damaged = []
+    damaged: List[str] = []
     for path in sorted(_all(run), reverse=True):
         try:
             return _open(path), damaged
@@ -101,14 +101,14 @@ def set_aside(run: str, step: int) -> None:
     """Rename what lies beyond the checkpoint a run resumes from, damaged as it is, and drop unfinished writes."""
     folder = os.path.join(run, FOLDER)
     for name in os.listdir(folder) if os.path.isdir(folder) else []:
-        path = os.path.join(folder, name)
+        path, numbered = os.path.join(folder, name), _STEP.match(name)
         if name.startswith('.partial-'):
             step_path = os.path.join(folder, 'step-%s' % name[len('.partial-'):-len('-old')])
             if name.endswith('-old') and not os.path.exists(step_path):  # killed between the two renames of `save`
                 os.rename(path, step_path)
             else:
                 shutil.rmtree(path, ignore_errors=True)
-        elif _STEP.match(name) and int(_STEP.match(name).group(1)) > step:
+        elif numbered and int(numbered.group(1)) > step:
             shutil.rmtree(path + '.damaged', ignore_errors=True)
             os.rename(path, path + '.damaged')
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Dict, Iterable, List, Sequence
+from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
 from gluon_bot.finetune import FINE_TUNINGS
 from gluon_bot.recipes import MODELS, RECIPES
@@ -36,7 +36,8 @@ def script(shell: str, commands: Dict[str, argparse.ArgumentParser]) -> str:
     """What `shell`, bash or zsh, has to source; `commands` are the parsers by name."""
     options = {name: [word for word in command._option_string_actions if word.startswith('--')]
                for name, command in commands.items()}
-    first, values = {}, {}
+    first: Dict[str, Sequence[str]] = {}
+    values: Dict[str, Sequence[str]] = {}
     for name, command in commands.items():
         places = [action for action in command._actions if not action.option_strings]
         first[name] = _words(name, places[0]) if places else []
@@ -52,12 +53,12 @@ def script(shell: str, commands: Dict[str, argparse.ArgumentParser]) -> str:
 def _words(command: str, action: argparse.Action) -> Sequence[str]:
     """The words that may stand for an argument; none where it is a file, a number or a text."""
     if action.metavar == 'RECIPE':
-        named = {**RECIPES, **FINE_TUNINGS}
+        named: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}
         tasks = {'train': 'classify', 'detect': 'detect', 'segment': 'segment'}
         return [name for name, recipe in named.items() if tasks.get(command, recipe.task) == recipe.task]
     return MODELS if action.metavar == 'MODEL' else [str(choice) for choice in action.choices or ()]
 
 
-def _cases(cases: Dict[str, Iterable[str]]) -> str:
+def _cases(cases: Mapping[str, Iterable[str]]) -> str:
     lines: List[str] = ["      %s) words='%s' ;;" % (pattern, ' '.join(words)) for pattern, words in cases.items() if words]
     return '\n'.join(lines)

@@ -173,12 +173,12 @@ def evaluate(detector: FasterRCNN, test_set: transfer.Boxes, recipe: Detection, 
     objects, found = metric.counts()
     nothing = np.full((1, 3), -1, np.float32)  # a rank may have found nothing
     found = ranks.concatenate(mx.nd.array(np.concatenate([nothing, found])), 'detections')
-    *objects, broken = ranks.sum_counts([*objects.tolist(), broken], 'evaluate')
+    *counts, broken = ranks.sum_counts([*objects.tolist(), broken], 'evaluate')
     if broken:
         raise RunError('the detector gives boxes that are not finite: its parameters are damaged or have diverged')
-    metric.set(np.array(objects), found)
+    metric.set(np.array(counts), found)
     *precisions, mean = metric.get()[1]
-    return {'val_map': 100 * mean, 'val_images': images, 'val_objects': sum(objects),
+    return {'val_map': 100 * mean, 'val_images': images, 'val_objects': sum(counts),
             'val_ap': {name: 100 * value for name, value in zip(test_set.classes, precisions) if not np.isnan(value)}}
 
 

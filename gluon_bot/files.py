@@ -26,7 +26,8 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
     """Open `path` for writing; it appears under its name, flushed to disk, only if the block ends without an error."""
     temporary = '%s.partial-%d' % (path, os.getpid())
     try:
-        with open(temporary, mode, **({} if 'b' in mode else {'encoding': 'utf-8', 'newline': '\n'})) as file:
+        encoding, newline = (None, None) if 'b' in mode else ('utf-8', '\n')
+        with open(temporary, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

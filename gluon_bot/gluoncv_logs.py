@@ -7,6 +7,7 @@ A number must be whole: one that a cut may have shortened is left out.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -81,9 +82,9 @@ class LogReader:
         metric does number by number: 75 % in the first epoch of a network that is right in 5 %.
         """
         for run in self.runs:
-            trained, right = (run.epochs.get(1, {}).get(name) for name in ('train_top1', 'val_top1'))
-            known = trained is not None and right is not None
-            if run.recipe.get('label_smoothing') == 0 or (known and trained < right + 40):
+            trained, right = (run.epochs.get(1, {}).get(name, math.nan) for name in ('train_top1', 'val_top1'))
+            known = not math.isnan(trained + right)
+            if run.recipe.get('label_smoothing') == 0 or trained < right + 40:
                 continue
             dropped = [values.pop('train_top1') for values in run.epochs.values() if 'train_top1' in values]
             if dropped:
@@ -122,6 +123,8 @@ class LogReader:
 
     def _detection_line(self, number: int, line: str, whole: bool) -> bool:
         """A line of the table of classes behind '[Epoch n] Validation:'; False where the table is over."""
+        if self.detection is None:
+            return False
         epoch, classes = self.detection
         found = CLASS.match(line)
         if not found or not whole:
@@ -215,7 +218,8 @@ def _run(source: str, arguments: Dict[str, Any]) -> Run:
 
 
 def _classification(arguments: Dict[str, Any], model: Any) -> Dict[str, Any]:
-    batch, devices, rate = (arguments.get(key) for key in ('batch_size', 'num_gpus', 'lr'))
+    numbers: List[Any] = [arguments.get(key) for key in ('batch_size', 'num_gpus', 'lr')]
+    batch, devices, rate = numbers
     stated = {'image_size': arguments.get('input_size'), 'precision': arguments.get('dtype'),
               'warmup_epochs': arguments.get('warmup_epochs'), 'no_bias_decay': arguments.get('no_wd'),
               'lr_schedule': arguments.get('lr_mode')}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Union
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import mxnet as mx
 
 from gluon_bot import InputError, checkpoint, dist, evaluate, models, optim, precision, runlog, weights
 from gluon_bot.console import say
 from gluon_bot.data import imagenet, recordio
-from gluon_bot.finetune import FineTuning
 from gluon_bot.models import flops
 from gluon_bot.recipes import RECIPES, Recipe, as_dict, from_dict, tricks
 from gluon_bot.state import State
@@ -24,7 +23,7 @@ MEASURES = {'classify': 'val_top1', 'detect': 'val_map', 'segment': 'val_miou'}
 class Job(NamedTuple):
     """A recipe with its place."""
 
-    recipe: Union[Recipe, FineTuning]
+    recipe: Any  # a Recipe or FineTuning
     data: str
     out: str
     class_names: List[str]

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Dict, List
+from typing import Any, Dict, List, Tuple
 
 from gluon_bot import InputError, pulse, remote
 from gluon_bot.console import duration, say
@@ -143,7 +143,7 @@ def _verdict(codes: List[int], asked: bool) -> int:
     return max(codes)
 
 
-def _rendezvous(workers: int, hosts: str, stall_seconds: float) -> 'tuple[object, List[tuple[str, Dict[str, str]]]]':
+def _rendezvous(workers: int, hosts: str, stall_seconds: float) -> Tuple[Any, List[Tuple[str, Dict[str, str]]]]:
     """Horovod's meeting point, and for each worker its machine ('' for this one) and what it must know of the others."""
     try:
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts

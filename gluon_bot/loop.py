@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import time
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Callable, Deque, Dict, Iterator, NamedTuple, Optional
 
 import mxnet as mx
 
@@ -60,7 +60,7 @@ def _run(job: Job, training: State, task: Task, resume: bool, log_every: int, ke
     events = Events(job.out, tensorboard and ranks.first)
     meta = _restore(training, job, resume)
     first = meta or {'epoch': 0, 'step': 0, 'tally': {}}
-    if first['epoch'] == recipe.epochs:
+    if meta and meta['epoch'] == recipe.epochs:
         return _finished(job, meta) if ranks.first else None
     log = _open_record(training, job, meta)
     tally, done = metrics.Tally(QUANTITIES[recipe.task], first['tally']), first['step'] - first['epoch'] * job.steps_an_epoch
@@ -107,7 +107,7 @@ def train_epoch(training: State, task: Task, job: Job, epoch: int, done: int, ta
     """
     recipe, ranks, steps = job.recipe, training.ranks, job.steps_an_epoch
     batches = task.batches(epoch, done)
-    queued = collections.deque()
+    queued: Deque[Any] = collections.deque()
     began = time.monotonic()
 
     def settle() -> bool:

@@ -7,7 +7,8 @@ or not at all.
 from __future__ import annotations
 
 import colorsys
-from typing import Any, Sequence, Tuple
+import itertools
+from typing import Any, Iterable, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -42,14 +43,14 @@ def save_top5(path: str, image: np.ndarray, names: Sequence[str], probabilities:
     _save(figure, axes, image, path)
 
 
-def save_boxes(path: str, image: np.ndarray, names: Sequence[str], boxes: np.ndarray, classes: Sequence[int],
-               scores: Sequence[float] = ()) -> None:
+def save_boxes(path: str, image: np.ndarray, names: Sequence[str], boxes: np.ndarray, classes: Iterable[int],
+               scores: Optional[Iterable[float]] = None) -> None:
     """The image with boxes (n, 4), xmin, ymin, xmax, ymax in pixels, each with its class and its score, if there are any."""
     figure, axes = _figure(image)
-    for number, (box, index) in enumerate(zip(boxes, classes)):
+    for box, index, score in zip(boxes, classes, itertools.repeat(None) if scores is None else scores):
         xmin, ymin, xmax, ymax = (float(edge) for edge in box)
         axes.plot([xmin, xmax, xmax, xmin, xmin], [ymin, ymin, ymax, ymax, ymin], color=color(index), linewidth=2)
-        label = _name(names, index) + (' %.2f' % scores[number] if len(scores) else '')
+        label = _name(names, index) + ('' if score is None else ' %.2f' % score)
         axes.text(xmin, ymin, label, fontsize=9, va='bottom' if ymin > image.shape[0] * 0.06 else 'top', parse_math=False,
                   color='black', bbox={'facecolor': color(index), 'edgecolor': 'none', 'pad': 1.5, 'alpha': 0.9})
     _save(figure, axes, image, path)
@@ -90,7 +91,7 @@ def _figure(image: np.ndarray, below: float = 0.0, right: float = 0.0) -> Tuple[
     scale = PICTURE_INCHES / max(height, width)
     figure = Figure(figsize=(width * scale + right, height * scale + below), dpi=DOTS_PER_INCH)
     across, up = width * scale / figure.get_figwidth(), height * scale / figure.get_figheight()
-    return figure, figure.add_axes([0, 1 - up, across, up])
+    return figure, figure.add_axes((0, 1 - up, across, up))
 
 
 def _save(figure: Any, axes: Any, image: np.ndarray, path: str) -> None:

@@ -153,7 +153,7 @@ def _at_most(image: np.ndarray, pixels: int) -> np.ndarray:
     if scale >= 1:
         return image
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(image).resize(size, Image.BILINEAR))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
 def _check_width(image: np.ndarray, scale: float) -> None:

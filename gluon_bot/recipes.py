@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Dict, Iterable, List, Tuple, Type, TypeVar
+from typing import Any, ClassVar, Dict, Iterable, List, Tuple, Type
 
 from gluon_bot import InputError
 from gluon_bot.console import did_you_mean
@@ -17,8 +17,6 @@ RESNETS = tuple('resnet%d%s' % (depth, variant) for depth in (18, 34, 50, 101, 1
 PEERS = ('inception-v3', 'mobilenet', 'resnext50', 'se-resnet50', 'se-resnext50', 'densenet201')
 MODELS = RESNETS + PEERS
 TEACHERS = ('resnet152d-smooth', 'resnet152d-mixup')
-
-Kind = TypeVar('Kind')
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def recipe_named(name: str) -> Recipe:
     raise InputError("unknown recipe '%s'%s; 'gluon-bot recipes' lists them all" % (name, did_you_mean(name, RECIPES)))
 
 
-def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+def override(recipe: Any, settings: Iterable[str]) -> Any:
     """Apply `field=value` strings to any recipe dataclass, typed by the field's default, and rename the run after them.
 
     `resnet50d-cosine` with `epochs=2` becomes `resnet50d-cosine+epochs=2`, so that it can't fill a cell of the paper.
@@ -102,12 +100,12 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     return replace(recipe, name=recipe.name + renamed, **changes)
 
 
-def as_dict(recipe: Recipe) -> Dict[str, Any]:
+def as_dict(recipe: Any) -> Dict[str, Any]:
     """Every field, JSON-ready (tuples as lists)."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(recipe).items()}
 
 
-def from_dict(values: Dict[str, Any], kind: Type[Kind] = Recipe) -> Kind:
+def from_dict(values: Dict[str, Any], kind: Type[Any] = Recipe) -> Any:
     """The inverse of `as_dict`, for any recipe dataclass. A field that is missing has its default, which is no effect (older
     records lack newer
     fields).

@@ -52,7 +52,7 @@ class Training(NamedTuple):
 def table3(precision: str) -> Training:
     """The rate that Table 3's minutes an epoch come to on eight V100s: efficient for 'float16', baseline for 'float32'."""
     recipe, size = {'float16': ('resnet50-efficient', 2), 'float32': ('resnet50-baseline', 4)}[precision]
-    minutes, = [cell.value for cell in paper.CELLS
+    minutes, = [float(cell.printed) for cell in paper.CELLS
                 if (cell.table, cell.recipe, cell.metric) == (3, recipe, 'minutes_an_epoch')]
     return Training(precision, IMAGENET_TRAINING_IMAGES / (60 * minutes) / GPUS_A_MACHINE, size * PARAMETERS)
 

@@ -12,7 +12,7 @@ class Events:
     """Writes every number of a record line as a scalar under RUN/tensorboard; does nothing where not enabled."""
 
     def __init__(self, run: str, enabled: bool) -> None:
-        self.writer = None
+        self.writer: Any = None
         if enabled:
             try:
                 from tensorboardX import SummaryWriter

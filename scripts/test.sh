@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Installs what the tests need, checks their style, and runs the tests, all but those marked slow:
+# Installs what the tests need, checks style and types, and runs the tests, all but those marked slow:
 #   ./scripts/test.sh [--all] [pytest's options]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/install.sh
 .venv/bin/ruff check .
+.venv/bin/mypy
 if [ "${1:-}" = --all ]; then shift; else set -- -m 'not slow' "$@"; fi
 exec .venv/bin/python -m pytest "$@"

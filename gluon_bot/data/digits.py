@@ -61,7 +61,7 @@ def _split(labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
 
 def _jpeg(grey: np.ndarray) -> bytes:
     """8 x 8 values from 0 to 16, scaled up smoothly, as a greyscale JPEG."""
-    image = Image.fromarray(np.uint8(np.round(grey * (255 / 16)))).resize((IMAGE_SIZE, IMAGE_SIZE), Image.BICUBIC)
+    image = Image.fromarray(np.uint8(np.round(grey * (255 / 16)))).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     image.save(buffer, 'JPEG', quality=QUALITY)
     return buffer.getvalue()

@@ -87,7 +87,8 @@ def _read_devkit(path: str) -> Tuple[Dict[int, str], List[int]]:
                 if member.offset_data + member.size > MOST_BYTES:
                     raise ValueError('more than %d MB' % (MOST_BYTES >> 20))
                 if member.name in (META, TRUTH) and member.isreg():
-                    found[member.name] = tar.extractfile(member).read()
+                    content = tar.extractfile(member)
+                    found[member.name] = content.read() if content else b''
         synsets = loadmat(io.BytesIO(found[META]), squeeze_me=True)['synsets']
         wnids = {int(synset['ILSVRC2012_ID']): str(synset['WNID']) for synset in synsets if int(synset['num_children']) == 0}
         truth = [int(word) for word in found[TRUTH].split()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Tuple, cast
 
 from PIL import Image, ImageFile, ImageOps
 
@@ -50,7 +50,7 @@ def packed(data: bytes, resize: Optional[int] = None, quality: int = 95) -> Pack
             image = _upright(image)
             scale = resize / min(image.size)
             size = [max(resize, round(side * scale)) for side in image.size]
-            image, reason = image.resize(size, Image.BICUBIC), reason or 'resized'
+            image, reason = image.resize(size, Image.Resampling.BICUBIC), reason or 'resized'
         if reason:
             buffer = io.BytesIO()
             image.save(buffer, 'JPEG', quality=quality)
@@ -120,7 +120,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _as_rgb(image: Image.Image) -> Image.Image:
     """Eight bits and three channels; transparent parts on white; 16-bit greyscale scaled down, not clipped."""
     if image.mode.startswith('I') or image.mode == 'F':
-        low, high = image.getextrema()
+        low, high = cast(Tuple[float, float], image.getextrema())
         if image.mode == 'F' or low < 0 or high > 65535:
             raise ValueError('pixels of more than 16 bits')
         image = image.convert('I').point(lambda value: value / 256).convert('L')

@@ -125,7 +125,7 @@ def _pack_split(writer: SplitWriter, source: str, items: Sequence[Item], resize:
 
 def _pack_items(resize: Optional[int], quality: int, items: Sequence[Item]) -> List[Union[images.Packed, str]]:
     """In a worker process: each image as packed, or the reason why not."""
-    answers = []
+    answers: List[Union[images.Packed, str]] = []
     for item in items:
         try:
             answers.append(images.packed(sources.read(item), resize, quality))

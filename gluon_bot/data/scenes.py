@@ -137,7 +137,7 @@ def _background(photograph: np.ndarray, size: int, rng: np.random.Generator) -> 
     crop = photograph[top:top + side, left:left + side, :]
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
-    return np.array(Image.fromarray(crop).resize((size, size), Image.BICUBIC))
+    return np.array(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _place(digit: int, cards: List[Card], size: int, rng: np.random.Generator) -> Optional[Card]:
@@ -158,7 +158,8 @@ def _drawn(digit: np.ndarray, card: Card, rng: np.random.Generator) -> np.ndarra
     """The card's pixels: the digit's 8 x 8 values from 0 to 16, enlarged, are the share of ink over paper."""
     paper, ink = (rng.uniform(*shades) + rng.uniform(-TINT, TINT, 3) for shades in (PAPER_SHADES, INK_SHADES))
     grey = Image.fromarray(np.uint8(np.round(digit * (255 / 16))))
-    share = np.asarray(grey.resize((card.right - card.left, card.bottom - card.top), Image.BICUBIC))[..., None] / 255
+    size = card.right - card.left, card.bottom - card.top
+    share = np.asarray(grey.resize(size, Image.Resampling.BICUBIC))[..., None] / 255
     return np.rint((1 - share) * paper + share * ink).clip(0, 255).astype(np.uint8)
 
 

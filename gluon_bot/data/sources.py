@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import tarfile
-from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Tuple
+from typing import IO, BinaryIO, Dict, Iterator, List, NamedTuple, Tuple, cast
 
 from gluon_bot import InputError
 from gluon_bot.console import say
@@ -106,9 +106,9 @@ def members(path: str, offset: int = 0, size: int = 0) -> Iterator[Tuple[str, in
     try:
         with open(path, 'rb') as file:
             file.seek(offset)
-            with tarfile.open(fileobj=_Headers(file), mode='r:') as tar:
+            with tarfile.open(fileobj=cast(IO[bytes], _Headers(file)), mode='r:') as tar:
                 for member in tar:
-                    tar.members = []  # it would keep them all
+                    tar.members = []  # type: ignore[attr-defined]  # it would keep them all
                     if member.isreg() and not member.issparse():
                         yield member.name, member.offset_data, member.size
                     elif not member.isdir():
@@ -169,7 +169,7 @@ def _shared_out(images: List[Placed], share: float, seed: int) -> Dict[str, List
     classes: Dict[str, List[Placed]] = {}
     for image in sorted(images, key=lambda image: image[1].name):
         classes.setdefault(image[0][0], []).append(image)
-    splits = {'train': [], 'val': []}
+    splits: Dict[str, List[Placed]] = {'train': [], 'val': []}
     chance = random.Random(seed)
     for name in sorted(classes):
         chance.shuffle(classes[name])

@@ -133,10 +133,11 @@ def random_crop(image: np.ndarray, mask: np.ndarray, base_size: int, crop_size: 
     """
     picture, labels = Image.fromarray(image), Image.fromarray(mask)
     if random.random() < 0.5 and flip:
-        picture, labels = (part.transpose(Image.FLIP_LEFT_RIGHT) for part in (picture, labels))
+        picture, labels = (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for part in (picture, labels))
     long_side = random.randint(int(base_size * scale_min), int(base_size * scale_max))
-    size = tuple(int(side * long_side / max(picture.size) + 0.5) for side in picture.size)
-    picture, labels = picture.resize(size, Image.BILINEAR), labels.resize(size, Image.NEAREST)
+    width, height = (int(side * long_side / max(picture.size) + 0.5) for side in picture.size)
+    size = width, height
+    picture, labels = picture.resize(size, Image.Resampling.BILINEAR), labels.resize(size, Image.Resampling.NEAREST)
     border = (0, 0, max(crop_size - size[0], 0), max(crop_size - size[1], 0))
     picture, labels = ImageOps.expand(picture, border, 0), ImageOps.expand(labels, border, ade20k.IGNORED)
     left, top = (random.randint(0, side - crop_size) for side in picture.size)

@@ -14,7 +14,7 @@ import dataclasses
 import fcntl
 import hashlib
 import os
-from typing import Iterator, Optional, Set, TextIO
+from typing import Any, Iterator, List, Optional, Set, TextIO
 
 from gluon_bot.data.manifest import Manifest
 
@@ -54,7 +54,7 @@ def remember(manifest: Manifest) -> None:
 
 
 def _state(manifest: Manifest) -> str:
-    words = [repr(dataclasses.replace(manifest, folder=''))]
+    words: List[Any] = [repr(dataclasses.replace(manifest, folder=''))]
     for path in (manifest.rec, manifest.idx):
         state = os.stat(path)
         words += [os.path.realpath(path), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]

@@ -131,15 +131,19 @@ def annotation_path(devkit: str, name: str) -> str:
     return os.path.join(devkit, year, 'Annotations', stem + '.xml')
 
 
+def _box(thing: Any) -> Tuple[float, float, float, float]:
+    xmin, ymin, xmax, ymax = (float(_text(thing, 'bndbox/' + corner)) for corner in ('xmin', 'ymin', 'xmax', 'ymax'))
+    return xmin, ymin, xmax, ymax
+
+
 def read_annotation(path: str) -> Annotation:
     """Parse one XML file; InputError if it is missing, malformed, lacks what is needed, or declares a DTD or entities."""
     try:
         tree = ElementTree.fromstring(read_bounded(path, MOST_XML_BYTES), forbid_dtd=True)
-        size = tuple(_pixels(_text(tree, 'size/' + side)) for side in ('width', 'height'))
-        things = [Thing(_text(thing, 'name').lower(), _text(thing, 'difficult', '0') == '1',
-                        tuple(float(_text(thing, 'bndbox/' + corner)) for corner in ('xmin', 'ymin', 'xmax', 'ymax')))
+        width, height = (_pixels(_text(tree, 'size/' + side)) for side in ('width', 'height'))
+        things = [Thing(_text(thing, 'name').lower(), _text(thing, 'difficult', '0') == '1', _box(thing))
                   for thing in tree.findall('object')]
-        return Annotation(_text(tree, 'filename', ''), size, things)
+        return Annotation(_text(tree, 'filename', ''), (width, height), things)
     except DefusedXmlException:
         raise InputError('%s: declares a DTD or entities, which no annotation needs' % path) from None
     except OSError as error:

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 from multiprocessing.connection import Connection
-from typing import Any, Callable, Iterable, Iterator, Optional, Tuple
+from typing import Any, Callable, Generator, Iterable, Iterator, List, Optional, Tuple
 
 from gluon_bot import RunError
 
@@ -23,7 +23,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def ordered(function: Callable[[Any], Any], tasks: Iterable[Any], workers: Optional[int] = None) -> Iterator[Any]:
+def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
+            workers: Optional[int] = None) -> Generator[Any, None, None]:
     """Yield function(task) for each task, in their order, computed in `workers` processes (default: one a core).
 
     At most two tasks a process are under way; with one worker all happens in this process. `function` must be a module's
@@ -35,7 +36,9 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any], workers: Optio
         return
     context = multiprocessing.get_context('spawn')  # a fork would copy the threads' locks of mxnet where it is loaded
     tasks = iter(tasks)
-    processes, pipes, waiting = [], [], []
+    processes: List[Any] = []
+    pipes: List[Any] = []
+    waiting: List[Any] = []
     answer_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is the parent's to answer
     try:
         for _ in range(workers):

@@ -85,7 +85,7 @@ class SplitWriter:
         self.left_out.append([_printable(name), _printable(reason)])
         if len(self.left_out) > manifest.MOST_LEFT_OUT:
             raise InputError('%s: more than %d images can not be read, the last %s: %s' % (
-                self.split, manifest.MOST_LEFT_OUT, *self.left_out[-1]))
+                self.split, manifest.MOST_LEFT_OUT, _printable(name), _printable(reason)))
 
     def finish(self, name: str, source: str, resize: Optional[int], quality: int, seed: int) -> Manifest:
         """Flush everything to disk, still under partial names. Raises InputError if there are no images."""

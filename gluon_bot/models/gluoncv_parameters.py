@@ -43,7 +43,8 @@ def renamed(network: mx.gluon.HybridBlock, given: Dict[str, np.ndarray], source:
 def _with_structural_names(network: mx.gluon.HybridBlock, given: Dict[str, np.ndarray], source: str) \
         -> Dict[str, np.ndarray]:
     """The same arrays by the names `save_parameters` would give them."""
-    prefix = re.match('(.*_)?', os.path.commonprefix(list(given))).group()
+    common = os.path.commonprefix(list(given))
+    prefix = common[:common.rfind('_') + 1]
     given = {name[len(prefix):]: array for name, array in given.items()}
     theirs = network
     if isinstance(network, ResNet):

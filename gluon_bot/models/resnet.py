@@ -11,7 +11,7 @@ Layer for layer GluonCV's resnet*_v1, v1b, v1c and v1d; `gluoncv_parameters` tak
 from __future__ import annotations
 
 import re
-from typing import Callable, List
+from typing import Any, Callable, List
 
 from mxnet.gluon import HybridBlock, nn
 from mxnet.gluon.contrib.nn import Identity
@@ -31,11 +31,11 @@ def resnet(name: str, classes: int = 1000, zero_gamma: bool = False, dilated: bo
     """The ResNet with one of the names in `recipes.RESNETS`, such as 'resnet50d'. InputError for any other name."""
     if name not in RESNETS:
         raise InputError("'%s' is not a ResNet; choose one of %s" % (name, ' '.join(RESNETS)))
-    depth, variant = re.match(r'resnet(\d+)(.?)$', name).groups()
+    depth, variant = re.findall(r'^resnet(\d+)(.?)$', name)[0]
     return ResNet(int(depth), variant, classes, zero_gamma, dilated, norm)
 
 
-def frozen_norm(**settings) -> nn.BatchNorm:
+def frozen_norm(**settings: Any) -> nn.BatchNorm:
     """Batch normalisation as a constant: running statistics in training too, gamma and beta without a gradient.
 
     The `norm` of networks fine-tuned with too few images in a batch for statistics, such as detectors.
@@ -78,7 +78,7 @@ class ResNet(HybridBlock):
         """The classifier's own layers up to stage 4: (N, 3, H, W) to (N, channels, H/32, W/32), or H/8, W/8 if dilated."""
         return _sequential(self.stem, self.stage1, self.stage2, self.stage3, self.stage4)
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
         return self.output(self.pool(self.features(x)))
 
     def _stem(self) -> nn.HybridSequential:
@@ -132,7 +132,7 @@ class Residual(HybridBlock):
         super().__init__(prefix='')
         self.body, self.shortcut = body, shortcut
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
         return F.Activation(self.body(x) + self.shortcut(x), act_type='relu')
 
 

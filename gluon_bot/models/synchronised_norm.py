@@ -38,10 +38,9 @@ class SynchronisedBatchNorm(nn.BatchNorm):
         self._operator = 'synchronised_norm.%d' % next(_numbers)
         mx.operator.register(self._operator)(partial(_Declaration, ranks, self._operator, self._kwargs))
 
-    def hybrid_forward(self, F, x, gamma, beta, running_mean, running_var):
-        # oneDNN's memory layouts, which convolutions give and want, would reach the operator as garbage: this copies into
-        # plain
-        # arrays, and an operator that works in place would not
+    def hybrid_forward(self, F: Any, x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any) -> Any:
+        # oneDNN's memory layouts, which convolutions give and want, would reach the operator as garbage: this copies
+        # into plain arrays, and an operator that works in place would not
         plain = partial(F.slice_axis, axis=0, begin=0, end=None)
         return plain(F.Custom(plain(x), gamma, beta, running_mean, running_var, op_type=self._operator)[0])
 
@@ -53,27 +52,27 @@ class _Declaration(mx.operator.CustomOpProp):
         super().__init__()
         self.make = partial(_Operator, ranks, name, settings['eps'], settings['momentum'])
 
-    def list_arguments(self):
+    def list_arguments(self) -> List[str]:
         return ['x', 'gamma', 'beta']
 
-    def list_auxiliary_states(self):
+    def list_auxiliary_states(self) -> List[str]:
         return ['running_mean', 'running_var']
 
-    def list_outputs(self):
+    def list_outputs(self) -> List[str]:
         return ['y', 'mean', 'variance']
 
-    def infer_shape(self, in_shape):
+    def infer_shape(self, in_shape: List[Any]) -> Any:
         channels = [in_shape[0][1]]
         return [in_shape[0], channels, channels], [in_shape[0], channels, channels], [channels, channels]
 
-    def infer_type(self, in_type):
+    def infer_type(self, in_type: List[Any]) -> Any:
         parameters = in_type[1]  # float32 where x is float16
         return in_type, [in_type[0], parameters, parameters], [parameters, parameters]
 
-    def declare_backward_dependency(self, out_grad, in_data, out_data):
+    def declare_backward_dependency(self, out_grad: List[int], in_data: List[int], out_data: List[int]) -> List[int]:
         return [out_grad[0], *in_data, *out_data[1:]]
 
-    def create_operator(self, ctx, in_shapes, in_dtypes):
+    def create_operator(self, ctx: Any, in_shapes: Any, in_dtypes: Any) -> '_Operator':
         return self.make()
 
 
@@ -84,13 +83,14 @@ class _Operator(mx.operator.CustomOp):
         super().__init__()
         self.ranks, self.name, self.epsilon, self.momentum = ranks, name, epsilon, momentum
 
-    def forward(self, is_train, req, in_data, out_data, aux):
+    def forward(self, is_train: bool, req: Any, in_data: List[Any], out_data: List[Any], aux: List[Any]) -> None:
         x, gamma, beta = in_data
         mean, variance = self._statistics(x, gamma, beta) if is_train else aux
         for output, kind, value in zip(out_data, req, (self._normalised(x, gamma, beta, mean, variance), mean, variance)):
             self.assign(output, kind, value)
 
-    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
+    def backward(self, req: Any, out_grad: List[Any], in_data: List[Any], out_data: List[Any], in_grad: List[Any],
+                 aux: List[Any]) -> None:
         """With m1 and m2 the means of dy and of dy * y0 over all images: dx = gamma / std * (dy - m1 - y0 * m2)."""
         x, gamma, beta = (array.detach() for array in in_data)
         mean, variance = out_data[1:]
@@ -124,5 +124,5 @@ class _Operator(mx.operator.CustomOp):
         mean = means.mean(axis=0)
         return [mean, (variances + (means - mean) ** 2).mean(axis=0)]
 
-    def _normalised(self, x, gamma, beta, mean, variance):
+    def _normalised(self, x: Any, gamma: Any, beta: Any, mean: Any, variance: Any) -> mx.nd.NDArray:
         return mx.nd.BatchNorm(x, gamma, beta, mean, variance, eps=self.epsilon, fix_gamma=False, use_global_stats=True)

@@ -15,7 +15,7 @@ from gluon_bot import InputError
 from gluon_bot.console import say
 from gluon_bot.files import atomic_write
 from gluon_bot.report import page, pieces, plots, tables
-from gluon_bot.report.comparing import as_json, compare
+from gluon_bot.report.comparing import Comparison, as_json, compare
 from gluon_bot.report.reading import read
 
 BEGIN, END = '<!-- report:begin -->', '<!-- report:end -->'
@@ -80,7 +80,7 @@ def drawing() -> pieces.Draw:
     return plots.svg
 
 
-def _json(comparison) -> str:
+def _json(comparison: Comparison) -> str:
     return json.dumps(as_json(comparison), indent=1) + '\n'
 
 

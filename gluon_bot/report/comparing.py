@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -56,12 +57,13 @@ class Result:
         """Sample standard deviation over these runs; None for fewer than two."""
         if len(self.values) < 2:
             return None
-        return math.sqrt(math.fsum((value - self.mean) ** 2 for value in self.values) / (len(self.values) - 1))
+        return statistics.stdev(self.values)
 
     @property
     def difference(self) -> Optional[float]:
         """Mean minus the paper's number."""
-        return None if not self.values or self.cell.value is None else self.mean - self.cell.value
+        mean, value = self.mean, self.cell.value
+        return None if mean is None or value is None else mean - value
 
 
 class PublishedDelta(NamedTuple):
@@ -119,13 +121,16 @@ def compare(runs: Sequence[Run], notes: Sequence[str] = ()) -> Comparison:
     placed = tuple(map(place, runs, _short_names([run.source for run in runs])))
     results = tuple(_result(cell, placed) for cell in paper.CELLS)
     by_cell = {result.cell: result for result in results}
-    deltas = (_delta(result, by_cell[paper.parent_of(result.cell)]) for result in results
-                   if paper.delta(result.cell) is not None and result.cell.metric in SEED_NOISE)
+    deltas, ratios = [], []
+    for result in results:
+        parent, claimed = paper.parent_of(result.cell), paper.delta(result.cell)
+        if parent is not None and claimed is not None and result.cell.metric in SEED_NOISE:
+            deltas.append(_delta(result, by_cell[parent], claimed))
+        if parent is not None and result.cell.metric == 'minutes_an_epoch':
+            ratios.append(_ratio(result, by_cell[parent]))
     columns = list(dict.fromkeys((cell.table, cell.group, cell.metric) for cell in paper.CELLS))
-    deltas = sorted(deltas, key=lambda one: columns.index((one.cell.table, one.cell.group, one.cell.metric)))
-    ratios = tuple(_ratio(result, by_cell[paper.parent_of(result.cell)]) for result in results
-                   if result.cell.metric == 'minutes_an_epoch' and result.cell.parent)
-    return Comparison(results, tuple(deltas), ratios, placed, tuple(notes))
+    deltas.sort(key=lambda one: columns.index((one.cell.table, one.cell.group, one.cell.metric)))
+    return Comparison(results, tuple(deltas), tuple(ratios), placed, tuple(notes))
 
 
 def tolerance(metric: str, runs: int) -> float:
@@ -140,8 +145,8 @@ def verdict(difference: float, allowed: float) -> str:
 
 def _result(cell: Cell, placed: Tuple[Placed, ...]) -> Result:
     measured = cell.recipe and paper.METRICS[cell.metric].logged
-    found = [(one, one.value(cell.metric)) for one in placed if measured and one.recipe == cell.recipe and one.finished]
-    found = [(one, value) for one, value in found if value is not None]
+    read = [(one, one.value(cell.metric)) for one in placed if measured and one.recipe == cell.recipe and one.finished]
+    found = [(one, value) for one, value in read if value is not None]
     filled = [(one, value) for one, value in found if one.kind == FILLS]
     nearby = [Nearby(one, value, value - cell.value) for one, value in found
               if one.kind in (PUBLISHED, DIFFERS) and cell.value is not None]
@@ -162,13 +167,12 @@ def _result(cell: Cell, placed: Tuple[Placed, ...]) -> Result:
     return Result(cell, tuple(one for one, _ in filled), values, word, allowed, tuple(nearby))
 
 
-def _delta(result: Result, parent: Result) -> Delta:
-    claimed = paper.delta(result.cell)
+def _delta(result: Result, parent: Result, claimed: float) -> Delta:
     published = tuple(PublishedDelta(mine.placed, theirs.placed, mine.value - theirs.value)
                       for mine in result.nearby for theirs in parent.nearby
                       if mine.placed.kind == theirs.placed.kind == PUBLISHED
                       and mine.placed.differences == theirs.placed.differences)
-    if not result.values or not parent.values:
+    if result.mean is None or parent.mean is None:
         return Delta(result.cell, parent.cell, claimed, None, None, NOT_RUN, published)
     allowed = 2 * SEED_NOISE[result.cell.metric] * math.sqrt(2 + 1 / len(result.values) + 1 / len(parent.values))
     measured = result.mean - parent.mean
@@ -176,9 +180,10 @@ def _delta(result: Result, parent: Result) -> Delta:
 
 
 def _ratio(efficient: Result, baseline: Result) -> Ratio:
-    measured = efficient.mean / baseline.mean if efficient.values and baseline.values and baseline.mean else None
+    measured = efficient.mean / baseline.mean if efficient.mean is not None and baseline.mean else None
     devices = sorted({one.devices for one in efficient.filled + baseline.filled}) if measured else []
-    return Ratio(efficient.cell.group, efficient.cell.value / baseline.cell.value, measured, tuple(devices))
+    claimed = float(efficient.cell.printed) / float(baseline.cell.printed)
+    return Ratio(efficient.cell.group, claimed, measured, tuple(devices))
 
 
 def _short_names(sources: Sequence[str]) -> List[str]:

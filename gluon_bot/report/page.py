@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 from gluon_bot import paper
 from gluon_bot.report import pieces, wording
@@ -159,7 +159,7 @@ def _table_curves(rows: List[wording.Row]) -> List[Tuple[str, Curve]]:
     """The runs in and beside a table's rows with the paper's number of their main metric, those of its own task only."""
     metrics = {result.cell.metric for row in rows for result in row.results}
     own = next(task for task in ('detect', 'segment', 'classify') if MAIN_METRIC[task] in metrics)
-    found = {}
+    found: Dict[int, Tuple[str, Curve]] = {}
     for row in rows:
         for result in row.results:
             for placed in list(result.filled) + [near.placed for near in result.nearby]:

@@ -16,7 +16,7 @@ from gluon_bot.runlog import Run
 
 FILLS, PUBLISHED, DIFFERS, OTHER_DATA, SUSPECT, UNKNOWN = (
     'fills', 'published', 'differs', 'other data', 'suspect', 'unknown')
-NAMED = {**RECIPES, **FINE_TUNINGS}
+NAMED: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}
 FILLING = {cell.recipe for cell in paper.CELLS if cell.recipe}
 Difference = Tuple[str, Any, Any]  # field, the run's value, the recipe's
 MAIN_METRIC = {'classify': 'val_top1', 'detect': 'val_map', 'segment': 'val_miou'}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot.files import atomic_write
 from gluon_bot.runlog import RECORD, Run
@@ -71,7 +71,7 @@ def _points(run: Run, quantity: str) -> Points:
 
 def _merged(drawn: Sequence[Drawn]) -> List[Drawn]:
     """Curves that coincide, such as schedules, as one with all their names."""
-    alike = {}
+    alike: Dict[Any, List[Any]] = {}
     for position, curve, points in drawn:
         alike.setdefault(tuple(points), []).append((position, curve))
     return [(found[0][0], found[0][1]._replace(name='\n'.join(curve.name for _, curve in found)), list(points))

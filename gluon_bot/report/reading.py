@@ -8,7 +8,7 @@ import json
 import os
 import stat
 import zlib
-from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, cast
 
 from gluon_bot import InputError
 from gluon_bot.console import Progress
@@ -69,7 +69,7 @@ def read_file(path: str, source: str) -> Logs:
         found.append('%s: %s' % ('%s:%d' % (source, number) if number else source, text))
 
     record, text_log = RecordReader(source, note), LogReader(source, note)
-    other_lines = []
+    other_lines: List[int] = []
     for number, text, whole in _lines(path, note):
         if text.startswith('{'):
             record.feed(number, text)
@@ -121,9 +121,10 @@ def _opened(path: str) -> io.TextIOWrapper:
     """The text of a regular file, gzip or not, in UTF-8 or UTF-16 as its first bytes tell."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise InputError('%s: not a regular file' % cleaned(path))
-    file = io.BufferedReader(io.FileIO(path))
-    if file.peek(2)[:2] == b'\x1f\x8b':
-        file = io.BufferedReader(gzip.GzipFile(fileobj=file))
+    plain = io.BufferedReader(io.FileIO(path))
+    file: Any = plain
+    if plain.peek(2)[:2] == b'\x1f\x8b':
+        file = io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=plain)))
     wide = file.peek(2)[:2] in (b'\xff\xfe', b'\xfe\xff')
     return io.TextIOWrapper(file, encoding='utf-16' if wide else 'utf-8', errors='replace', newline='\n')
 
@@ -171,7 +172,8 @@ def _gaps(run: Run, notes: List[str]) -> None:
 
 def _distinct(logs: Logs) -> List[Run]:
     """Each run once, though its log be there under two names, whole and compressed."""
-    seen, kept = {}, []
+    kept: List[Run] = []
+    seen: Dict[str, str] = {}
     for run in logs.runs:
         identity = json.dumps([run.task, run.recipe, run.epochs], sort_keys=True, default=str)
         if run.epochs and identity in seen:

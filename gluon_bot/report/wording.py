@@ -99,9 +99,9 @@ def verdicts(row: Row) -> List[Tuple[str, str]]:
     return [(result.verdict, '%s %s' % (paper.METRICS[result.cell.metric].label, result.verdict)) for result in judged]
 
 
-def nearby_runs(row: Row) -> List[Tuple[Placed, List[Nearby]]]:
+def nearby_runs(row: Row) -> List[Tuple[Placed, List[Tuple[Result, Nearby]]]]:
     """The runs beside a row, each with its numbers in the order of the row's metrics."""
-    by_run: Dict[int, Tuple[Placed, List[Nearby]]] = {}
+    by_run: Dict[int, Tuple[Placed, List[Tuple[Result, Nearby]]]] = {}
     for result in row.results:
         for near in result.nearby:
             by_run.setdefault(id(near.placed), (near.placed, []))[1].append((result, near))
