@@ -49,8 +49,8 @@ def packed(data: bytes, resize: Optional[int] = None, quality: int = 95) -> Pack
         if resize and min(image.size) > resize:
             image = _upright(image)
             scale = resize / min(image.size)
-            size = [max(resize, round(side * scale)) for side in image.size]
-            image, reason = image.resize(size, Image.Resampling.BICUBIC), reason or 'resized'
+            width, height = (max(resize, round(side * scale)) for side in image.size)
+            image, reason = image.resize((width, height), Image.Resampling.BICUBIC), reason or 'resized'
         if reason:
             buffer = io.BytesIO()
             image.save(buffer, 'JPEG', quality=quality)
@@ -112,7 +112,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            return ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(image) or image
     except Exception:  # damaged EXIF data, which no decoder of pixels looks at
         return image
 
