@@ -13,6 +13,7 @@ from mxnet import gluon
 from test_train import finish, gluon_bot, record, same_run, wait_for_step
 
 from gluon_bot import InputError, checkpoint, detect, dist, job, losses, segment, tuning
+from gluon_bot.__main__ import main
 from gluon_bot.data import scenes, transfer
 from gluon_bot.finetune import FINE_TUNINGS
 from gluon_bot.models import fcn
@@ -20,8 +21,8 @@ from gluon_bot.models.faster_rcnn import faster_rcnn, initialize
 from gluon_bot.recipes import RECIPES
 
 SMALL = {'detect': dict(short_side=96, long_side=96, rpn_channels=16, rpn_samples=16, rpn_train_pre_nms=50,
-                        rpn_train_post_nms=10,
-                        rpn_test_pre_nms=20, rpn_test_post_nms=5, roi_samples=4, roi_size=2, anchor_scales=(1, 2, 4)),
+                        rpn_train_post_nms=10, rpn_test_pre_nms=20, rpn_test_post_nms=5, roi_samples=4, roi_size=2,
+                        anchor_scales=(1, 2, 4)),
          'segment': dict(base_size=64, crop_size=48)}
 BY_MODEL = {(recipe.task, RECIPES[recipe.backbone].model): recipe for recipe in FINE_TUNINGS.values()}
 
@@ -246,6 +247,17 @@ def test_where_a_run_starts_from(tmp_path, digits_run):
     assert origin['backbone']['recipe'] == 'digits' and origin['backbone']['val_top1'] == 12.5
     assert 'stem.0.weight' in parameters
     assert tuning.backbone(replace(pretrained, pretrained=False), '') == ({}, {})
+
+
+@pytest.mark.parametrize('task, name, small', [
+    ('detect', 'scenes-detection', 'short_side=96'), ('segment', 'scenes-segmentation', 'crop_size=48')])
+def test_the_dry_run_measures_the_real_step(task, name, small, scenes_folder, tmp_path, capsys):
+    words = [task, name, '--data', scenes_folder, '--out', str(tmp_path / 'run'), '--set', 'pretrained=false',
+             '--set', small, '--set', 'batch_size=2', '--dry-run']
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert 'an update' in said and 'of 2 images on cpu(0) in float32' in said and '2 images at a time' in said
+    assert not (tmp_path / 'run').exists()
 
 
 @pytest.fixture
