@@ -140,6 +140,7 @@ def train_epoch(training: State, task: Task, job: Job, epoch: int, done: int, ta
         asked_to_stop = len(queued) > LOOK_AHEAD and settle()
         if asked_to_stop or step + 1 == (epoch + 1) * steps:
             asked_to_stop |= any([settle() for _ in range(len(queued))])
+            mx.nd.waitall()  # the running statistics of synchronised normalisation are written behind the engine's back
             if asked_to_stop:
                 meta = _meta(job, training, epoch, step + 1, tally=tally.sums)
                 path = state.save(training, job.out, meta, between_epochs=False)
