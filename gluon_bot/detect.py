@@ -1,5 +1,4 @@
-"""Fine-tuning a classifier to Faster-RCNN on Pascal VOC (Table 8), and its exact mAP. `fit` -> `loop.run` ->
-`train_step`."""
+"""Fine-tuning a classifier to Faster-RCNN on Pascal VOC (Table 8), and its mAP. `fit` -> `loop.run` -> `train_step`."""
 
 from __future__ import annotations
 

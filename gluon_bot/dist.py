@@ -112,8 +112,7 @@ def device(ranks: Ranks) -> mx.Context:
 
 
 def built() -> Dict[str, Any]:
-    """What MXNet and Horovod were built with: 'mxnet' version, 'features', 'gpus' seen, 'horovod' ('' where it is
-    missing)."""
+    """What MXNet and Horovod were built with: 'mxnet' version, 'features', 'gpus' seen, 'horovod' ('' if missing)."""
     features = [name for name, feature in mx.runtime.Features().items() if feature.enabled]
     try:
         import horovod.mxnet as horovod

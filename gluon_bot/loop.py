@@ -149,8 +149,7 @@ def train_epoch(training: State, task: Task, job: Job, epoch: int, done: int, ta
 
 @contextlib.contextmanager
 def compiling(first: bool) -> Iterator[None]:
-    """MXNet compiles its graph for the first images of a size and says so with a line for each pooling: not the user's
-    concern."""
+    """MXNet compiles its graph for the first images of a size and says so with a line for each pooling, left out here."""
     with without_native_lines('MKLDNN Pooling') if first else contextlib.nullcontext():
         yield
         if first:
@@ -176,8 +175,7 @@ def _restore(training: State, job: Job, resume: bool) -> Optional[Dict[str, Any]
 
 
 def _finished(job: Job, meta: Dict[str, Any]) -> Dict[str, Any]:
-    """A run with all its epochs: see that its record says so, which a kill may have prevented. Returns its last epoch's
-    line."""
+    """A run with all its epochs: see that its record says so, which a kill may have prevented. Returns its last line."""
     lines = runlog.read_lines(os.path.join(job.out, runlog.RECORD))
     if not lines or lines[-1]['event'] != 'done':
         log = runlog.RunLog(job.out)

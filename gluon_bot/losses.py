@@ -26,8 +26,7 @@ def pixel_cross_entropy(scores: mx.nd.NDArray, labels: mx.nd.NDArray) -> mx.nd.N
 
 def detection_losses(outputs: Sequence[mx.nd.NDArray], rpn_classes: mx.nd.NDArray, rpn_boxes: mx.nd.NDArray,
                      rpn_masks: mx.nd.NDArray) -> mx.nd.NDArray:
-    """The four losses of Faster-RCNN, in float32: classes and boxes of the RPN, classes and boxes of the regions; shape
-    (4,).
+    """The four losses of Faster-RCNN, in float32: classes and boxes of the RPN, classes and boxes of the regions: (4,).
 
     outputs: of GluonCV's FasterRCNN in training, for n images. rpn_classes (n, anchors): 1 object, 0 background, -1 left
     out; rpn_boxes and rpn_masks (n, anchors, 4): offsets, and 1 where they count. Each loss is a sum divided by the number

@@ -106,9 +106,8 @@ def as_dict(recipe: Any) -> Dict[str, Any]:
 
 
 def from_dict(values: Dict[str, Any], kind: Type[Any] = Recipe) -> Any:
-    """The inverse of `as_dict`, for any recipe dataclass. A field that is missing has its default, which is no effect (older
-    records lack newer
-    fields).
+    """The inverse of `as_dict`, for any recipe dataclass. A field that is missing (older
+    records lack newer ones) has its default, which is no effect.
 
     Raises InputError for unknown fields and wrong types.
     """

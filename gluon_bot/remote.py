@@ -38,8 +38,7 @@ def check_own_name() -> None:
 
 
 def machines(hosts: str, workers: int) -> Dict[str, int]:
-    """'name:slots,name:slots' as a dict, each without a number having one slot. InputError where it can't hold the
-    workers."""
+    """'name:slots,name:slots' as a dict, each without a number having one slot. InputError where it has too few."""
     if not re.fullmatch(r'\w[\w.-]*(:\d{1,4})?(,\w[\w.-]*(:\d{1,4})?)*', hosts, re.ASCII):
         raise InputError("--hosts '%s' is not of the form name:slots,name:slots" % hosts)
     found = {}
@@ -109,8 +108,7 @@ def check(name: str) -> None:
 
 
 def start(name: str, command: List[str], environment: Dict[str, str]) -> subprocess.Popen:
-    """`command` on another machine, in the folder of the same name; to close the returned process's stdin asks it to
-    stop."""
+    """`command` on another machine, in the folder of the same name; closing the returned process's stdin asks it to stop."""
     variables = {**{key: value for key, value in os.environ.items() if PASSED_ON.fullmatch(key)}, **environment}
     words = ['env'] + ['%s=%s' % item for item in sorted(variables.items())] + command
     line = 'cd %s && exec %s' % (shlex.quote(os.getcwd()), ' '.join(map(shlex.quote, words)))

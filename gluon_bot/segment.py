@@ -163,8 +163,7 @@ def evaluate(segmenter: FCN, val_set: transfer.Masks, recipe: Segmentation, rank
 
 def load(path: str, context: mx.Context,
          class_names: Optional[Sequence[str]] = None) -> Tuple[FCN, Segmentation, Dict[str, Any]]:
-    """The segmenter of a checkpoint, its recipe and its checkpoint.json; InputError where it is none, or of other
-    classes."""
+    """The segmenter of a checkpoint, its recipe and its checkpoint.json; InputError if it is none, or of other classes."""
     found, recipe = tuning.open_checkpoint(path, Segmentation, class_names)
     segmenter = evaluation_network(recipe, len(found.meta['classes']), context)
     state.load_parameters(segmenter, checkpoint.arrays(found, 'parameters.npz'), found.path)
@@ -172,8 +171,7 @@ def load(path: str, context: mx.Context,
 
 
 def run(path: str, data: str, limit: Optional[int] = None, multi_scale: bool = False) -> Optional[Dict[str, Any]]:
-    """Evaluate a checkpoint on the validation split of the ADE20K tree in `data`. The result on rank 0, None on the
-    others."""
+    """Evaluate a checkpoint on the validation split of the ADE20K tree in `data`. The result on rank 0, None elsewhere."""
     ranks = dist.join()
     context = dist.device(ranks)
     val_set = transfer.Masks(data, 'val')

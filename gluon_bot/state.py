@@ -46,8 +46,7 @@ def copy_parameters(source: mx.gluon.Block, target: mx.gluon.Block) -> None:
 
 
 def load_parameters(network: mx.gluon.Block, saved: Dict[str, np.ndarray], source: str) -> None:
-    """Copy arrays into the network; InputError, naming `source`, before anything is copied unless names and shapes are
-    exactly the network's."""
+    """Copy arrays into the network; before that InputError, naming `source`, unless names and shapes are the network's."""
     wanted = network._collect_params_with_prefix()
     odd = sorted(set(saved) ^ set(wanted))
     if odd:

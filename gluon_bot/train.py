@@ -1,5 +1,4 @@
-"""Training a classifier: Algorithm 1 of the paper with every trick as one named line. `fit` -> `loop.run` ->
-`train_step`."""
+"""Training a classifier: Algorithm 1 of the paper, every trick one named line. `fit` -> `loop.run` -> `train_step`."""
 
 from __future__ import annotations
 

@@ -36,8 +36,7 @@ class Measured(NamedTuple):
 def estimate(whole: Job, workers: int, prepare: Prepare) -> str:
     """Two lines on time and memory of the job `whole` over `workers`.
 
-    Measured with FEW_IMAGES at a time, then with as many of the real batch as BUDGET_SECONDS allow, and scaled up from
-    there.
+    Measured with FEW_IMAGES at a time, then with as many of the real batch as BUDGET_SECONDS allow, then scaled up.
     """
     few = min(FEW_IMAGES, whole.micro_batch)
     with without_native_lines('MKLDNN Pooling'):

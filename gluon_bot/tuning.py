@@ -1,5 +1,4 @@
-"""What `detect` and `segment` have in common besides the loop: data and batches, the base network, optimizer,
-checkpoints."""
+"""What `detect` and `segment` have in common besides the loop: data, batches, base network, optimizer, checkpoints."""
 
 from __future__ import annotations
 

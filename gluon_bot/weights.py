@@ -1,5 +1,4 @@
-"""Weights from elsewhere: files of GluonCV's model zoo and our own checkpoints, to start a run from, or made a
-checkpoint."""
+"""Weights from elsewhere: files of GluonCV's model zoo and our own checkpoints, to start a run from or make one of."""
 
 from __future__ import annotations
 

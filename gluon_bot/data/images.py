@@ -82,8 +82,7 @@ def decode(data: bytes) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation says, in three channels of eight bits. ValueError for pixels of more than 16
-    bits."""
+    """The image as its EXIF orientation says, in three channels of eight bits. ValueError for more than 16 bits."""
     return _as_rgb(_upright(image))
 
 

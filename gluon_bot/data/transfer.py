@@ -112,8 +112,7 @@ def small_batches(dataset: mx.gluon.data.Dataset, batchify: Callable[[List[Any]]
 
 
 def normalised(images: mx.nd.NDArray) -> mx.nd.NDArray:
-    """uint8 (N, height, width, 3) or (height, width, 3), RGB, to the network's float32 (N, 3, height, width), the same
-    anew."""
+    """uint8 (N, height, width, 3) or (height, width, 3), RGB, to the network's float32 (N, 3, height, width)."""
     return mx.nd.image.normalize(mx.nd.image.to_tensor(images),
                                  *(tuple(part / 255 for part in parts) for parts in (MEAN, STD)))
 

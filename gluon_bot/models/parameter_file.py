@@ -24,8 +24,7 @@ MOST_DIMENSIONS = 32
 
 
 def read(path: str) -> Dict[str, np.ndarray]:
-    """The arrays of a .params file by name. Raises InputError where it can't be read or is anything but one whole such
-    file."""
+    """The arrays of a .params file by name. Raises InputError where it is anything but one whole such file."""
     try:
         return _parse(read_bounded(path, MOST_BYTES))
     except OSError as error:

@@ -1,5 +1,4 @@
-"""What the pages share: the document that opens without a network, tables that become cards on a phone, curves,
-provenance."""
+"""What the pages share: a document that opens without a network, tables that are cards on a phone, curves, provenance."""
 
 from __future__ import annotations
 

@@ -61,8 +61,7 @@ def _files(paths: Sequence[str]) -> List[str]:
 
 
 def read_file(path: str, source: str) -> Logs:
-    """The runs in the file `path`, shown as `source`. Raises InputError where it can't be opened; nothing inside it
-    raises."""
+    """The runs in the file `path`, shown as `source`. InputError where it can't be opened; nothing inside it raises."""
     found = []
 
     def note(number: int, text: str) -> None:
