@@ -29,7 +29,7 @@ class Side:
     """A process that measures when asked."""
 
     def __init__(self, name: str, python: str, words: list) -> None:
-        self.name, self.memory = name, 0.0
+        self.name = name
         self.process = subprocess.Popen([python, os.path.join(HERE, name + '.py'), *words], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.facts = self._answer()['ready']
@@ -40,13 +40,22 @@ class Side:
             raise SystemExit('%s ended with code %d' % (self.name, self.process.wait()))
         return json.loads(line)
 
-    def measure(self) -> float:
+    def measure(self) -> dict:
         self.process.stdin.write('\n')
         self.process.stdin.flush()
-        answer = self._answer()
-        self.memory = answer['peak_memory_mib']
-        say('%-20s %.1f images/s' % (self.name, answer['images_per_second']))
-        return answer['images_per_second']
+        found = self._answer()
+        say('%-20s %.1f images/s, %.1f a second of computing' % (
+            self.name, found['images_per_second'], found['images_per_cpu_second']))
+        return found
+
+
+def compared(ours: list, theirs: list) -> dict:
+    """The rates of a side, our rates over them, and its memory."""
+    found = {'peak_memory_mib': theirs[-1]['peak_memory_mib']}
+    for rate in ('images_per_second', 'images_per_cpu_second'):
+        values = [[measured[rate] for measured in side] for side in (ours, theirs)]
+        found[rate], found['ratio_of_' + rate] = benchmark.spread(values[1]), benchmark.ratio(*values)
+    return found
 
 
 def main() -> None:
@@ -58,22 +67,20 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--data', default='')
     parser.add_argument('--jitter', action='store_true')
+    parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)), help='of each side')
     parser.add_argument('--peers-python', default='')
     options = parser.parse_args()
-    threads = len(os.sched_getaffinity(0))
-    os.environ.update(OMP_NUM_THREADS=str(threads), PYTHONPATH=os.path.dirname(HERE))
+    os.environ.update(OMP_NUM_THREADS=str(options.threads), PYTHONPATH=os.path.dirname(HERE))
     words = ['--batch-size', str(options.batch_size), '--precision', options.precision, '--steps', str(options.steps),
-             '--data', options.data, '--threads', str(threads)] + ['--jitter'] * options.jitter
+             '--data', options.data, '--threads', str(options.threads)] + ['--jitter'] * options.jitter
     names = [name for name in SIDES[options.what] if name not in PEERS or options.peers_python]
     sides = [Side(name, options.peers_python if name in PEERS else sys.executable, words) for name in names]
-    speeds = benchmark.rounds({side.name: side.measure for side in sides}, options.rounds)
+    rounds = benchmark.rounds({side.name: side.measure for side in sides}, options.rounds)
     setting = {'step': options.precision, 'pipeline': 'jitter' if options.jitter else 'plain'}[options.what]
     result = {
         'what': options.what, 'setting': setting, 'batch_size': options.batch_size, 'repeats': options.rounds,
-        'steps': options.steps, 'load_average': os.getloadavg()[1], **benchmark.circumstances(),
-        'sides': {side.name: {**side.facts, 'images_per_second': benchmark.spread(speeds[side.name]),
-                              'ratio': benchmark.ratio(speeds[names[0]], speeds[side.name]),
-                              'peak_memory_mib': side.memory} for side in sides}}
+        'steps': options.steps, 'threads': options.threads, 'load_average': os.getloadavg()[1], **benchmark.circumstances(),
+        'sides': {side.name: {**side.facts, **compared(rounds[names[0]], rounds[side.name])} for side in sides}}
     path = os.path.join(HERE, 'results', '%s-%s.json' % (options.what, setting))
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with atomic_write(path) as file:

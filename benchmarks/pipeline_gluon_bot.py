@@ -20,4 +20,4 @@ def read() -> None:
         images.wait_to_read()
 
 
-side.serve(lambda: side.images_per_second(read, batches * options.batch_size), readers=imagenet.READERS)
+side.serve(lambda: side.rates(read, batches * options.batch_size), readers=imagenet.READERS)

@@ -7,7 +7,7 @@ and saturation in a random order; PCA noise; flip. It has no hue that multiplies
   READ_IMAGES at a time, whatever the batch size, and no two epochs or workers have a seed in common. The same seeds give
   the same pixels, however many threads decode.
 - It decodes with max(cores / 2 - 1, 1) threads at most, on two cores with one. So a worker reads its part with READERS of
-  them, each one half, and takes images from them in turn.
+  them, each one half, and half of each batch is of each.
 - An iterator that is thrown away keeps the memory of its current batch and of all but one of `prefetch_buffer` more.
   So the buffer is 1 (16 batches are still decoded ahead) and an iterator is read to its end.
 - The arrays of a batch are filled anew while the next one is drawn. So it reads bytes, a quarter of the memory, and what is
@@ -60,8 +60,8 @@ def train_batches(folder: str, recipe: Recipe, epoch: int, rank: int, size: int,
     """Yield batches `skip` to `batches` - 1 of the part of an epoch that belongs to `rank` of `size` workers.
 
     Images are float32 of shape (batch_size, 3, image_size, image_size), RGB, normalised, on `context` (default: cpu); labels
-    float32 of shape (batch_size,). The pixels depend on the records, (recipe.seed, epoch, rank, size) and, unless it divides
-    READ_IMAGES, on batch_size, and on the number of readers, which divide a worker's part if it has READ_IMAGES for each.
+    float32 of shape (batch_size,). The pixels depend on the records, (recipe.seed, epoch, rank, size), on the readers, which
+    divide a worker's part if it has READ_IMAGES for each, and on batch_size unless it divides READ_IMAGES.
     Where fewer images are asked for than half the worker's part, it reads a smaller part.
     The last worker's part can be up to size - 1 images short, which it then shows a second time.
     Raises InputError where a part is smaller than that.
@@ -153,13 +153,12 @@ def _normalised(images: Sequence[mx.nd.NDArray], labels: Sequence[mx.nd.NDArray]
                 context: Optional[mx.Context]) -> Tuple[mx.nd.NDArray, ...]:
     """The readers' bytes as one batch of float32 of mean 0 and deviation 1 a channel, in new arrays on `context`."""
     context = context or mx.cpu()
-    batch = _in_turn([array.as_in_context(context) for array in images]).astype('float32')
-    return mx.nd.image.normalize(batch, MEAN, STD, out=batch), _in_turn(labels).copyto(context)
-
-
-def _in_turn(arrays: Sequence[mx.nd.NDArray]) -> mx.nd.NDArray:
-    """One row of each array after the other, so that what a batch holds does not depend on its size."""
-    return mx.nd.stack(*arrays, axis=1).reshape((-3, -2)) if len(arrays) > 1 else arrays[0]
+    batch, begin = mx.nd.empty((sum(map(len, images)), *images[0].shape[1:]), context), 0
+    for array in images:
+        rows = batch[begin:begin + len(array)]  # a view: joining the bytes first would take as long as decoding them
+        mx.nd.image.normalize(array.as_in_context(context).astype('float32'), MEAN, STD, out=rows)
+        begin += len(array)
+    return batch, mx.nd.concat(*labels, dim=0).copyto(context)
 
 
 def _seed(stream: str, *numbers: int) -> int:

@@ -1,0 +1,87 @@
+"""What a user waits for: commands that only print, the first step of a run, and packing beside decoding alone.
+
+    python benchmarks/commands.py IMAGES_TAR
+
+Writes benchmarks/results/commands.json: seconds, and images/s a core. IMAGES_TAR is a tar of CLASS/IMAGE photographs.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+
+from gluon_bot import benchmark  # noqa: E402
+from gluon_bot.data import images  # noqa: E402
+from gluon_bot.files import atomic_write  # noqa: E402
+
+ROUNDS = 5
+GLUON_BOT = [sys.executable, '-m', 'gluon_bot']
+
+
+def seconds(*words: str) -> float:
+    began = time.perf_counter()
+    subprocess.run([*GLUON_BOT, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
+
+
+def seconds_to_the_first_step(data: str, out: str) -> float:
+    """From the command to the first line of a step in the record."""
+    began = time.perf_counter()
+    process = subprocess.Popen([*GLUON_BOT, 'train', 'digits', '--data', data, '--out', out, '--log-every', '1'],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    record = os.path.join(out, 'record.jsonl')
+    while not (os.path.exists(record) and '"step"' in open(record).read().replace('"steps_an_epoch"', '')):
+        time.sleep(0.01)
+    found = time.perf_counter() - began
+    process.terminate()
+    process.wait()
+    return found
+
+
+def main() -> None:
+    tar, = sys.argv[1:]
+    os.environ['PYTHONPATH'] = os.path.dirname(HERE)
+    with tarfile.open(tar) as archive:
+        jpegs = [archive.extractfile(member).read() for member in archive if member.isfile()]
+    with tempfile.TemporaryDirectory() as folder:
+        digits = os.path.join(folder, 'digits')
+        seconds('pack', 'digits', digits)
+        count = iter(range(1000))
+        fresh = lambda: os.path.join(folder, str(next(count)))  # noqa: E731
+
+        def decoding() -> float:
+            began = time.perf_counter()
+            for jpeg in jpegs:
+                images.decode(jpeg)
+            return len(jpegs) / (time.perf_counter() - began)
+
+        cores = len(os.sched_getaffinity(0))
+        sides = {
+            'gluon-bot --help, s': lambda: seconds('--help'),
+            'gluon-bot recipes, s': lambda: seconds('recipes'),
+            'gluon-bot report logs, s': lambda: seconds('report', os.path.join(os.path.dirname(HERE), 'logs')),
+            'gluon-bot train digits, to the first step, s': lambda: seconds_to_the_first_step(digits, fresh()),
+            'decoding alone, images/s on one core': decoding,
+            'gluon-bot pack on one core, images/s': lambda: len(jpegs) / seconds('pack', tar, fresh(), '--workers', '1'),
+            'gluon-bot pack on all %d cores, images/s' % cores: lambda: len(jpegs) / seconds('pack', tar, fresh())}
+        found = benchmark.rounds(sides, ROUNDS)
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    result = {'what': 'commands', 'repeats': ROUNDS, 'load_average': os.getloadavg()[1], 'images': len(jpegs),
+              'largest_process_mib': memory, 'rows': {name: benchmark.spread(values) for name, values in found.items()},
+              **benchmark.circumstances()}
+    path = os.path.join(HERE, 'results', 'commands.json')
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with atomic_write(path) as file:
+        json.dump(result, file, indent=1)
+    print(path)
+
+
+if __name__ == '__main__':
+    main()
