@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 from functools import partial
 from pathlib import Path
 
