@@ -17,11 +17,13 @@ from gluon_bot.report.plots import rendered  # noqa: E402
 
 HEAD = '''# Performance
 
-Written by `python benchmarks/performance.py` from the measurements in `benchmarks/results/`. A figure is the median of rounds
+Written by `python benchmarks/performance.py` from the measurements in `benchmarks/results/`. A figure is the median of
+rounds
 that alternate between what is compared, with the lowest and highest in brackets; a ratio is the median of the ratios of
 neighbouring rounds. `gluon-bot benchmark --help` measures another machine.
 '''
-NAMES = {'step_gluon_bot': 'gluon_bot, resnet50d-mixup', 'step_bare_mxnet': 'bare MXNet loop', 'step_gluoncv': "loop of GluonCV's parts",
+NAMES = {'step_gluon_bot': 'gluon_bot, resnet50d-mixup', 'step_bare_mxnet': 'bare MXNet loop',
+         'step_gluoncv': "loop of GluonCV's parts",
          'step_pytorch': 'PyTorch, channels last', 'pipeline_gluon_bot': 'gluon_bot', 'pipeline_dali': 'DALI on the CPU'}
 TITLES = {'step': 'Training step of ResNet-50-D at 224, %(setting)s, batch %(batch_size)d',
           'pipeline': 'Pipeline alone, 224 pixels, %(setting)s augmentation, batch %(batch_size)d'}
@@ -34,11 +36,13 @@ def figure(value: dict, digits: str = '%.3g') -> str:
 def circumstances(result: dict) -> str:
     versions = ', '.join('%s %s' % item for item in result['versions'].items())
     load = ', load %.1f in the last five minutes' % result['load_average'] if 'load_average' in result else ''
-    return '%s; %s, %d cores%s; %d rounds; %s' % (result['date'], result['processor'], result['cpus'], load, result['repeats'], versions)
+    return '%s; %s, %d cores%s; %d rounds; %s' % (
+        result['date'], result['processor'], result['cpus'], load, result['repeats'], versions)
 
 
 def comparison(result: dict) -> str:
-    heads = ('', 'images/s', 'gluon_bot over it', 'images a second of computing on a core', 'gluon_bot over it', 'peak memory MiB')
+    heads = ('', 'images/s', 'gluon_bot over it', 'images a second of computing on a core',
+             'gluon_bot over it', 'peak memory MiB')
     lines = ['## ' + TITLES[result['what']] % result, '', '| %s |' % ' | '.join(heads), '|---' * len(heads) + '|']
     lines += ['| %s | %s | %s | %s | %s | %.0f |' % (
         ' '.join(filter(None, (NAMES[name], side.get('version')))), figure(side['images_per_second']),
@@ -48,11 +52,13 @@ def comparison(result: dict) -> str:
 
 
 def measurement(result: dict) -> str:
-    return '## `gluon-bot benchmark %s`\n\n```\n%s\n```\n\n%s' % (result['what'], benchmark.table(result), circumstances(result))
+    return '## `gluon-bot benchmark %s`\n\n```\n%s\n```\n\n%s' % (
+        result['what'], benchmark.table(result), circumstances(result))
 
 
 def commands(result: dict) -> str:
-    lines = ['## Commands', '', '| | |', '|---|---|'] + ['| %s | %s |' % (name, figure(value)) for name, value in result['rows'].items()]
+    lines = ['## Commands', '', '| | |', '|---|---|'] + [
+        '| %s | %s |' % (name, figure(value)) for name, value in result['rows'].items()]
     return '\n'.join(lines + ['', '%d images; the largest process had %.0f MiB. %s' % (
         result['images'], result['largest_process_mib'], circumstances(result))])
 
@@ -67,7 +73,8 @@ def main() -> None:
         with open(os.path.join(HERE, 'results', name)) as file:
             results.append(json.load(file))
     settings = '## Settings\n\n```\n%s\n```' % environment.__doc__.strip()
-    model = '## A model of scaling\n\n%s\n\nResNet-50 in float16 on V100s, %d images each:\n\n%s\n\n![efficiency against GPUs](scaling.svg)' % (
+    model = '## A model of scaling\n\n%s\n\nResNet-50 in float16 on V100s, %d images each:\n\n' \
+        '%s\n\n![efficiency against GPUs](scaling.svg)' % (
         scaling.__doc__.strip(), scaling.BATCH_A_GPU, scaling.table())
     notes = os.path.join(HERE, 'notes.md')
     with open(notes) as file:

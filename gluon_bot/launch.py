@@ -127,10 +127,20 @@ def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int,
             return _verdict([code for code in ended if code], bool(asked))
         rank, seconds = pulse.slowest(pulses) if pulses else (0, 0.0)
         if seconds > stall_seconds:
+            rank = next((each for each in pulses if _is_halted(processes[each].pid)), rank)  # the others wait for it
             say('rank %d (process %d) has stood still for %s; all workers are ended'
                 % (rank, processes[rank].pid, duration(seconds)))
             return LOST
         time.sleep(0.05)
+
+
+def _is_halted(process_id: int) -> bool:
+    """Whether a signal has stopped a process, as Ctrl-Z does (Linux)."""
+    try:
+        with open('/proc/%d/stat' % process_id) as file:
+            return file.read().rpartition(')')[2].split()[0] == 'T'
+    except OSError:
+        return False
 
 
 def _verdict(codes: List[int], asked: bool) -> int:

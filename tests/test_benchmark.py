@@ -42,7 +42,8 @@ def test_the_table_leaves_out_what_was_not_measured():
         'medians of 2 rounds of 3 steps [lowest-highest], on some CPU, 4 cores']
 
 
-def test_scaling_takes_one_worker_then_more_and_counts_what_they_exchange(capsys):
+def test_scaling_takes_one_worker_then_more_and_counts_what_they_exchange(capsys, monkeypatch):
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)  # which a command run in this process before has left
     assert main(['benchmark', 'scaling', 'digits', '--workers', '2', *TINY]) == 0
     result = json.loads(capsys.readouterr().out)
     one, two = result['rows']

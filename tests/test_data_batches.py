@@ -201,7 +201,7 @@ def test_two_readers_show_each_image_once_and_the_same_whatever_the_batch_size(f
     small, large = [drawn(imagenet.train_batches(for_two_readers, PAPER, 0, 0, 1, size, count // size)) for size in (4, 64)]
     assert len(set(small[1])) == len(small[1]) == count // 4 * 4  # no image twice
     half = -(-count // 2)
-    for size, (shown, labels) in ((4, small), (64, large)):
+    for size, (_, labels) in ((4, small), (64, large)):
         assert ((labels.reshape(-1, size) >= half).sum(1) == size // 2).all()  # half of each batch is of each reader
     for begin in range(0, len(large[1]), 64):  # in another order, the same images of the same pixels
         ours, theirs = np.argsort(small[1][begin:begin + 64]), np.argsort(large[1][begin:begin + 64])

@@ -193,7 +193,8 @@ def forged(shape, kind='<f4'):
     forged('(4,)', '|O'),
     forged('(4,)', '<U8'), forged('(1,)', '|S2000000000'), forged('(16,)', '|V4'),
     forged('(2,)', "[('a', '<f4', (100000, 100000))]"),
-    forged('(16,)', '<M8[s]'), npz(a=np.zeros(3, bool)), npz(a=np.zeros(3, complex))])
+    forged('(16,)', '<M8[s]'), npz(a=np.zeros(3, bool)), npz(a=np.zeros(3, complex))],
+    ids=lambda data: '%d-bytes' % len(data))  # the name goes into the environment of processes
 def test_arrays_that_are_none_are_refused_in_little_memory(data, tmp_path):
     (tmp_path / 'parameters.npz').write_bytes(data)
     megabytes, said = peak_megabytes("checkpoint.arrays(checkpoint.Checkpoint(sys.argv[1], {}), 'parameters.npz')", tmp_path)
