@@ -1,7 +1,7 @@
 """How fast this machine trains: `gluon-bot benchmark`, with the very step, pipeline and evaluation that `train` uses.
 
     step      the training step on one batch that stays in memory, no pipeline
-    data      the pipeline alone: decoded, augmented and normalised images, by number of readers
+    data      the pipeline alone: decoded, augmented and normalised images, by number of decoding threads
     train     training from records, against the step alone, and the share of the time spent waiting for images
     scaling   the step on 1, 2, 4, ... workers of the same batch together: efficiency, bytes and seconds of the allreduce
     evaluate  an evaluation from records against forward passes alone
@@ -36,7 +36,7 @@ IMAGENET_CLASSES = 1000
 NEEDS_DATA = ('data', 'train', 'evaluate')
 COLUMNS = {
     'recipe': 'recipe', 'model': 'model', 'batch_size': 'batch', 'precision': 'precision', 'workers': 'workers',
-    'omp_threads': 'threads', 'readers': 'readers', 'images_per_second': 'images/s',
+    'omp_threads': 'threads', 'decode_threads': 'decoding', 'images_per_second': 'images/s',
     'cached_images_per_second': 'step alone',
     'forward_images_per_second': 'forward alone', 'ratio': 'ratio', 'waiting_share': 'waiting', 'efficiency': 'efficiency',
     'allreduce_bytes': 'allreduce bytes', 'allreduce_seconds': 'allreduce s', 'imagenet_epoch_minutes': 'min/epoch',
@@ -200,27 +200,27 @@ def _scaling(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) ->
 
 
 def _data(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
-    """A round begins new readers and reads all they decode, at the least a part of the records as large as `steps`
-    batches."""
+    """`steps` batches a round, or as many as the records fill, by number of threads up to the worker's cores."""
     from gluon_bot.data import imagenet, recordio
-    found = recordio.check(data, 'train').images
-    images = len(imagenet.part(found, 0, max(1, found // (steps * recipe.batch_size))))
+    batches = min(steps, imagenet.steps_an_epoch(recordio.check(data, 'train').images, recipe.batch_size))
 
-    def images_per_second(readers: int) -> float:
+    def images_per_second(threads: int) -> float:
         began = time.perf_counter()
-        for batch, _ in imagenet.train_batches(data, recipe, 0, 0, 1, recipe.batch_size, batches=images // recipe.batch_size,
-                                               readers=readers):
+        for batch, _ in imagenet.train_batches(data, recipe, 0, 0, 1, recipe.batch_size, batches, threads=threads):
             batch.wait_to_read()
-        return images / (time.perf_counter() - began)
+        return batches * recipe.batch_size / (time.perf_counter() - began)
 
-    speeds = rounds({readers: partial(images_per_second, readers) for readers in range(1, imagenet.READERS + 1)}, repeats)
-    return [{'readers': readers, 'images_per_second': spread(values)} for readers, values in speeds.items()]
+    speeds = rounds({threads: partial(images_per_second, threads) for threads in _worker_counts(environment.own_cores())},
+                    repeats)
+    return [{'decode_threads': threads, 'images_per_second': spread(values)} for threads, values in speeds.items()]
 
 
 def _train(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
-    """A round begins new readers, as an epoch does: what they decoded while others were measured would cost nothing."""
+    """A round begins anew, as an epoch does: what was decoded while others were measured would cost nothing."""
     from gluon_bot.data import imagenet, recordio
-    step = CachedStep(recipe, ranks, len(recordio.check(data, 'train').classes))
+    found = recordio.check(data, 'train')
+    imagenet.steps_an_epoch(found.images, recipe.batch_size)  # said before anything is trained
+    step = CachedStep(recipe, ranks, len(found.classes))
     waited: List[float] = []
     epochs = itertools.count()
 

@@ -15,7 +15,7 @@ from gluoncv.nn.bbox import BBoxClipToImage
 from gluon_bot import RunError, checkpoint, dist, loop, state, trial, tuning
 from gluon_bot.console import Progress
 from gluon_bot.data import transfer, voc
-from gluon_bot.data.imagenet import MEAN, STD
+from gluon_bot.data.preprocessing import MEAN, STD
 from gluon_bot.finetune import Detection
 from gluon_bot.job import Job, check_out
 from gluon_bot.losses import detection_losses

@@ -19,7 +19,7 @@ import numpy as np
 
 from gluon_bot import InputError, RunError, __version__, evaluate
 from gluon_bot.console import say, without_native_lines
-from gluon_bot.data.imagenet import MEAN, STD
+from gluon_bot.data.preprocessing import MEAN, STD
 from gluon_bot.files import atomic_write
 from gluon_bot.recipes import Recipe
 

@@ -12,8 +12,7 @@ from PIL import Image
 
 from gluon_bot import InputError, RunError, checkpoint, detect, dist, evaluate, pictures, precision, segment
 from gluon_bot.console import Progress, one_line
-from gluon_bot.data import images, trees
-from gluon_bot.data.imagenet import MEAN, STD
+from gluon_bot.data import images, preprocessing, trees
 from gluon_bot.recipes import Recipe
 
 SHOWN_PIXELS = 1600  # of the longer side of an image in a picture
@@ -118,10 +117,10 @@ def read(path: str) -> np.ndarray:
 
 
 def validation_pixels(image: np.ndarray, recipe: Recipe) -> mx.nd.NDArray:
-    """The image as the evaluation of `recipe` sees it, float32 (1, 3, image_size, image_size): see `data.imagenet`."""
-    resized = mx.image.resize_short(mx.nd.array(image, dtype='uint8'), recipe.validation_resize, interp=1)
-    pixels = mx.image.center_crop(resized, (recipe.image_size, recipe.image_size))[0].transpose((2, 0, 1)).expand_dims(0)
-    return mx.nd.image.normalize(pixels.astype('float32'), MEAN, STD)
+    """The image as the evaluation of `recipe` sees it, float32 (1, 3, image_size, image_size): see `data.preprocessing`."""
+    pixels = np.empty((1, 3, recipe.image_size, recipe.image_size), np.float32)
+    preprocessing.for_validation(np.ascontiguousarray(image[:, :, ::-1]), recipe, pixels[0])
+    return mx.nd.array(pixels)
 
 
 def picture_paths(paths: Sequence[str], out: str) -> List[str]:

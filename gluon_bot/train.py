@@ -43,7 +43,8 @@ def prepare(recipe: Recipe, data: str, out: str, accumulate: int = 1, teacher: s
 
     def batches(epoch: int, done: int) -> Iterator[Tuple[mx.nd.NDArray, mx.nd.NDArray]]:
         return imagenet.train_batches(data, recipe, epoch, ranks.rank, ranks.size, job.micro_batch,
-                                      batches=job.steps_an_epoch * accumulate, skip=done * accumulate, context=context)
+                                      batches=job.steps_an_epoch * accumulate, skip=done * accumulate, limit=limit,
+                                      context=context)
 
     def update(small_batches: Iterator[Tuple[mx.nd.NDArray, mx.nd.NDArray]], step: int) -> mx.nd.NDArray:
         return train_step(training, teacher_net, small_batches, recipe, classes, step, accumulate)

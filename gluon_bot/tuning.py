@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar
 
 import mxnet as mx
 import numpy as np
 
-from gluon_bot import InputError, checkpoint, dist, evaluate, optim, precision
-from gluon_bot.data import imagenet, transfer
+from gluon_bot import InputError, checkpoint, dist, environment, evaluate, optim, precision
+from gluon_bot.data import imagenet, loading, transfer
 from gluon_bot.finetune import Detection, FineTuning, Segmentation
 from gluon_bot.job import Job, micro_batch, planned, with_optimizer
 from gluon_bot.recipes import RECIPES, as_dict, from_dict
@@ -75,10 +74,10 @@ def new_state(network: mx.gluon.HybridBlock, recipe: FineTuning, ranks: dist.Ran
 def small_batches(job: Job, items: transfer.Augmented, batchify: Callable[[List[Any]], Any], epoch: int, done: int,
                   ranks: dist.Ranks, context: mx.Context) -> Iterator[Any]:
     """This rank's small batches of an epoch of fine-tuning, loaded by as many processes as it has cores, next to a GPU."""
-    mine = range(ranks.rank * job.accumulate, (ranks.rank + 1) * job.accumulate)
-    processes = 0 if context.device_type == 'cpu' else int(os.environ.get('OMP_NUM_THREADS', 1))
-    return transfer.small_batches(items, batchify, job.recipe.seed, epoch, min(len(items), job.limit or len(items)),
-                                  job.recipe.batch_size, ranks.size * job.accumulate, mine, done, processes)
+    numbers = loading.small_batches(min(len(items), job.limit or len(items)), job.recipe.seed, epoch, ranks.rank, ranks.size,
+                                    job.micro_batch, done * job.accumulate, job.steps_an_epoch * job.accumulate)
+    processes = 0 if context.device_type == 'cpu' else environment.own_cores()
+    yield from mx.gluon.data.DataLoader(items, batch_sampler=list(numbers), batchify_fn=batchify, num_workers=processes)
 
 
 def open_checkpoint(path: str, kind: Type[Tuned], class_names: Optional[Sequence[str]]) \

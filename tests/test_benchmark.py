@@ -59,10 +59,11 @@ def test_scaling_takes_one_worker_then_more_and_counts_what_they_exchange(capsys
 @pytest.mark.parametrize('what, figures',
                          [('data', {'images_per_second'}), ('evaluate', {'forward_images_per_second', 'ratio'}),
                                            ('train', {'cached_images_per_second', 'waiting_share', 'ratio'})])
-def test_what_reads_records(what, figures, digits_folder, capsys):
+def test_what_reads_records(what, figures, digits_folder, capsys, monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '2')
     assert main(['benchmark', what, 'digits', '--data', digits_folder, *TINY]) == 0
     rows = json.loads(capsys.readouterr().out)['rows']
-    assert [row.get('readers') for row in rows] == ([1, 2] if what == 'data' else [None])
+    assert [row.get('decode_threads') for row in rows] == ([1, 2] if what == 'data' else [None])
     for row in rows:
         assert figures <= set(row) and all(row[name]['median'] > 0 for name in figures)
 

@@ -104,17 +104,22 @@ def test_an_update_is_of_the_same_images_on_any_number_of_workers(scenes_folder)
     dataset = transfer.Boxes(scenes_folder, 'train')
     names = mx.gluon.data.SimpleDataset(dataset.names)
 
-    def batches(parts, part, done=0, processes=0):
-        return list(transfer.small_batches(names, list, 3, 1, 18, 4, parts, part, done, processes))
+    def batches(rank, size, accumulate=1, done=0, epoch=1):
+        recipe = replace(FINE_TUNINGS['scenes-segmentation'], seed=3, batch_size=4)
+        asked = tuning.describe(recipe, '', {'classes': [], 'train_images': 18, 'val_images': 1}, 18, '', size, accumulate,
+                                None)
+        ranks = dist.Ranks()
+        ranks.rank, ranks.size = rank, size
+        small = list(tuning.small_batches(asked, names, list, epoch, done, ranks, mx.cpu()))
+        return [sum(small[begin:begin + accumulate], []) for begin in range(0, len(small), accumulate)]
 
-    whole = batches(1, range(1))
+    whole = batches(0, 1)
     assert len(whole) == 4 and len(set(sum(whole, []))) == 16
-    halves = zip(batches(2, range(0, 1)), batches(2, range(1, 2)))
-    assert [first + second for first, second in halves] == whole
-    accumulated = batches(4, range(2, 4))  # of the second of two workers
-    assert [accumulated[i] + accumulated[i + 1] for i in range(0, 8, 2)] == batches(2, range(1, 2))
-    assert batches(1, range(1), done=3) == whole[3:]
-    assert whole != list(transfer.small_batches(names, list, 3, 2, 18, 4, 1, range(1), 0))
+    assert [first + second for first, second in zip(batches(0, 2), batches(1, 2))] == whole
+    accumulated = zip(batches(0, 2, accumulate=2), batches(1, 2, accumulate=2))
+    assert [sorted(first + second) for first, second in accumulated] == [sorted(batch) for batch in whole]
+    assert batches(0, 1, done=3) == whole[3:] and batches(1, 2, 2, done=3) == batches(1, 2, 2)[3:]
+    assert whole != batches(0, 1, epoch=2)
 
 
 @pytest.mark.parametrize('task', ['detect', 'segment'])
@@ -127,8 +132,9 @@ def test_loading_processes_change_nothing(task, scenes_folder):
         dataset = transfer.Boxes(scenes_folder, 'train')
         items, stack = detect.training_items(faster_rcnn_of(recipe, dataset), dataset, recipe, 0)
     here, elsewhere = ([[part.asnumpy() for part in batch] for batch in
-                        transfer.small_batches(items, stack, 0, 0, 8, 4, 2, range(2), 0, processes)] for processes in (0, 2))
-    assert len(here) == len(elsewhere) == 4
+                        mx.gluon.data.DataLoader(items, 2, batchify_fn=stack, num_workers=processes)]
+                       for processes in (0, 2))
+    assert len(here) == len(elsewhere) == len(items) / 2
     for batch, other in zip(here, elsewhere):
         assert len(batch) == len(other) == {'segment': 2, 'detect': 5}[task] and len(batch[0]) == 2
         for part, other_part in zip(batch, other):
@@ -159,7 +165,7 @@ def test_every_recipe_takes_a_step(key, scenes_folder):
         items, stack = transfer.Augmented(dataset, transform(recipe), 0, 0), transfer.stack
     training = tuning.new_state(network, recipe, dist.Ranks(), mx.cpu(), 1)
     before = {name: parameter.data().asnumpy() for name, parameter in network._collect_params_with_prefix().items()}
-    batches = iter(transfer.small_batches(items, stack, 0, 0, 2, 2, 1, range(1), 0))
+    batches = iter(mx.gluon.data.DataLoader(items, 2, batchify_fn=stack))
     sums = (detect.train_step(training, batches, recipe, 0, 1, set()) if key[0] == 'detect' else
             segment.train_step(training, batches, recipe, 0, 1)).asnumpy()
     assert len(sums) == len(job.QUANTITIES[recipe.task]) and np.isfinite(sums).all() and sums[0] > 0

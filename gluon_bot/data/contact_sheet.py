@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gluon_bot.data import imagenet, recordio
+from gluon_bot.data import imagenet, preprocessing, recordio
 from gluon_bot.files import atomic_write
 from gluon_bot.recipes import Recipe
 
@@ -27,7 +27,7 @@ def picture(folder: str, split: str, out_png: str, recipe: Recipe) -> None:
     else:
         batches = imagenet.validation_batches(folder, recipe, 0, 1, count, count)
     images, labels = [array.asnumpy() for array in next(batches)]
-    pixels = images.transpose(0, 2, 3, 1) * np.array(imagenet.STD) + np.array(imagenet.MEAN)
+    pixels = images.transpose(0, 2, 3, 1) * np.array(preprocessing.STD) + np.array(preprocessing.MEAN)
     figure, places = pyplot.subplots(ROWS, COLUMNS, figsize=(2 * COLUMNS, 2.25 * ROWS), layout='constrained')
     figure.suptitle('%s %s, %d pixels, as %s sees it' % (manifest.name, split, recipe.image_size, recipe.name))
     for place in places.flat:

@@ -1,8 +1,8 @@
-"""One image on its way into a record: wholly decoded, and encoded again only where ImageRecordIter needs it.
+"""One image on its way into a record: wholly decoded, and encoded again only where it is no JPEG that every decoder reads.
 
-ImageRecordIter dies with its process on bytes that are no image, and shows the half of a truncated one (OpenCV fills the
-rest with grey), so nothing reaches a record that was not decoded to its end here.
-ImageRecordIter turns an image as its EXIF orientation says, and so does what is encoded again, once and for all.
+OpenCV, which training decodes with, shows the half of a truncated image and fills the rest with grey, so nothing reaches a
+record that was not decoded to its end here. It turns an image as its EXIF orientation says, and so does what is encoded
+again, once and for all.
 """
 
 from __future__ import annotations

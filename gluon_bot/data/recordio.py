@@ -1,7 +1,7 @@
 """Data folders of checked images: DIR/{train,val}.{rec,idx,json}. Packed from a source, verified, checked when a run starts.
 
-`ImageRecordIter` kills its process on a record that is no image. So every image is decoded to its end before it is read:
-when it is packed, and once more on a machine that has not seen these very files before.
+Training reads records that are known to be sound: every image is decoded to its end when it is packed, and once more on a
+machine that has not seen these very files before.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import random
-import re
 import shutil
 from contextlib import closing
 from typing import List, Optional, Sequence, Union
@@ -59,9 +58,6 @@ def check(folder: str, split: str) -> Manifest:
     Sizes are looked at each time. All else is verified once for each state (path, size, time of change) of the files, and
     packing counts as that. Raises InputError.
     """
-    if folder.encode('utf-8', 'replace') != os.fsencode(folder) or re.search('[;?#]|://', folder):
-        raise InputError('%s: MXNet opens no files whose path has one of ; ? # :// or is not UTF-8; rename the folder'
-                         % folder)
     found = manifest.load(folder, split)
     verification.check_sizes(found)
     with verified.first_look(found) as new:

@@ -8,7 +8,7 @@ order and always flips. GluonCV's transforms are, and draw from Python's and Num
 from __future__ import annotations
 
 import random
-from typing import Any, Callable, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from gluon_bot import InputError
 from gluon_bot.data import ade20k, trees, voc
-from gluon_bot.data.imagenet import MEAN, STD
+from gluon_bot.data.preprocessing import MEAN, STD
 
 HINT = '; gluon-bot verify lists all such files'
 
@@ -93,22 +93,6 @@ class Augmented(mx.gluon.data.Dataset):
     def __getitem__(self, index: int) -> Any:
         seed_item(self.seed, self.epoch, index)
         return self.transform(*self.dataset[index])
-
-
-def small_batches(dataset: mx.gluon.data.Dataset, batchify: Callable[[List[Any]], Any], seed: int, epoch: int, images: int,
-                  batch_size: int, parts: int, part: range, done: int, processes: int = 0) -> Iterator[Any]:
-    """Yield batchify([items]) for the small batches of an epoch that are one rank's, from its update `done` on.
-
-    The epoch's order of the first `images` items depends on (seed, epoch) alone. Each update takes the next `batch_size` of
-    them, cut into `parts` small batches (ranks times accumulation), of which `part` are this rank's: an update is of the
-    same images on any number of ranks. processes: that load ahead; 0 loads when asked.
-    """
-    order = np.random.default_rng((seed, epoch)).permutation(images)
-    small = batch_size // parts
-    starts = [update * batch_size + number * small for update in range(done, images // batch_size) for number in part]
-    loader = mx.gluon.data.DataLoader(dataset, batch_sampler=[order[start:start + small].tolist() for start in starts],
-                                      batchify_fn=batchify, num_workers=processes)
-    yield from loader
 
 
 def normalised(images: mx.nd.NDArray) -> mx.nd.NDArray:
