@@ -8,7 +8,7 @@
     MXNET_CUDNN_AUTOTUNE_DEFAULT = 2: the fastest convolution of those tried in the first step [1]; 0 in detection, where
         images differ in size and each size would be tried
     MXNET_GPU_MEM_POOL_TYPE = Round, in detection: memory of one size is found again for the next [1]
-    GLUON_BOT_LAYOUT = NCHW, and ours: NHWC has ResNets train, not evaluate, in the order of axes that tensor cores compute in.
+    GLUON_BOT_LAYOUT = NCHW, and ours: NHWC has ResNets train, not evaluate, in the order of axes that tensor cores use.
         To be tried with `benchmark step`, for the published MXNet 1.9.1 normalises NHWC as N*H*W images of one pixel [4] and
         is not linked with cuDNN's kernels for it [5]; NVIDIA's builds have kernels, and their ResNet-50 trains so [3]
 

@@ -101,7 +101,8 @@ def test_same_logits(name, size):
         models.initialize(network, mx.cpu(), seed=0, image_size=size)
     before, after = (network(images(size=size)).asnumpy() for network in networks)
     np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())
-    assert networks[1].features(images(size=64).transpose((0, 2, 3, 1))).shape == (BATCH, 2, 2, 512 if name == 'resnet18' else 2048)
+    channels = 512 if name == 'resnet18' else 2048
+    assert networks[1].features(images(size=64).transpose((0, 2, 3, 1))).shape == (BATCH, 2, 2, channels)
 
 
 @pytest.mark.parametrize('model', ['resnet50', 'resnet50b', 'resnet50c', 'resnet50d'])

@@ -62,7 +62,8 @@ class ResNet(HybridBlock):
                  norm: Norm = nn.BatchNorm, layout: str = 'NCHW') -> None:
         super().__init__(prefix='resnet%d%s_' % (depth, variant))
         self.variant, self.layout = variant, layout
-        self.convolution, self.norm = (nn.Conv2D, norm) if layout == 'NCHW' else (ChannelsLastConv2D, partial(norm, axis=3))
+        self.convolution = nn.Conv2D if layout == 'NCHW' else ChannelsLastConv2D
+        self.norm = norm if layout == 'NCHW' else partial(norm, axis=3)
         self.tweak_b, self.tweak_c, self.tweak_d = (variant >= tweak for tweak in 'bcd')  # each letter with those before
         self.last_gamma = 'zeros' if zero_gamma else 'ones'
         self.expansion, self.body = (BOTTLENECK_EXPANSION, self._bottleneck) if depth >= 50 else (1, self._basic)
@@ -121,8 +122,8 @@ class ResNet(HybridBlock):
         if channels == out_channels and stride == 1:
             return Identity()
         pooled = self.tweak_d and stride > 1
-        average = nn.AvgPool2D(stride, layout=self.layout, ceil_mode=True, count_include_pad=False) if pooled else Identity()
-        return _sequential(average, *self._conv(channels, out_channels, 1, 1 if pooled else stride))
+        pool = nn.AvgPool2D(stride, layout=self.layout, ceil_mode=True, count_include_pad=False) if pooled else Identity()
+        return _sequential(pool, *self._conv(channels, out_channels, 1, 1 if pooled else stride))
 
     def _conv(self, channels: int, out_channels: int, kernel: int, stride: int = 1, spacing: int = 1, bias: bool = False,
               gamma: str = 'ones') -> List[HybridBlock]:
@@ -133,10 +134,10 @@ class ResNet(HybridBlock):
 
 
 class ChannelsLastConv2D(nn.Conv2D):
-    """Convolution of (N, H, W, C) images with the parameters of nn.Conv2D, whose (out, in, h, w) are reordered on their way.
+    """Convolution of (N, H, W, C) images with the parameters of nn.Conv2D, whose weight is reordered on its way.
 
-    So nobody else need know: initialisation, optimizer, ranks and checkpoints see the same arrays in every layout. To reorder
-    a ResNet-50's 51 MB of float16 weights, and their gradients back, is 0.2 ms of a V100's memory bandwidth a step.
+    So nobody else need know: initialisation, optimizer, ranks and checkpoints see the same arrays in either layout.
+    Reordering a ResNet-50's 51 MB of float16 weights, and their gradients back, takes 0.2 ms of a V100's 900 GB/s a step.
     """
 
     def __init__(self, *shape: int, **settings: Any) -> None:
