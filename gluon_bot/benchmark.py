@@ -35,8 +35,8 @@ IMAGENET_TRAINING_IMAGES = 1281167
 IMAGENET_CLASSES = 1000
 NEEDS_DATA = ('data', 'train', 'evaluate')
 COLUMNS = {
-    'recipe': 'recipe', 'model': 'model', 'batch_size': 'batch', 'precision': 'precision', 'workers': 'workers',
-    'omp_threads': 'threads', 'decode_threads': 'decoding', 'images_per_second': 'images/s',
+    'recipe': 'recipe', 'model': 'model', 'batch_size': 'batch', 'precision': 'precision', 'layout': 'layout',
+    'workers': 'workers', 'omp_threads': 'threads', 'decode_threads': 'decoding', 'images_per_second': 'images/s',
     'cached_images_per_second': 'step alone',
     'forward_images_per_second': 'forward alone', 'ratio': 'ratio', 'waiting_share': 'waiting', 'efficiency': 'efficiency',
     'allreduce_bytes': 'allreduce bytes', 'allreduce_seconds': 'allreduce s', 'imagenet_epoch_minutes': 'min/epoch',
@@ -177,7 +177,7 @@ def _step(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> Li
 
 
 def _trained(step: CachedStep, speed: Dict[str, float]) -> Dict[str, Any]:
-    return {'precision': step.state.precision, 'images_per_second': speed,
+    return {'precision': step.state.precision, 'layout': step.state.layout, 'images_per_second': speed,
             'imagenet_epoch_minutes': IMAGENET_TRAINING_IMAGES / speed['median'] / 60}
 
 

@@ -8,23 +8,30 @@
     MXNET_CUDNN_AUTOTUNE_DEFAULT = 2: the fastest convolution of those tried in the first step [1]; 0 in detection, where
         images differ in size and each size would be tried
     MXNET_GPU_MEM_POOL_TYPE = Round, in detection: memory of one size is found again for the next [1]
+    GLUON_BOT_LAYOUT = NCHW, and ours: NHWC has ResNets train, not evaluate, in the order of axes that tensor cores use.
+        To be tried with `benchmark step`, for the published MXNet 1.9.1 normalises NHWC as N*H*W images of one pixel [4] and
+        is not linked with cuDNN's kernels for it [5]; NVIDIA's builds have kernels, and their ResNet-50 trains so [3]
 
 OMP_NUM_THREADS is for every machine, the others for GPUs. Pointwise operators are fused by default (MXNET_USE_FUSION [1]).
 MXNET_OPTIMIZER_AGGREGATION_SIZE is not here: it is for SGD alone [1], and the paper trains with NAG.
 
-On every machine memory that was freed is kept for the next array (mallopt [4]): glibc gives back what is above 32 MiB, and
+On every machine memory that was freed is kept for the next array (mallopt [6]): glibc gives back what is above 32 MiB, and
 each page of the next batch of images would be a fault, a quarter of the time it takes to decode them.
 
     [1] https://mxnet.apache.org/versions/1.9.1/api/faq/env_var
     [2] https://horovod.readthedocs.io/en/stable/tensor-fusion_include.html
     [3] https://github.com/NVIDIA/DeepLearningExamples/blob/master/MxNet/Classification/RN50v1.5/runner
-    [4] https://man7.org/linux/man-pages/man3/mallopt.3.html
+    [4] https://github.com/apache/mxnet/pull/18504 (to 1.x: 18890)
+    [5] https://github.com/apache/mxnet/pull/20615
+    [6] https://man7.org/linux/man-pages/man3/mallopt.3.html
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+
+from gluon_bot import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 LARGEST_KEPT_BYTES = 1 << 30
@@ -56,3 +63,16 @@ def own_cores() -> int:
     """Cores of this worker, as OMP_NUM_THREADS says, or all there are."""
     threads = os.environ.get('OMP_NUM_THREADS', '')
     return int(threads) if threads.isdigit() and int(threads) else len(os.sched_getaffinity(0))
+
+
+def layout(device_type: str) -> str:
+    """In which layout a classifier is to train on a 'cpu' or 'gpu': 'NCHW' or 'NHWC'. Its results are those of either.
+
+    Raises InputError where GLUON_BOT_LAYOUT has another value or this device does not have that layout.
+    """
+    wanted = os.environ.get('GLUON_BOT_LAYOUT') or 'NCHW'
+    if wanted not in ('NCHW', 'NHWC'):
+        raise InputError("GLUON_BOT_LAYOUT: '%s' is neither NCHW nor NHWC" % wanted)
+    if wanted == 'NHWC' and device_type == 'cpu':
+        raise InputError("GLUON_BOT_LAYOUT: MXNet's convolutions on the CPU are NCHW only; unset it here")
+    return wanted

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 import mxnet as mx
 
-from gluon_bot import InputError, checkpoint, dist, evaluate, models, optim, precision, runlog, weights
+from gluon_bot import InputError, checkpoint, dist, environment, evaluate, models, optim, precision, runlog, weights
 from gluon_bot.console import say
 from gluon_bot.data import imagenet, recordio
 from gluon_bot.models import flops
@@ -97,7 +97,8 @@ def new_state(recipe: Recipe, classes: int, ranks: dist.Ranks, context: mx.Conte
     init: a .params file or checkpoint to take the first values from, all but a classifier's of another number of classes.
     """
     used = precision.supported(recipe.precision, context, precision.cpu_flags())
-    network = models.build(recipe.model, classes, zero_gamma=recipe.zero_gamma)
+    layout = environment.layout(context.device_type)
+    network = models.build(recipe.model, classes, recipe.zero_gamma, layout)
     models.initialize(network, context, recipe.seed, recipe.image_size)
     kept = weights.start_from(network, init) if init else []
     if kept and ranks.first:
@@ -105,7 +106,8 @@ def new_state(recipe: Recipe, classes: int, ranks: dist.Ranks, context: mx.Conte
     precision.apply(network, used)
     network.hybridize(static_alloc=True, static_shape=True)
     scale = precision.LossScale(1.0 if used == 'float32' else recipe.loss_scale, fixed=used == 'float32')
-    return with_optimizer(network, optim.optimizer(recipe), recipe.no_bias_decay, ranks, context, used, scale, accumulate)
+    state = with_optimizer(network, optim.optimizer(recipe), recipe.no_bias_decay, ranks, context, used, scale, accumulate)
+    return state._replace(layout=layout)
 
 
 def with_optimizer(network: mx.gluon.HybridBlock, optimizer: mx.optimizer.Optimizer, no_bias_decay: bool, ranks: dist.Ranks,
@@ -153,9 +155,9 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
 
 def plan(job: Job, teacher: str, workers: int, resume: bool, init: str = '') -> str:
     """What a run would do, a line each, after every check that needs no network trained: the dry run."""
-    recipe = job.recipe
+    recipe, alone = job.recipe, dist.Ranks()
     if init:
-        new_state(recipe, len(job.class_names), dist.Ranks(), mx.cpu(), job.accumulate, init)
+        new_state(recipe, len(job.class_names), alone, dist.device(alone), job.accumulate, init)
     if teacher or recipe.teacher:
         teacher_network(recipe, teacher, job.class_names, mx.cpu())
     parameters, multiply_adds = flops.figures(recipe.model, recipe.image_size)

@@ -195,8 +195,8 @@ def _open_record(training: State, job: Job, meta: Optional[Dict[str, Any]]) -> r
             os.unlink(os.path.join(job.out, runlog.RECORD))
     log = runlog.RunLog(job.out, enabled=ranks.first)
     if ranks.first:
-        place = {'precision': training.precision, 'device': str(training.context), 'world_size': ranks.size,
-                 'accumulate': job.accumulate, 'time': time.time(), **runlog.provenance()}
+        place = {'precision': training.precision, 'layout': training.layout, 'device': str(training.context),
+                 'world_size': ranks.size, 'accumulate': job.accumulate, 'time': time.time(), **runlog.provenance()}
         if meta:
             log.write('resume', step=meta['step'], **place)
         else:

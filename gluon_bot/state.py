@@ -21,6 +21,7 @@ class State(NamedTuple):
     ranks: Ranks
     context: mx.Context
     precision: str  # used: float32, float16 or bfloat16
+    layout: str = 'NCHW'  # in which the network computes, or NHWC; its parameters are the same in either
 
 
 def parameters(network: mx.gluon.Block) -> Dict[str, mx.nd.NDArray]:

@@ -2,7 +2,9 @@
 
 import os
 
-from gluon_bot import environment
+import pytest
+
+from gluon_bot import InputError, environment
 
 
 def prepared(monkeypatch, gpu, workers=1, **arguments):
@@ -34,3 +36,16 @@ def test_gpus_have_more_settings_all_of_them_explained(monkeypatch):
     assert fixed['HOROVOD_FUSION_THRESHOLD'] == '67108864' and 'MXNET_GPU_MEM_POOL_TYPE' not in fixed
     for name in {**fixed, **any_size}:
         assert name in environment.__doc__
+
+
+def test_the_layout_is_nchw_unless_a_gpu_shall_try_the_other(monkeypatch):
+    for unset in ('', 'NCHW'):
+        monkeypatch.setenv('GLUON_BOT_LAYOUT', unset)
+        assert environment.layout('cpu') == environment.layout('gpu') == 'NCHW'
+    monkeypatch.setenv('GLUON_BOT_LAYOUT', 'NHWC')
+    assert environment.layout('gpu') == 'NHWC'
+    with pytest.raises(InputError, match='GLUON_BOT_LAYOUT: .* the CPU'):
+        environment.layout('cpu')
+    monkeypatch.setenv('GLUON_BOT_LAYOUT', 'nhwc')
+    with pytest.raises(InputError, match="GLUON_BOT_LAYOUT: 'nhwc' is neither"):
+        environment.layout('gpu')

@@ -15,15 +15,20 @@ from gluon_bot.recipes import MODELS, RESNETS
 ENOUGH_PIXELS = 75  # every network takes square images of this size and above; Inception-V3 none below
 
 
-def build(name: str, classes: int = 1000, zero_gamma: bool = False) -> HybridBlock:
+def build(name: str, classes: int = 1000, zero_gamma: bool = False, layout: str = 'NCHW') -> HybridBlock:
     """The network called `name`, not yet initialised: normalised images (N, 3, H, W) to logits (N, classes).
 
     zero_gamma: gamma = 0 in the last normalisation of each residual block, where there are any (Section 3.1).
-    Raises InputError if there is no such network.
+    layout: in which the network computes, 'NCHW' or, ResNets only, 'NHWC'; images and parameters are the same in either.
+    Raises InputError if there is no such network, or not in this layout.
     """
     if name not in MODELS:
         raise InputError("unknown model '%s'; choose one of %s" % (name, ' '.join(MODELS)))
-    return resnet(name, classes, zero_gamma) if name in RESNETS else peer(name, classes, zero_gamma)
+    if name in RESNETS:
+        return resnet(name, classes, zero_gamma, layout=layout)
+    if layout != 'NCHW':
+        raise InputError("model '%s' computes in NCHW only, %s is for ResNets; unset GLUON_BOT_LAYOUT" % (name, layout))
+    return peer(name, classes, zero_gamma)
 
 
 def initialize(network: HybridBlock, context: Union[mx.Context, List[mx.Context]], seed: int, image_size: int = 224) -> None:
