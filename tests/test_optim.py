@@ -142,3 +142,15 @@ def test_optimizer_state_round_trip_and_mismatch():
         optim.load_state(fresh, other, {'momentum/weight': saved['momentum/weight']}, 'checkpoint')
     with pytest.raises(InputError, match='has shape'):
         optim.load_state(fresh, other, {**saved, 'momentum/bias': np.zeros(7)}, 'checkpoint')
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'float32'])
+def test_one_number_among_hundreds_of_arrays_that_is_not_finite_is_found(dtype):
+    arrays = [mx.nd.full((3,), 60000, dtype=dtype) for _ in range(precision.MOST_ARRAYS + 2)]  # float16 has no square of it
+    assert precision.all_finite(arrays + [mx.nd.ones((2, 2))])
+    for place in (0, precision.MOST_ARRAYS - 1, precision.MOST_ARRAYS + 1):
+        for wrong in (np.inf, -np.inf, np.nan):
+            arrays[place][1] = wrong
+            assert not precision.all_finite(arrays + [mx.nd.ones((2, 2))])
+            arrays[place][1] = 1
+    assert precision.all_finite(arrays)
