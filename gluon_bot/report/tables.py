@@ -6,20 +6,9 @@ import re
 from typing import Dict, List, Sequence
 
 from gluon_bot import paper
-from gluon_bot.report import wording
+from gluon_bot.report import placing, wording
 from gluon_bot.report.comparing import NOT_RUN, TOLERANCE_REASON, Comparison, Result
-from gluon_bot.report.placing import (
-    DIFFERS,
-    FILLS,
-    NAMED,
-    OTHER_DATA,
-    PAPER_DATA,
-    PUBLISHED,
-    SUSPECT,
-    UNKNOWN,
-    Placed,
-    data_title,
-)
+from gluon_bot.report.placing import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, data_title
 
 # characters with which a stranger's text could leave its code span, its table cell, or our markers
 _HARMLESS = str.maketrans({'`': "'", '|': '¦', '\\': '/', '<': '‹', '>': '›', '\n': ' ', '\r': ' '})
@@ -29,7 +18,7 @@ _PLAIN = str.maketrans({'*': '∗', '[': '(', ']': ')', '~': '∼', '@': '＠', 
 def markdown(comparison: Comparison, full: bool = False, readme: bool = False) -> str:
     """All tables. `full` shows the rows without a run and the notes too; `readme` shows every recipe, and links the logs."""
     parts = [wording.summary(comparison)]
-    parts += [_recipes(comparison, task) for task in PAPER_DATA if readme]
+    parts += [_recipes(comparison, task) for task in placing.PAPER_DATA if readme]
     shown = [table for table in paper.TABLES if full or any(row.touched for row in wording.rows(comparison, table))]
     for table in shown:
         parts.append(_paper_table(comparison, table, full))
@@ -67,16 +56,16 @@ def _recipes(comparison: Comparison, task: str) -> str:
     by_recipe: Dict[str, List[Result]] = {}
     for result in comparison.results:
         metric = paper.METRICS[result.cell.metric]
-        if result.cell.recipe and metric.unit == '%' and NAMED[result.cell.recipe].task == task:
+        if result.cell.recipe and metric.unit == '%' and placing.NAMED[result.cell.recipe].task == task:
             by_recipe.setdefault(result.cell.recipe, []).append(result)
     lines, labels = [], ''
-    for recipe, results in sorted(by_recipe.items(), key=lambda item: list(NAMED).index(item[0])):
+    for recipe, results in sorted(by_recipe.items(), key=lambda item: list(placing.NAMED).index(item[0])):
         ours = list({result.cell.metric: result for result in results}.values())
         filled = list({placed.run.source: placed for result in results for placed in result.filled}.values())
         labels = max(labels, wording.labels(ours), key=len)
         lines.append((code(recipe), '<br>'.join(wording.printed_by_table(results)),
                       ' / '.join(map(wording.mean, ours)) if filled else NOT_RUN, ', '.join(map(link, filled)) or '-'))
-    return '### %s: %s\n\n%s' % (PAPER_DATA[task].title, labels, _table(('Recipe', 'Paper', 'Here', 'Log'), lines))
+    return '### %s: %s\n\n%s' % (placing.PAPER_DATA[task].title, labels, _table(('Recipe', 'Paper', 'Here', 'Log'), lines))
 
 
 def _paper_table(comparison: Comparison, table: paper.Table, full: bool) -> str:
