@@ -168,6 +168,13 @@ def test_examples_of_help_are_commands(name):
         assert set([recipes] if isinstance(recipes, str) else recipes) <= {*RECIPES, *FINE_TUNINGS}
 
 
+def test_links_lead_somewhere():
+    for name in DOCUMENTS:
+        path = REPOSITORY / name
+        targets = re.findall(r'\]\(([^)#]+)\)', path.read_text(encoding='utf-8'))
+        assert [target for target in targets if '://' not in target and not (path.parent / target).exists()] == [], name
+
+
 def strings():
     """Every string of the package and every line of the scripts, with '...' for what is put in."""
     for path in (REPOSITORY / 'gluon_bot').rglob('*.py'):
