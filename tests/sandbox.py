@@ -44,7 +44,7 @@ MADE_BY = {  # a folder, and the documented command that makes it
     'data/scenes': 'gluon-bot pack scenes data/scenes',
     'data/VOCdevkit': 'gluon-bot pack scenes data/scenes',  # a link into the scenes, as the next
     'data/ADEChallengeData2016': 'gluon-bot pack scenes data/scenes',
-    'runs/digits': 'gluon-bot train digits --data data/digits --out runs/digits --workers 2',
+    'runs/digits': 'gluon-bot train digits --data data/digits --out runs/digits --workers 2 --resume',
     'runs/boxes': 'gluon-bot detect scenes-detection --data data/scenes --backbone runs/digits --out runs/boxes --workers 2',
     'runs/masks': 'gluon-bot segment scenes-segmentation --data data/scenes --backbone runs/digits --out runs/masks '
                   '--workers 2',

@@ -53,7 +53,8 @@ def test_command(command, request, tmp_path):
         return
     if '--format onnx' in command.text:
         pytest.importorskip('onnx', reason='onnx is not installed')
-    sandbox = request.getfixturevalue('sandbox')
+    begins = command.text == './scripts/quickstart.sh'  # in a fresh clone
+    sandbox = Sandbox(tmp_path, photographs(request)) if begins else request.getfixturevalue('sandbox')
     if command.text.startswith('gluon-bot watch'):
         watch(command, sandbox)
     elif re.match(r'scripts/table\d', command.text):
