@@ -1,11 +1,14 @@
 """Small images, trees and tars that the tests of data share."""
 
+import gzip
 import io
 import os
 import tarfile
 
 import numpy as np
 from PIL import Image
+
+from gluon_bot.data import ilsvrc
 
 
 def encoded(pixels, kind='JPEG', **options):
@@ -57,3 +60,25 @@ def tar_bytes(files):
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
+
+
+def write_ilsvrc(folder, synsets, train, val, truth):
+    """Write ImageNet's three archives, in miniature.
+
+    synsets: (ILSVRC2012_ID, WNID, children) each; train: {WNID: {name: bytes}}; val: {name: bytes}; truth: the ID of each of
+    the sorted `val`.
+    """
+    from scipy import io as matlab
+
+    table = np.zeros((len(synsets), 1), [(name, object) for name in ('ILSVRC2012_ID', 'WNID', 'words', 'num_children')])
+    for row, (number, wnid, children) in zip(table, synsets):
+        row[0] = (float(number), wnid, 'a word, another', float(children))
+    meta = io.BytesIO()
+    matlab.savemat(meta, {'synsets': table})
+    devkit = tar_bytes({'ILSVRC2012_devkit_t12/readme.txt': b'x', ilsvrc.META: meta.getvalue(),
+                        ilsvrc.TRUTH: ''.join('%d\n' % number for number in truth).encode()})
+    os.makedirs(str(folder), exist_ok=True)
+    for name, data in {ilsvrc.TRAIN: tar_bytes({wnid + '.tar': tar_bytes(files) for wnid, files in train.items()}),
+                       ilsvrc.VAL: tar_bytes(val), ilsvrc.DEVKIT: gzip.compress(devkit)}.items():
+        with open(os.path.join(str(folder), name), 'wb') as file:
+            file.write(data)

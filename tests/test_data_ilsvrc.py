@@ -1,12 +1,10 @@
 """ImageNet from its three archives, in miniature: tars in a tar, ground truth by ILSVRC2012_ID, classes by WNID."""
 
 import gzip
-import io
 import os
 
-import numpy as np
 import pytest
-from data_samples import encoded, noise, tar_bytes
+from data_samples import encoded, noise, tar_bytes, write_ilsvrc
 
 from gluon_bot import InputError
 from gluon_bot.data import framing, ilsvrc, manifest, recordio
@@ -23,23 +21,12 @@ def images(wnid, count):
 @pytest.fixture
 def archives(tmp_path, monkeypatch):
     """Folder with the three archives, and what is in them."""
-    scipy_io = pytest.importorskip('scipy.io')
+    pytest.importorskip('scipy.io')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     folder = tmp_path / 'ILSVRC2012'
-    folder.mkdir()
     train = {wnid: images(wnid, 5) for _, wnid, children in SYNSETS if not children}
-    (folder / ilsvrc.TRAIN).write_bytes(tar_bytes({wnid + '.tar': tar_bytes(files) for wnid, files in train.items()}))
     val = {'ILSVRC2012_val_%08d.JPEG' % n: encoded(noise(n)) for n in (4, 2, 1, 3)}
-    (folder / ilsvrc.VAL).write_bytes(tar_bytes(val))
-    fields = [(name, object) for name in ('ILSVRC2012_ID', 'WNID', 'words', 'num_children')]
-    synsets = np.zeros((len(SYNSETS), 1), fields)
-    for row, (number, wnid, children) in zip(synsets, SYNSETS):
-        row[0] = (float(number), wnid, 'a word, another', float(children))
-    meta = io.BytesIO()
-    scipy_io.savemat(meta, {'synsets': synsets})
-    devkit = tar_bytes({'ILSVRC2012_devkit_t12/readme.txt': b'x', ilsvrc.META: meta.getvalue(),
-                        ilsvrc.TRUTH: ''.join('%d\n' % number for number in TRUTH).encode()})
-    (folder / ilsvrc.DEVKIT).write_bytes(gzip.compress(devkit))
+    write_ilsvrc(folder, SYNSETS, train, val, TRUTH)
     return folder, train, val
 
 

@@ -343,6 +343,24 @@ def test_update_renews_the_block_and_nothing_else(tmp_path):
     assert '| ResNet-50 | top-1 / top-5 | 76.21 / 92.97 | 76.40 / 93.00 |' in text and str(tmp_path) not in text
 
 
+def test_a_readme_shows_every_recipe_of_the_paper_with_its_log(tmp_path):
+    for seed, top1 in enumerate((76.1, 76.5)):
+        classified(tmp_path / 'logs' / str(seed), 'resnet50-efficient', top1, seed=seed)
+    write_record(tmp_path / 'logs' / 'c (d)', FINE_TUNINGS['voc-resnet50d-cosine'], VOC, {'val_map': 79.0})
+    lines = report.block(str(tmp_path / 'README.md')).splitlines()
+    logs = ', '.join('[`%d/record.jsonl`](logs/%d/record.jsonl)' % (seed, seed) for seed in (0, 1))
+    for line in ('| `resnet50-efficient` | 76.21 / 92.97 (Tables 3, 4†, 5) | 76.30 ± 0.28 / 93.00 ± 0.00 | %s |' % logs,
+                 '| `mobilenet-efficient` | 71.90 / 90.47 (Table 3)<br>71.90 / 90.53 (Table 6) | not run | - |',
+                 '| `resnet50d-smooth` | 78.31 / 94.09 (Table 6)<br>78.34 (Tables 8, 9) | not run | - |',
+                 '| `resnet50d-cosine` | 77.91 / 93.81 (Tables 6, 8, 9) | not run | - |',
+                 '| `resnext50-baseline` | 77.8 / - (Table 1) | not run | - |',
+                 '| `voc-resnet50d-cosine` | 79.23 (Table 8) | 79.00 | `c (d)/record.jsonl` |',  # brackets would end a link
+                 '| `ade20k-resnet50d-distill-mixup` | 78.72 / 38.40 (Table 9) | not run | - |'):
+        assert lines.count(line) == 1, line
+    shown = [line.split('`')[1] for line in lines if line.startswith('| `') and ' (Table' in line]
+    assert sorted(shown) == sorted(placing.FILLING)
+
+
 @pytest.mark.parametrize('text', ['', report.BEGIN, report.END + report.BEGIN, README + README])
 def test_update_wants_both_markers_once(tmp_path, text):
     (tmp_path / 'logs').mkdir()

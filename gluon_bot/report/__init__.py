@@ -47,9 +47,9 @@ def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False
 
 
 def block(file: str, logs: Sequence[str] = ()) -> str:
-    """What stands between the markers of `file`: the short report of `logs`, or of the `logs` folder beside it."""
+    """What stands between the markers of `file`: a README's report of `logs`, or of the `logs` folder beside it."""
     folder = os.path.dirname(os.path.abspath(file))
-    return tables.markdown(compare(*read(logs or [os.path.join(folder, LOGS)], base=folder)))
+    return tables.markdown(compare(*read(logs or [os.path.join(folder, LOGS)], base=folder)), readme=True)
 
 
 def update_file(file: str, logs: Sequence[str] = ()) -> bool:

@@ -1,32 +1,34 @@
-"""The report as Markdown: short for a README (rows that have a run), or in full."""
+"""The report as Markdown: short (rows that have a run), for a README (short, and every recipe), or in full."""
 
 from __future__ import annotations
 
-from typing import Sequence
+import re
+from typing import Dict, List, Sequence
 
 from gluon_bot import paper
-from gluon_bot.report import wording
-from gluon_bot.report.comparing import TOLERANCE_REASON, Comparison
-from gluon_bot.report.placing import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, data_title
+from gluon_bot.report import placing, wording
+from gluon_bot.report.comparing import NOT_RUN, TOLERANCE_REASON, Comparison, Result
+from gluon_bot.report.placing import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, data_title
 
 # characters with which a stranger's text could leave its code span, its table cell, or our markers
 _HARMLESS = str.maketrans({'`': "'", '|': '¦', '\\': '/', '<': '‹', '>': '›', '\n': ' ', '\r': ' '})
 _PLAIN = str.maketrans({'*': '∗', '[': '(', ']': ')', '~': '∼', '@': '＠', '&': '＆'})  # and could format, link or mention
 
 
-def markdown(comparison: Comparison, full: bool = False) -> str:
-    """All tables. `full` shows the rows without a run and the notes too."""
+def markdown(comparison: Comparison, full: bool = False, readme: bool = False) -> str:
+    """All tables. `full` shows the rows without a run and the notes too; `readme` shows every recipe, and links the logs."""
     parts = [wording.summary(comparison)]
+    parts += [_recipes(comparison, task) for task in placing.PAPER_DATA if readme]
     shown = [table for table in paper.TABLES if full or any(row.touched for row in wording.rows(comparison, table))]
     for table in shown:
         parts.append(_paper_table(comparison, table, full))
     parts += [_deltas(comparison, full), _ratios(comparison, full),
-              _runs(comparison, 'Runs on other data', (OTHER_DATA,)),
-              _runs(comparison, "Runs on the paper's data that fill no cell", (DIFFERS, UNKNOWN)),
-              _runs(comparison, 'Suspect runs: they fill no cell and enter no mean', (SUSPECT,))]
+              _runs(comparison, 'Runs on other data', (OTHER_DATA,), readme),
+              _runs(comparison, "Runs on the paper's data that fill no cell", (DIFFERS, UNKNOWN), readme),
+              _runs(comparison, 'Suspect runs: they fill no cell and enter no mean', (SUSPECT,), readme)]
     if any(placed.kind in (FILLS, PUBLISHED) for placed in comparison.placed) or full:
         parts.append('**Tolerance.** ' + TOLERANCE_REASON)
-    if any(not table.verified for table in shown):
+    if readme or any(not table.verified for table in shown):
         parts.append(wording.RECALLED_NOTE)
     if full and comparison.notes:
         parts.append('### Notes on reading\n\n' + '\n'.join('- %s' % code(note) for note in comparison.notes))
@@ -41,6 +43,29 @@ def code(text: object) -> str:
 def plain(text: str) -> str:
     """A text that may hold a stranger's words, so that none of them is Markdown."""
     return text.translate(_HARMLESS).translate(_PLAIN).replace('://', ': //').replace('www.', 'www .')
+
+
+def link(placed: Placed) -> str:
+    """A run's name, linked to its log where no character of the path means anything in Markdown."""
+    source = placed.run.source
+    return '[%s](%s)' % (code(placed.name), source) if re.fullmatch(r'[\w./-]+', source, re.ASCII) else code(placed.name)
+
+
+def _recipes(comparison: Comparison, task: str) -> str:
+    """Every recipe of a task that the paper has a number for: that number, ours, and the logs it comes from."""
+    by_recipe: Dict[str, List[Result]] = {}
+    for result in comparison.results:
+        metric = paper.METRICS[result.cell.metric]
+        if result.cell.recipe and metric.unit == '%' and placing.NAMED[result.cell.recipe].task == task:
+            by_recipe.setdefault(result.cell.recipe, []).append(result)
+    lines, labels = [], ''
+    for recipe, results in sorted(by_recipe.items(), key=lambda item: list(placing.NAMED).index(item[0])):
+        ours = list({result.cell.metric: result for result in results}.values())
+        filled = list({placed.run.source: placed for result in results for placed in result.filled}.values())
+        labels = max(labels, wording.labels(ours), key=len)
+        lines.append((code(recipe), '<br>'.join(wording.printed_by_table(results)),
+                      ' / '.join(map(wording.mean, ours)) if filled else NOT_RUN, ', '.join(map(link, filled)) or '-'))
+    return '### %s: %s\n\n%s' % (placing.PAPER_DATA[task].title, labels, _table(('Recipe', 'Paper', 'Here', 'Log'), lines))
 
 
 def _paper_table(comparison: Comparison, table: paper.Table, full: bool) -> str:
@@ -80,9 +105,9 @@ def _ratios(comparison: Comparison, full: bool) -> str:
         + _table(('Network', 'Paper', 'Here', 'Devices'), lines) if lines else ''
 
 
-def _runs(comparison: Comparison, heading: str, kinds: Sequence[str]) -> str:
-    lines = [(code(placed.name), code(wording.stated_name(placed)), plain(data_title(placed.run)),
-              wording.outcome(placed), plain(wording.why_not(placed)))
+def _runs(comparison: Comparison, heading: str, kinds: Sequence[str], linked: bool) -> str:
+    lines = [(link(placed) if linked else code(placed.name), code(wording.stated_name(placed)),
+              plain(data_title(placed.run)), wording.outcome(placed), plain(wording.why_not(placed)))
              for placed in comparison.of(*kinds)]
     return '### %s\n\n%s' % (heading, _table(('Record', 'Recipe', 'Data', 'Result', 'Why no cell'), lines)) if lines else ''
 

@@ -63,6 +63,22 @@ def printed(row: Row) -> str:
     return ' / '.join(result.cell.printed for result in row.results) + ('' if row.table.verified else ' ' + RECALLED_MARK)
 
 
+def printed_by_table(results: Sequence[Result]) -> List[str]:
+    """The paper's numbers of one recipe and where they stand: ['71.90 / 90.47 (Table 3)', '71.90 / 90.53 (Table 6)'].
+
+    Tables 8 and 9 repeat the top-1 alone of a row that other tables have in full: they are named with it.
+    """
+    by_table: Dict[int, List[Result]] = {}
+    for result in results:
+        by_table.setdefault(result.cell.table, []).append(result)
+    tables: Dict[str, List[str]] = {}
+    for table, row in by_table.items():
+        text = ' / '.join(result.cell.printed for result in row)
+        whole = next((other for other in tables if other.startswith(text + ' /')), text)
+        tables.setdefault(whole, []).append('%d%s' % (table, '' if row[0].cell.verified else RECALLED_MARK))
+    return ['%s (Table%s %s)' % (text, 's' * (len(found) > 1), ', '.join(found)) for text, found in tables.items()]
+
+
 def mean(result: Result) -> str:
     """Our number of a cell: '76.27 ± 0.15', mean and, over two runs or more, their standard deviation."""
     spread = ' ± ' + number(result.cell.metric, result.deviation) if result.deviation is not None else ''
