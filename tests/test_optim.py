@@ -4,7 +4,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_bot import InputError, RunError, models, optim
+from gluon_bot import InputError, RunError, models, optim, precision
 from gluon_bot.precision import LossScale, supported
 from gluon_bot.recipes import RECIPES
 
