@@ -21,7 +21,7 @@ from gluon_bot.console import say  # noqa: E402
 from gluon_bot.files import atomic_write  # noqa: E402
 
 SIDES = {'step': ('step_gluon_bot', 'step_bare_mxnet', 'step_gluoncv', 'step_pytorch'),
-         'pipeline': ('pipeline_gluon_bot', 'pipeline_dali')}
+         'pipeline': ('pipeline_gluon_bot', 'pipeline_mxnet', 'pipeline_dali')}
 PEERS = ('step_pytorch', 'pipeline_dali')  # what runs in another Python
 
 

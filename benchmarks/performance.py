@@ -18,13 +18,12 @@ from gluon_bot.report.plots import rendered  # noqa: E402
 HEAD = '''# Performance
 
 Written by `python benchmarks/performance.py` from the measurements in `benchmarks/results/`. A figure is the median of
-rounds
-that alternate between what is compared, with the lowest and highest in brackets; a ratio is the median of the ratios of
-neighbouring rounds. `gluon-bot benchmark --help` measures another machine.
+rounds that alternate between what is compared, with the lowest and highest in brackets; a ratio is the median of the ratios
+of neighbouring rounds. `gluon-bot benchmark --help` measures another machine.
 '''
 NAMES = {'step_gluon_bot': 'gluon_bot, resnet50d-mixup', 'step_bare_mxnet': 'bare MXNet loop',
-         'step_gluoncv': "loop of GluonCV's parts",
-         'step_pytorch': 'PyTorch, channels last', 'pipeline_gluon_bot': 'gluon_bot', 'pipeline_dali': 'DALI on the CPU'}
+         'step_gluoncv': "loop of GluonCV's parts", 'step_pytorch': 'PyTorch, channels last',
+         'pipeline_gluon_bot': 'gluon_bot', 'pipeline_mxnet': "MXNet's ImageRecordIter", 'pipeline_dali': 'DALI on the CPU'}
 TITLES = {'step': 'Training step of ResNet-50-D at 224, %(setting)s, batch %(batch_size)d',
           'pipeline': 'Pipeline alone, 224 pixels, %(setting)s augmentation, batch %(batch_size)d'}
 

@@ -1,4 +1,4 @@
-"""The pipeline of `gluon-bot train` alone: a round reads the records once."""
+"""The pipeline of `gluon-bot train` alone, one epoch after the other: a round takes as many batches as the records fill."""
 
 import itertools
 from dataclasses import replace
@@ -14,13 +14,15 @@ environment.prepare(1)
 recipe = RECIPES['resnet50-baseline'] if options.jitter else replace(RECIPES['resnet50-baseline'], color_jitter=0.0,
                                                                      pca_noise=0.0)
 batches = recordio.check(options.data, 'train').images // options.batch_size
-epochs = itertools.count()
+stream = itertools.chain.from_iterable(
+    imagenet.train_batches(options.data, recipe, epoch, 0, 1, options.batch_size, batches, threads=options.threads)
+    for epoch in itertools.count())
 
 
 def read() -> None:
-    for images, _ in imagenet.train_batches(options.data, recipe, next(epochs), 0, 1, options.batch_size, batches,
-                                            threads=options.threads):
+    for images, _ in itertools.islice(stream, batches):
         images.wait_to_read()
 
 
+read()
 side.serve(lambda: side.rates(read, batches * options.batch_size), decode_threads=options.threads)

@@ -1,4 +1,4 @@
-"""Nothing unverified reaches ImageRecordIter: verify finds every kind of damage, check stands before training."""
+"""Nothing unverified is read: verify finds every kind of damage, check stands before training."""
 
 import hashlib
 import json
