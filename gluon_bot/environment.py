@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS = the worker's own cores: MXNet takes half of all cores, whoever else computes on them [1]
     HOROVOD_FUSION_THRESHOLD = 64 MiB: gradients are joined up to this size, a ResNet-50's in float16 are 51 MB [2] [3]
-    HOROVOD_CYCLE_TIME = 0.1 ms between looks for gradients that are ready: a GPU's step is short [2] [3]
+    HOROVOD_CYCLE_TIME = 0.1 ms between looks for gradients that are ready: a GPU's step is short [2] [3]; 10 ms without a GPU,
+        where each look takes the time of the core that trains: at its own 1 ms a quarter of it (benchmarks/notes.md)
     MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_FWD = 999: the forward pass is launched in one piece [1] [3]
     MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_BWD = 25: the backward pass in pieces, each piece's gradients go to Horovod [1] [3]
     MXNET_CUDNN_AUTOTUNE_DEFAULT = 2: the fastest convolution of those tried in the first step [1]; 0 in detection, where
@@ -12,7 +13,7 @@
         To be tried with `benchmark step`, for the published MXNet 1.9.1 normalises NHWC as N*H*W images of one pixel [4] and
         is not linked with cuDNN's kernels for it [5]; NVIDIA's builds have kernels, and their ResNet-50 trains so [3]
 
-OMP_NUM_THREADS is for every machine, the others for GPUs. Pointwise operators are fused by default (MXNET_USE_FUSION [1]).
+OMP_NUM_THREADS and the cycle are for every machine, the others for GPUs. Pointwise operators are fused by default (MXNET_USE_FUSION [1]).
 MXNET_OPTIMIZER_AGGREGATION_SIZE is not here: it is for SGD alone [1], and the paper trains with NAG.
 
 On every machine memory that was freed is kept for the next array (mallopt [6]): glibc gives back what is above 32 MiB, and
@@ -38,6 +39,7 @@ LARGEST_KEPT_BYTES = 1 << 30
 GPU_DRIVER = '/proc/driver/nvidia/version'
 GPU = {'HOROVOD_FUSION_THRESHOLD': str(64 << 20), 'HOROVOD_CYCLE_TIME': '0.1',
        'MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_FWD': '999', 'MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_BWD': '25'}
+CPU = {'HOROVOD_CYCLE_TIME': '10'}
 GPU_FIXED_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '2'}
 GPU_ANY_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '0', 'MXNET_GPU_MEM_POOL_TYPE': 'Round'}
 
@@ -45,8 +47,7 @@ GPU_ANY_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '0', 'MXNET_GPU_MEM_POOL_TYPE': 
 def prepare(workers: int, any_size: bool = False) -> None:
     """Set what is not set yet, for one of `workers` on this machine; any_size: its images differ in size."""
     settings = {'OMP_NUM_THREADS': str(max(1, len(os.sched_getaffinity(0)) // workers))}
-    if os.path.exists(GPU_DRIVER):
-        settings.update({**GPU, **(GPU_ANY_SIZE if any_size else GPU_FIXED_SIZE)})
+    settings.update({**GPU, **(GPU_ANY_SIZE if any_size else GPU_FIXED_SIZE)} if os.path.exists(GPU_DRIVER) else CPU)
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     _keep_memory()

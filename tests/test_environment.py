@@ -17,9 +17,8 @@ def prepared(monkeypatch, gpu, workers=1, **arguments):
 
 
 def test_workers_share_the_cores(monkeypatch):
-    assert prepared(monkeypatch, False) == {'OMP_NUM_THREADS': '12'} and environment.own_cores() == 12
-    assert prepared(monkeypatch, False, workers=5) == {'OMP_NUM_THREADS': '2'} and environment.own_cores() == 2
-    assert prepared(monkeypatch, False, workers=64) == {'OMP_NUM_THREADS': '1'}
+    for workers, cores in ((1, 12), (5, 2), (64, 1)):
+        assert prepared(monkeypatch, False, workers)['OMP_NUM_THREADS'] == str(cores) and environment.own_cores() == cores
 
 
 def test_what_is_set_stays(monkeypatch):
@@ -31,9 +30,11 @@ def test_what_is_set_stays(monkeypatch):
 
 
 def test_gpus_have_more_settings_all_of_them_explained(monkeypatch):
+    assert prepared(monkeypatch, False) == {'OMP_NUM_THREADS': '12', 'HOROVOD_CYCLE_TIME': '10'}
     fixed, any_size = prepared(monkeypatch, True), prepared(monkeypatch, True, any_size=True)
     assert fixed['MXNET_CUDNN_AUTOTUNE_DEFAULT'] == '2' and any_size['MXNET_CUDNN_AUTOTUNE_DEFAULT'] == '0'
-    assert fixed['HOROVOD_FUSION_THRESHOLD'] == '67108864' and 'MXNET_GPU_MEM_POOL_TYPE' not in fixed
+    assert fixed['HOROVOD_CYCLE_TIME'] == '0.1' and fixed['HOROVOD_FUSION_THRESHOLD'] == '67108864'
+    assert 'MXNET_GPU_MEM_POOL_TYPE' not in fixed
     for name in {**fixed, **any_size}:
         assert name in environment.__doc__
 
