@@ -21,6 +21,7 @@ Written by `python benchmarks/performance.py` from the measurements in `benchmar
 rounds that alternate between what is compared, with the lowest and highest in brackets; a ratio is the median of the ratios
 of neighbouring rounds. `gluon-bot benchmark --help` measures another machine.
 '''
+IMAGENET_IMAGES, MEAN_IMAGENET_BYTES = 1281167 + 50000, 154_600_000_000 // 1331167
 NAMES = {'step_gluon_bot': 'gluon_bot, resnet50d-mixup', 'step_bare_mxnet': 'bare MXNet loop',
          'step_gluoncv': "loop of GluonCV's parts", 'step_pytorch': 'PyTorch, channels last',
          'pipeline_gluon_bot': 'gluon_bot', 'pipeline_mxnet': "MXNet's ImageRecordIter", 'pipeline_dali': 'DALI on the CPU'}
@@ -58,7 +59,11 @@ def measurement(result: dict) -> str:
 def commands(result: dict) -> str:
     lines = ['## Commands', '', '| | |', '|---|---|'] + [
         '| %s | %s |' % (name, figure(value)) for name, value in result['rows'].items()]
-    return '\n'.join(lines + ['', '%d images; the largest process had %.0f MiB. %s' % (
+    rate = result['rows']['gluon-bot pack on all %d cores, images/s' % result['cpus']]['median']
+    index = sum(len('%d\t%d\n' % (number, number * MEAN_IMAGENET_BYTES)) for number in range(IMAGENET_IMAGES))
+    scaled = 'At this rate the %s images of ImageNet take %.1f hours; their index has %.0f MB, and a manifest does not grow.'
+    scaled %= format(IMAGENET_IMAGES, ','), IMAGENET_IMAGES / rate / 3600, index / 1e6
+    return '\n'.join(lines + ['', scaled, '', '%d images; the largest process had %.0f MiB. %s' % (
         result['images'], result['largest_process_mib'], circumstances(result))])
 
 

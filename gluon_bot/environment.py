@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS = the worker's own cores: MXNet takes half of all cores, whoever else computes on them [1]
     HOROVOD_FUSION_THRESHOLD = 64 MiB: gradients are joined up to this size, a ResNet-50's in float16 are 51 MB [2] [3]
-    HOROVOD_CYCLE_TIME = 0.1 ms between looks for gradients that are ready: a GPU's step is short [2] [3]; 10 ms without a GPU,
-        where each look takes the time of the core that trains: at its own 1 ms a quarter of it (benchmarks/notes.md)
+    HOROVOD_CYCLE_TIME = 0.1 ms between looks for gradients that are ready: a GPU's step is short [2] [3]; 10 ms without a
+        GPU, where a look takes time of the core that trains: at Horovod's own 1 ms a quarter of it (benchmarks/notes.md)
     MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_FWD = 999: the forward pass is launched in one piece [1] [3]
     MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_BWD = 25: the backward pass in pieces, each piece's gradients go to Horovod [1] [3]
     MXNET_CUDNN_AUTOTUNE_DEFAULT = 2: the fastest convolution of those tried in the first step [1]; 0 in detection, where
@@ -13,8 +13,8 @@
         To be tried with `benchmark step`, for the published MXNet 1.9.1 normalises NHWC as N*H*W images of one pixel [4] and
         is not linked with cuDNN's kernels for it [5]; NVIDIA's builds have kernels, and their ResNet-50 trains so [3]
 
-OMP_NUM_THREADS and the cycle are for every machine, the others for GPUs. Pointwise operators are fused by default (MXNET_USE_FUSION [1]).
-MXNET_OPTIMIZER_AGGREGATION_SIZE is not here: it is for SGD alone [1], and the paper trains with NAG.
+OMP_NUM_THREADS and the cycle are for every machine, the others for GPUs. Pointwise operators are fused by default
+(MXNET_USE_FUSION [1]). MXNET_OPTIMIZER_AGGREGATION_SIZE is not here: it is for SGD alone [1], and the paper trains with NAG.
 
 On every machine memory that was freed is kept for the next array (mallopt [6]): glibc gives back what is above 32 MiB, and
 each page of the next batch of images would be a fault, a quarter of the time it takes to decode them.
