@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import side
 
+from gluon_bot import environment
 from gluon_bot.benchmark import CachedStep
 from gluon_bot.dist import Ranks
 from gluon_bot.recipes import RECIPES
 
 options = side.arguments()
+environment.prepare(1)
 recipe = replace(RECIPES['resnet50d-mixup'], batch_size=options.batch_size,
                  # which a CPU trains in bfloat16
                  precision='float16' if options.precision == 'bfloat16' else options.precision)
