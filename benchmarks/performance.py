@@ -52,8 +52,7 @@ def comparison(result: dict) -> str:
 
 
 def measurement(result: dict) -> str:
-    return '## `gluon-bot benchmark %s`\n\n```\n%s\n```\n\n%s' % (
-        result['what'], benchmark.table(result), circumstances(result))
+    return '## Benchmark: %s\n\n```\n%s\n```\n\n%s' % (result['what'], benchmark.table(result), circumstances(result))
 
 
 def commands(result: dict) -> str:
