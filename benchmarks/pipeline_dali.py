@@ -35,4 +35,4 @@ def read() -> None:
 
 
 read()
-side.serve(lambda: side.rates(read, batches * options.batch_size), version=nvidia.dali.__version__)
+side.serve(read, batches * options.batch_size, version=nvidia.dali.__version__)

@@ -25,4 +25,4 @@ def read() -> None:
 
 
 read()
-side.serve(lambda: side.rates(read, batches * options.batch_size), decode_threads=options.threads)
+side.serve(read, batches * options.batch_size, decode_threads=options.threads)

@@ -28,4 +28,4 @@ def read() -> None:
 
 
 read()
-side.serve(lambda: side.rates(read, batches * options.batch_size), version=mx.__version__)
+side.serve(read, batches * options.batch_size, version=mx.__version__)

@@ -30,10 +30,14 @@ def rates(work, images: int) -> dict:
             'images_per_cpu_second': images / (time.process_time() - began_computing)}
 
 
-def serve(measure, **facts) -> None:
-    """Say that the side is ready, with facts about it; then answer each line with the rates of a round."""
+def serve(work, images: int, warm_up=lambda: None, **facts) -> None:
+    """Say that the side is ready, with facts about it; then answer each line with the rates of a round of `work`.
+
+    warm_up: not measured; it brings back the pages of memory that the kernel took while the others had their rounds.
+    """
     print(json.dumps({'ready': facts}), flush=True)
     for _ in sys.stdin:
-        found = measure()
+        warm_up()
+        found = rates(work, images)
         found['peak_memory_mib'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(found), flush=True)

@@ -27,4 +27,4 @@ def steps(count: int) -> None:
 
 
 steps(2)
-side.serve(lambda: side.rates(lambda: steps(options.steps), options.steps * options.batch_size))
+side.serve(lambda: steps(options.steps), options.steps * options.batch_size, lambda: steps(1))

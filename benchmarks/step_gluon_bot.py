@@ -15,5 +15,5 @@ recipe = replace(RECIPES['resnet50d-mixup'], batch_size=options.batch_size,
                  # which a CPU trains in bfloat16
                  precision='float16' if options.precision == 'bfloat16' else options.precision)
 step = CachedStep(recipe, Ranks())
-side.serve(lambda: side.rates(lambda: step(step.cached, options.steps), options.steps * options.batch_size),
+side.serve(lambda: step(step.cached, options.steps), options.steps * options.batch_size, lambda: step(step.cached, 1),
            precision=step.state.precision)
