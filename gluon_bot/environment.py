@@ -35,7 +35,7 @@ import os
 from gluon_bot import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-LARGEST_KEPT_BYTES = 1 << 30
+LARGEST_KEPT_BYTES = 256 << 20  # a batch of images has 77 MB
 GPU_DRIVER = '/proc/driver/nvidia/version'
 GPU = {'HOROVOD_FUSION_THRESHOLD': str(64 << 20), 'HOROVOD_CYCLE_TIME': '0.1',
        'MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_FWD': '999', 'MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_BWD': '25'}

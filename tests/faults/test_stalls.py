@@ -41,6 +41,7 @@ def test_a_worker_stopped_for_less_than_that_is_waited_for(digits_folder, undist
     runs.same(undisturbed, run)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_outside_of_horovod_is_named(digits_folder, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     script = str(Path(__file__).with_name('odd_worker.py'))
