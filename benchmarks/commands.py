@@ -8,7 +8,6 @@ Writes benchmarks/results/commands.json: seconds, and images/s a core. IMAGES_TA
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 import tarfile
@@ -86,9 +85,8 @@ def main() -> None:
             'gluon-bot pack on one core, images/s': lambda: COPIES * len(jpegs) / seconds(*pack, fresh(), '--workers', '1'),
             'gluon-bot pack on all %d cores, images/s' % cores: lambda: COPIES * len(jpegs) / seconds(*pack, fresh())}
         found = benchmark.rounds(sides, ROUNDS)
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     result = {'what': 'commands', 'repeats': ROUNDS, 'load_average': os.getloadavg()[1], 'images': COPIES * len(jpegs),
-              'largest_process_mib': memory, 'rows': {name: benchmark.spread(values) for name, values in found.items()},
+              'rows': {name: benchmark.spread(values) for name, values in found.items()},
               **benchmark.circumstances()}
     path = os.path.join(HERE, 'results', 'commands.json')
     os.makedirs(os.path.dirname(path), exist_ok=True)

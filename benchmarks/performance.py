@@ -62,8 +62,7 @@ def commands(result: dict) -> str:
     index = sum(len('%d\t%d\n' % (number, number * MEAN_IMAGENET_BYTES)) for number in range(IMAGENET_IMAGES))
     scaled = 'At this rate the %s images of ImageNet take %.1f hours; their index has %.0f MB, and a manifest does not grow.'
     scaled %= format(IMAGENET_IMAGES, ','), IMAGENET_IMAGES / rate / 3600, index / 1e6
-    return '\n'.join(lines + ['', scaled, '', '%d images; the largest process had %.0f MiB. %s' % (
-        result['images'], result['largest_process_mib'], circumstances(result))])
+    return '\n'.join(lines + ['', scaled, '', '%d images; %s' % (result['images'], circumstances(result))])
 
 
 def section(result: dict) -> str:
