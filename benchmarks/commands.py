@@ -6,7 +6,6 @@ Writes benchmarks/results/commands.json: seconds, and images/s a core. IMAGES_TA
 """
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -17,9 +16,10 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
+from saving import save  # noqa: E402
+
 from gluon_bot import benchmark  # noqa: E402
 from gluon_bot.data import images  # noqa: E402
-from gluon_bot.files import atomic_write  # noqa: E402
 
 ROUNDS = 5
 COPIES = 8  # of the images that are packed
@@ -88,11 +88,7 @@ def main() -> None:
     result = {'what': 'commands', 'repeats': ROUNDS, 'load_average': os.getloadavg()[1], 'images': COPIES * len(jpegs),
               'rows': {name: benchmark.spread(values) for name, values in found.items()},
               **benchmark.circumstances()}
-    path = os.path.join(HERE, 'results', 'commands.json')
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with atomic_write(path) as file:
-        json.dump(result, file, indent=1)
-    print(path)
+    save('commands', result)
 
 
 if __name__ == '__main__':

@@ -16,9 +16,10 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
+from saving import save  # noqa: E402
+
 from gluon_bot import benchmark  # noqa: E402
 from gluon_bot.console import say  # noqa: E402
-from gluon_bot.files import atomic_write  # noqa: E402
 
 SIDES = {'step': ('step_gluon_bot', 'step_bare_mxnet', 'step_gluoncv', 'step_pytorch'),
          'pipeline': ('pipeline_gluon_bot', 'pipeline_mxnet', 'pipeline_dali')}
@@ -81,11 +82,7 @@ def main() -> None:
         'what': options.what, 'setting': setting, 'batch_size': options.batch_size, 'repeats': options.rounds,
         'steps': options.steps, 'threads': options.threads, 'load_average': os.getloadavg()[1], **benchmark.circumstances(),
         'sides': {side.name: {**side.facts, **compared(rounds[names[0]], rounds[side.name])} for side in sides}}
-    path = os.path.join(HERE, 'results', '%s-%s.json' % (options.what, setting))
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with atomic_write(path) as file:
-        json.dump(result, file, indent=1)
-    print(path)
+    save('%s-%s' % (options.what, setting), result)
 
 
 if __name__ == '__main__':

@@ -11,6 +11,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(HERE)
 sys.path.insert(0, TOP)
 
+from saving import RESULTS  # noqa: E402
+
 from gluon_bot import benchmark, environment, scaling  # noqa: E402
 from gluon_bot.files import atomic_write  # noqa: E402
 from gluon_bot.report.plots import rendered  # noqa: E402
@@ -71,8 +73,8 @@ def section(result: dict) -> str:
 
 def main() -> None:
     results = []
-    for name in sorted(os.listdir(os.path.join(HERE, 'results'))):
-        with open(os.path.join(HERE, 'results', name)) as file:
+    for name in sorted(os.listdir(RESULTS)):
+        with open(os.path.join(RESULTS, name)) as file:
             results.append(json.load(file))
     settings = '## Settings\n\n```\n%s\n```' % environment.__doc__.strip()
     model = '## A model of scaling\n\n%s\n\nResNet-50 in float16 on V100s, %d images each:\n\n' \
