@@ -18,8 +18,8 @@ sys.path.insert(0, os.path.dirname(HERE))
 
 from saving import save  # noqa: E402
 
-from gluon_bot import benchmark  # noqa: E402
-from gluon_bot.data import images  # noqa: E402
+from gluon_bot.data.records import images  # noqa: E402
+from gluon_bot.tools import benchmark  # noqa: E402
 
 ROUNDS = 5
 COPIES = 8  # of the images that are packed

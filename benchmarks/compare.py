@@ -18,8 +18,8 @@ sys.path.insert(0, os.path.dirname(HERE))
 
 from saving import save  # noqa: E402
 
-from gluon_bot import benchmark  # noqa: E402
 from gluon_bot.console import say  # noqa: E402
+from gluon_bot.tools import benchmark  # noqa: E402
 
 SIDES = {'step': ('step_gluon_bot', 'step_bare_mxnet', 'step_gluoncv', 'step_pytorch'),
          'pipeline': ('pipeline_gluon_bot', 'pipeline_mxnet', 'pipeline_dali')}

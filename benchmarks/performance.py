@@ -11,11 +11,13 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(HERE)
 sys.path.insert(0, TOP)
 
+import scaling  # noqa: E402
 from saving import RESULTS  # noqa: E402
 
-from gluon_bot import benchmark, environment, scaling  # noqa: E402
+from gluon_bot.distributed import environment  # noqa: E402
 from gluon_bot.files import atomic_write  # noqa: E402
-from gluon_bot.report.plots import rendered  # noqa: E402
+from gluon_bot.runs.curves import rendered  # noqa: E402
+from gluon_bot.tools import benchmark  # noqa: E402
 
 HEAD = '''# Performance
 

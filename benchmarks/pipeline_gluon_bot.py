@@ -5,17 +5,18 @@ from dataclasses import replace
 
 import side
 
-from gluon_bot import environment
-from gluon_bot.data import imagenet, recordio
-from gluon_bot.recipes import RECIPES
+from gluon_bot.data.classification import train_batches
+from gluon_bot.data.records import verify
+from gluon_bot.distributed import environment
+from gluon_bot.recipes.classification import RECIPES
 
 options = side.arguments()
 environment.prepare(1)
 recipe = RECIPES['resnet50-baseline'] if options.jitter else replace(RECIPES['resnet50-baseline'], color_jitter=0.0,
                                                                      pca_noise=0.0)
-batches = recordio.check(options.data, 'train').images // options.batch_size
+batches = verify.check(options.data, 'train').images // options.batch_size
 stream = itertools.chain.from_iterable(
-    imagenet.train_batches(options.data, recipe, epoch, 0, 1, options.batch_size, batches, threads=options.threads)
+    train_batches(options.data, recipe, epoch, 0, 1, options.batch_size, batches, threads=options.threads)
     for epoch in itertools.count())
 
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import side
 
-from gluon_bot import environment
-from gluon_bot.benchmark import CachedStep
-from gluon_bot.dist import Ranks
-from gluon_bot.recipes import RECIPES
+from gluon_bot.distributed import environment
+from gluon_bot.distributed.horovod import Ranks
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.tools.benchmark import CachedStep
 
 options = side.arguments()
 environment.prepare(1)

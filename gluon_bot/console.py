@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
+import struct
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
 from typing import Iterable, Iterator, Optional, TextIO
 
-from gluon_bot.pulse import beat
+HEARTBEAT_VARIABLE = 'GLUON_BOT_HEARTBEAT'  # names the pipe from a worker to its launcher
+HEARTBEAT = struct.Struct('d')  # time of the beat, in seconds, by the clock that all processes share
+_heartbeat_pipe: Optional[int] = None
 
 
 def say(message: str) -> None:
@@ -105,3 +108,19 @@ class Progress:
             self.stream.write('\r' + ' ' * self.width + '\r')
             self.stream.flush()
             self.width = 0
+
+
+def begin_heartbeat() -> None:
+    """In a worker, once: find the pipe. Processes that it starts have another life and no pipe."""
+    global _heartbeat_pipe
+    text = os.environ.pop(HEARTBEAT_VARIABLE, '')
+    _heartbeat_pipe = int(text) if text.isdigit() else None
+
+
+def beat() -> None:
+    """In a worker: something was done. Costs a microsecond; elsewhere it does nothing."""
+    if _heartbeat_pipe is not None:
+        try:
+            os.write(_heartbeat_pipe, HEARTBEAT.pack(time.monotonic()))
+        except OSError:  # full, since the launcher was stopped; or it is gone
+            pass

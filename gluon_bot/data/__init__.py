@@ -1,0 +1,1 @@
+"""Images and labels as the tasks take them."""

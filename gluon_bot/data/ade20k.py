@@ -15,6 +15,7 @@ import os
 from functools import partial
 from typing import Any, Dict, List, Optional, Tuple
 
+import mxnet as mx
 import numpy as np
 from PIL import Image
 
@@ -142,3 +143,23 @@ def _stems(folder: str, kind: str, part: str, extension: str) -> set:
 
 def _path(folder: str, kind: str, name: str) -> str:
     return os.path.join(folder, kind, name + ('.jpg' if kind == 'images' else '.png'))
+
+
+class Masks(mx.gluon.data.Dataset):
+    """The images and masks of the split 'train' or 'val' of an ADE20K tree, in the order of their names.
+
+    Item i is (image, mask): uint8 RGB (height, width, 3) and class indices, int32 (height, width), -1 ignored.
+    Raises InputError where the tree is not complete, and for a file that can't be used.
+    """
+
+    def __init__(self, root: str, split: str) -> None:
+        self.folder = find_folder(root)
+        self.classes = read_classes(self.folder)
+        self.names = split_names(self.folder, split)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
+        image, mask = open_pair(self.folder, self.names[index], len(self.classes))
+        return np.asarray(image), np.asarray(mask, np.int32) + IGNORED

@@ -20,6 +20,7 @@ import re
 from functools import partial
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+import mxnet as mx
 import numpy as np
 from defusedxml import DefusedXmlException, ElementTree
 
@@ -221,3 +222,46 @@ def _pixels(text: str) -> int:
 
 def _shown(box: Tuple[float, ...]) -> str:
     return '(%s)' % ', '.join('%g' % edge for edge in box)
+
+
+HINT = '; gluon-bot verify lists all such files'
+
+
+class Boxes(mx.gluon.data.Dataset):
+    """The images and boxes of the split 'train' (trainval of all years) or 'test' of a VOC devkit.
+
+    Item i is (image, label): uint8 RGB (height, width, 3) and float32 (boxes, 6), a row xmin, ymin, xmax, ymax in pixels
+    counted from 0, class index, difficult. The training split has only images with at least one box.
+    All annotations are read at the start. Raises InputError for the first one that can't be used.
+    """
+
+    def __init__(self, root: str, split: str) -> None:
+        self.devkit = find_devkit(root)
+        self.classes = read_classes(self.devkit)
+        self.names, self.sizes, self.labels = [], [], []
+        for name in split_names(self.devkit, split):
+            annotation = read_annotation(annotation_path(self.devkit, name))
+            problems = annotation_problems(annotation, self.classes)
+            if problems:
+                raise InputError('%s: %s%s' % (annotation_path(self.devkit, name), problems[0], HINT))
+            if annotation.things or split == 'test':
+                self.names.append(name)
+                self.sizes.append(annotation.size)
+                self.labels.append(as_label(annotation, self.classes))
+        if not self.names:
+            raise InputError('%s: no images%s listed in VOC*/ImageSets/Main/%s.txt'
+                             % (self.devkit, ' with boxes' if split == 'train' else '', SPLITS[split]))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Tuple[mx.nd.NDArray, np.ndarray]:
+        path = image_path(self.devkit, self.names[index])
+        try:
+            image = trees.open_image(path, 'image')
+        except InputError as error:
+            raise InputError('%s: %s%s' % (path, error, HINT)) from None
+        if image.size != self.sizes[index]:
+            raise InputError('%s: %d x %d pixels, but its annotation says %d x %d%s'
+                             % (path, *image.size, *self.sizes[index], HINT))
+        return mx.nd.array(np.asarray(image.convert('RGB')), dtype='uint8'), self.labels[index].copy()

@@ -14,9 +14,9 @@ import mxnet as mx
 from gluoncv.model_zoo.rcnn.faster_rcnn import FasterRCNN
 from mxnet.gluon import nn
 
-from gluon_bot.finetune import Detection
 from gluon_bot.models.resnet import STAGE_WIDTHS, ResNet, frozen_norm, resnet
-from gluon_bot.recipes import RECIPES
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.finetuning import Detection
 
 STRIDE = 16
 ANCHOR_RATIOS = (0.5, 1, 2)  # height over width

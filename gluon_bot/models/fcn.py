@@ -12,9 +12,9 @@ import mxnet as mx
 from gluoncv.model_zoo.fcn import _FCNHead
 from mxnet.gluon import HybridBlock, nn
 
-from gluon_bot.finetune import Segmentation
 from gluon_bot.models.resnet import STAGE_WIDTHS, Norm, ResNet, resnet
-from gluon_bot.recipes import RECIPES
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.finetuning import Segmentation
 
 
 class FCN(HybridBlock):

@@ -8,10 +8,10 @@ from typing import Any, Dict, List, NamedTuple
 
 import mxnet as mx
 
-from gluon_bot.models import build, check_image_size
+from gluon_bot.models.build import build, check_image_size
 from gluon_bot.models.zoo import standard_image_size
-from gluon_bot.paper import CELLS
-from gluon_bot.recipes import MODELS, RECIPES
+from gluon_bot.recipes.classification import MODELS, RECIPES
+from gluon_bot.recipes.paper import CELLS
 
 
 class Figures(NamedTuple):

@@ -7,9 +7,9 @@ from html import escape
 from typing import Any, Callable, List, Sequence, Tuple
 
 from gluon_bot.report import wording
-from gluon_bot.report.placing import Placed, data_title
-from gluon_bot.report.plots import Curve
+from gluon_bot.report.place import Placed, data_title
 from gluon_bot.report.style import CSS
+from gluon_bot.runs.curves import Curve
 
 Draw = Callable[[Sequence[Curve], str], str]  # curves and a quantity to an SVG; '' for none
 TASK_QUANTITIES = {'classify': ('val_top1', 'train_top1', 'lr'), 'detect': ('val_map', 'loss', 'lr'),

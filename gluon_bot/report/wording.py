@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from gluon_bot import paper
-from gluon_bot.report.comparing import REPRODUCED, Comparison, Delta, Nearby, Result, tolerance, verdict
-from gluon_bot.report.placing import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed
+from gluon_bot.recipes import paper
+from gluon_bot.report.compare import REPRODUCED, Comparison, Delta, Nearby, Result, tolerance, verdict
+from gluon_bot.report.place import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed
 
 RECALLED_MARK = '†'
 RECALLED_NOTE = "† recalled from the paper's text and not checked against a copy; all other numbers are from the slides"

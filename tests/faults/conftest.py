@@ -5,7 +5,7 @@ import os
 import pytest
 import runs
 
-from gluon_bot.data import digits
+from gluon_bot.data.samples import digits
 
 
 @pytest.fixture(scope='session')

@@ -9,12 +9,13 @@ import os
 import sys
 import time
 
-from gluon_bot import precision, train
-from gluon_bot.__main__ import main
-from gluon_bot.data import imagenet
+from gluon_bot.cli.main import main
+from gluon_bot.data.classification import train_batches
+from gluon_bot.tasks import classification
+from gluon_bot.tricks import low_precision
 
 kind, rank = sys.argv[1], os.environ['HOROVOD_RANK']
-batches, scale, cross_entropy = imagenet.train_batches, precision.LossScale, train.soft_cross_entropy
+batches, scale, cross_entropy = train_batches, low_precision.LossScale, classification.soft_cross_entropy
 losses = []
 
 
@@ -52,7 +53,7 @@ class OverflowingScale(scale):
 
 if __name__ == '__main__':
     if rank == '1':
-        imagenet.train_batches, train.soft_cross_entropy = odd_batches, odd_loss
+        train_batches, classification.soft_cross_entropy = odd_batches, odd_loss
     if kind == 'overflow':
-        precision.LossScale = OverflowingScale
+        low_precision.LossScale = OverflowingScale
     sys.exit(main(sys.argv[2:]))

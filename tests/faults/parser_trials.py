@@ -16,13 +16,18 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'helpers'))
 from data_samples import dataset, encoded, noise, solid, tar_bytes, write_tree  # noqa: E402
 from mutations import mutated  # noqa: E402
 
-from gluon_bot import InputError, checkpoint, recipes, runlog  # noqa: E402
-from gluon_bot.data import ade20k, framing, ilsvrc, images, manifest, recordio, sources, trees, voc  # noqa: E402
-from gluon_bot.report import reading  # noqa: E402
+from gluon_bot import InputError  # noqa: E402
+from gluon_bot.data import ade20k, trees, voc  # noqa: E402
+from gluon_bot.data.records import ilsvrc, images, manifest, pack, recordio, sources  # noqa: E402
+from gluon_bot.recipes.classification import RECIPES  # noqa: E402
+from gluon_bot.recipes.fields import as_dict, from_dict, override  # noqa: E402
+from gluon_bot.runs import checkpoint  # noqa: E402
+from gluon_bot.runs.read import read  # noqa: E402
+from gluon_bot.runs.record import RECORD, read_lines, rewind  # noqa: E402
 
 SECONDS = 10  # a trial that takes longer hangs
 MEMORY = 6 << 30  # address space
@@ -48,8 +53,8 @@ Number of GPUs: 8
 Epoch 0, training loss 1.234: 100%|###| 10/10 [00:10<00:00]
 Epoch 0, validation pixAcc: 0.712, mIoU: 0.312: 100%|###| 10/10 [00:10<00:00]
 '''
-RECORD = '\n'.join(json.dumps(line) for line in [
-    {'event': 'start', 'task': 'classify', 'recipe': recipes.as_dict(recipes.RECIPES['digits']),
+RUN_RECORD = '\n'.join(json.dumps(line) for line in [
+    {'event': 'start', 'task': 'classify', 'recipe': as_dict(RECIPES['digits']),
      'data': {'name': 'd', 'val_images': 8}},
     {'event': 'step', 'epoch': 1, 'step': 3, 'loss': 2.5, 'lr': 0.1},
     {'event': 'epoch', 'epoch': 1, 'step': 5, 'loss': 1.5, 'val_top1': 62.5, 'val_images': 8, 'val_correct_top1': 5,
@@ -78,13 +83,13 @@ def pax_tar():
 
 
 def a_manifest(folder):
-    recordio.pack(write_tree(os.path.join(folder, 'tree'), dataset()), os.path.join(folder, 'packed'), workers=1)
+    pack.pack(write_tree(os.path.join(folder, 'tree'), dataset()), os.path.join(folder, 'packed'), workers=1)
     with open(os.path.join(folder, 'packed', 'val.json'), 'rb') as file:
         return file.read().split(b',\n "manifest_sha256"')[0] + b'}'  # or it would notice every change
 
 
 def a_checkpoint(folder):
-    path = checkpoint.save(folder, {'recipe': recipes.as_dict(recipes.RECIPES['digits']), 'classes': ['a', 'b'], 'epoch': 1,
+    path = checkpoint.save(folder, {'recipe': as_dict(RECIPES['digits']), 'classes': ['a', 'b'], 'epoch': 1,
                                     'step': 7},
                            {'a': np.zeros(3, 'float32')}, {'b': np.zeros((2, 3), 'float32')})
     for name in ('parameters.npz', 'training.npz'):  # beside where the trials write checkpoint.json
@@ -115,13 +120,13 @@ def read_image(path):
 def read_frame(path):
     with open(path, 'rb') as file:
         try:
-            framing.read_image_record(file.read())
+            recordio.read_image_record(file.read())
         except ValueError as error:
             raise InputError(str(error)) from None
 
 
 def read_checkpoint(path):
-    recipes.from_dict(checkpoint.find(os.path.dirname(path)).meta['recipe'])
+    from_dict(checkpoint.find(os.path.dirname(path)).meta['recipe'])
 
 
 def read_mask(path):
@@ -139,7 +144,7 @@ def read_annotation(path):
 
 def read_settings(path):
     with open(path, encoding='utf-8', errors='replace') as file:
-        recipes.override(recipes.RECIPES['digits'], file.read().split('\n'))
+        override(RECIPES['digits'], file.read().split('\n'))
 
 
 def parameters():
@@ -150,13 +155,13 @@ def parameters():
 
 
 def read_parameters(path):
-    from gluon_bot.models import parameter_file  # loads mxnet
-    parameter_file.read(path)
+    from gluon_bot.models.gluoncv import read_parameters  # loads mxnet
+    read_parameters(path)
 
 
 def read_strictly(path):
-    runlog.read_lines(path)
-    runlog.rewind(os.path.dirname(path), 4, True)
+    read_lines(path)
+    rewind(os.path.dirname(path), 4, True)
 
 
 # parser: what takes the path of a file; sources of mutations, given a folder; the file's name
@@ -166,8 +171,8 @@ PARSERS = {
     'other images': (read_image, lambda _: [encoded(solid(1, 2, 3) if kind == 'GIF' else noise(1), kind) for kind in
                                             ('PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP')] +
                      [encoded(noise(1), 'TIFF', compression='tiff_deflate')], 'x'),
-    'record': (read_frame, lambda _: [framing.image_record(1, 7, b'0123456789' * 5 + framing.MAGIC * 2)], 'x'),
-    'index': (lambda path: framing.read_index(path, 3, 160), lambda _: [b'0\t0\n1\t40\n2\t100\n'], 'x.idx'),
+    'record': (read_frame, lambda _: [recordio.image_record(1, 7, b'0123456789' * 5 + recordio.MAGIC * 2)], 'x'),
+    'index': (lambda path: recordio.read_index(path, 3, 160), lambda _: [b'0\t0\n1\t40\n2\t100\n'], 'x.idx'),
     'manifest': (lambda path: manifest.load(os.path.dirname(path), 'val'), lambda folder: [a_manifest(folder)], 'val.json'),
     'tar': (read_tar, lambda _: [tar_bytes(dataset(1, 1)), pax_tar()], 'x.tar'),
     'devkit': (ilsvrc._read_devkit,
@@ -179,10 +184,10 @@ PARSERS = {
                     ade20k.OBJECT_FILE),
     'class list': (lambda path: voc.read_classes(os.path.dirname(path)), lambda _: [b'cat\ndog\n'], voc.CLASS_FILE),
     'mask': (read_mask, lambda _: [encoded(noise(1)[:, :, 0] % 4, 'PNG')], 'x.png'),
-    'log': (lambda path: reading.read([path]), lambda _: [LOG.encode(), LOG.encode('utf-16')], 'x.log'),
-    'compressed log': (lambda path: reading.read([path]), lambda _: [gzip.compress(LOG.encode())], 'x.log.gz'),
-    'record of a run': (lambda path: reading.read([path]), lambda _: [RECORD.encode()], 'record.jsonl'),
-    'own record': (read_strictly, lambda _: [RECORD.encode()], runlog.RECORD),
+    'log': (lambda path: read([path]), lambda _: [LOG.encode(), LOG.encode('utf-16')], 'x.log'),
+    'compressed log': (lambda path: read([path]), lambda _: [gzip.compress(LOG.encode())], 'x.log.gz'),
+    'record of a run': (lambda path: read([path]), lambda _: [RUN_RECORD.encode()], 'record.jsonl'),
+    'own record': (read_strictly, lambda _: [RUN_RECORD.encode()], RECORD),
     'checkpoint': (read_checkpoint, lambda folder: [a_checkpoint(folder)], 'checkpoint.json'),
     'arrays': (lambda path: checkpoint.arrays(checkpoint.Checkpoint(os.path.dirname(path), {}), 'parameters.npz'),
                lambda _: [npz(a=np.zeros((3, 4), 'float32'), b=np.arange(5)), npz(c=np.zeros(0, 'float16'))],

@@ -11,7 +11,7 @@ import sys
 from mutations import mutated
 
 from gluon_bot import InputError
-from gluon_bot.data import recordio, verified, workers
+from gluon_bot.data.records import process_pool, verify
 
 SECONDS = 20  # a trial that takes longer hangs
 
@@ -19,7 +19,7 @@ SECONDS = 20  # a trial that takes longer hangs
 def outcome(folder):
     """What training would say of the folder: 'refused: ...' or 'accepted'."""
     try:
-        recordio.check(folder, 'val')
+        verify.check(folder, 'val')
         return 'accepted'
     except InputError as error:
         return 'refused: %s' % error
@@ -42,11 +42,11 @@ def in_child(function):
 
 
 def main(folder, kind, first, last):
-    workers.cores = lambda: 1  # all in the one process that may die
+    process_pool.cores = lambda: 1  # all in the one process that may die
     path = os.path.join(folder, 'val.' + kind)
     with open(path, 'rb') as file:
         good = file.read()
-    recordio.check(folder, 'val')
+    verify.check(folder, 'val')
     for number in range(first, last):
         before = os.stat(path)
         data = mutated(good, kind, number)
@@ -59,8 +59,8 @@ def main(folder, kind, first, last):
                           'same_size': len(data) == len(good)}))
         with open(path, 'wb') as file:
             file.write(good)
-    verified._known.clear()
-    recordio.check(folder, 'val')
+    verify._known.clear()
+    verify.check(folder, 'val')
 
 
 if __name__ == '__main__':

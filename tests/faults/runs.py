@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gluon_bot import checkpoint, runlog
+from gluon_bot.runs import checkpoint
+from gluon_bot.runs.record import RECORD, comparable, read_lines
 
 TINY = ['--limit', '192', '--log-every', '1', '--set', 'epochs=3', '--set', 'warmup_epochs=1', '--set', 'batch_size=16',
         '--set', 'image_size=24']
@@ -30,7 +31,7 @@ def finish(process, code=0):
 
 
 def record(run):
-    return runlog.read_lines(os.path.join(str(run), runlog.RECORD))
+    return read_lines(os.path.join(str(run), RECORD))
 
 
 def children(pid):
@@ -58,7 +59,7 @@ def until(condition, process=None, seconds=400):
 
 def recorded(run, step):
     """Whether the record has the line of `step`."""
-    path = Path(str(run), runlog.RECORD)
+    path = Path(str(run), RECORD)
     return path.exists() and '"step": %d,' % step in path.read_text()
 
 
@@ -69,7 +70,7 @@ def same(first, second):
         assert set(one) == set(other) and len(one) > 50
         for key in one:
             np.testing.assert_array_equal(one[key], other[key], err_msg=key)
-    one, other = (runlog.comparable(record(run)) for run in (first, second))
+    one, other = (comparable(record(run)) for run in (first, second))
     for lines in (one, other):
         lines[0].pop('git')
     assert one == other

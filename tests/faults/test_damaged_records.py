@@ -13,7 +13,7 @@ from data_samples import dataset, encoded, noise, write_tree
 from mutations import mutated
 from PIL import Image
 
-from gluon_bot.data import framing, images, recordio
+from gluon_bot.data.records import images, pack, recordio
 
 HERE = Path(__file__).parent
 
@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp('records')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('XDG_CACHE_HOME', str(place / 'cache'))
-        recordio.pack(write_tree(place / 'pets', dataset()), str(place / 'out'), workers=1)
+        pack.pack(write_tree(place / 'pets', dataset()), str(place / 'out'), workers=1)
         yield place / 'out'
 
 
@@ -87,7 +87,7 @@ def test_what_a_stranger_gets_past_the_verification_does_not_kill_the_process(tm
         accepted.append(image.data)
     assert len(accepted) > count / 20 and refused > count / 20
     path = tmp_path / 'x.rec'
-    frames = [framing.image_record(0, number, data) for number, data in enumerate(accepted)]
+    frames = [recordio.image_record(0, number, data) for number, data in enumerate(accepted)]
     path.write_bytes(b''.join(frames))
     ends = map(str, itertools.accumulate(map(len, frames)))
     result = subprocess.run([sys.executable, '-c', READ, str(path), *ends], stdout=subprocess.PIPE,

@@ -9,8 +9,8 @@ import subprocess
 import pytest
 import runs
 
-from gluon_bot import checkpoint
-from gluon_bot.__main__ import main
+from gluon_bot.cli.main import main
+from gluon_bot.runs import checkpoint
 
 
 @contextlib.contextmanager

@@ -8,11 +8,15 @@ import mxnet as mx
 import pytest
 from data_samples import dataset, encoded, noise, write_tree
 
-from gluon_bot import dist, job, state, trial
-from gluon_bot.__main__ import main
-from gluon_bot.arguments import commands_of, parser
-from gluon_bot.data import recordio, scenes, workers
-from gluon_bot.recipes import RECIPES, override
+from gluon_bot.cli.main import main
+from gluon_bot.cli.parser import commands_of, parser
+from gluon_bot.data.records import pack, process_pool
+from gluon_bot.data.samples import scenes
+from gluon_bot.distributed import horovod
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.fields import override
+from gluon_bot.tasks import classification
+from gluon_bot.training import dry_run, setup, state
 
 HOSTILE = ['', ' ', '0', '-1', '1.5', 'nan', '-inf', '1e999', '9' * 30, '2147483648', 'true', 'None', 'é💥', 'a\nb',
            '\x1b[31mred', '\udcff',
@@ -37,15 +41,16 @@ def place(tmp_path_factory):
         patch.chdir(folder)
         patch.setenv('XDG_CACHE_HOME', str(folder.parent / 'cache'))
         patch.setenv('OMP_NUM_THREADS', '1')
-        patch.setattr(workers, 'cores', lambda: 1)
-        patch.setattr(trial, 'estimate', lambda *_: 'seconds that are not spent here')
+        patch.setattr(process_pool, 'cores', lambda: 1)
+        patch.setattr(dry_run, 'estimate', lambda *_: 'seconds that are not spent here')
         write_tree('images', dataset())
-        recordio.pack('images', 'data')
+        pack.pack('images', 'data')
         recipe = override(RECIPES['digits'], ['batch_size=4', 'image_size=24'])
-        run = job.new_state(recipe, 2, dist.Ranks(), mx.cpu(), 1)
-        described = job.describe(recipe, 'data', 'run', 1, 1, None)
+        run = classification.new_state(recipe, 2, horovod.Ranks(), mx.cpu(), 1)
+        described = classification.describe(recipe, 'data', 'run', 1, 1, None)
         state.save(run, 'run',
-                   {'task': 'classify', 'recipe': job.as_dict(recipe), 'classes': ['cat', 'dog'], 'data': described.manifest,
+                   {'task': 'classify', 'recipe': setup.as_dict(recipe), 'classes': ['cat', 'dog'],
+                    'data': described.manifest,
                                 'epoch': 0, 'step': 0, 'world_size': 1, 'precision': 'float32', 'tally': {},
                                 'between_epochs': True}, True)
         (folder / 'x.log').write_text('nothing')
@@ -151,7 +156,7 @@ def test_what_is_wrong_is_said_with_what_may_be_meant(words, said, place, capsys
     if not os.path.exists('birds'):
         files = {'%s/%s/%d.jpg' % (split, name, number): encoded(noise(number)) for split in ('train', 'val')
                  for name in ('ant', 'bee', 'fly') for number in range(4)}
-        recordio.pack(write_tree('bird-images', files), 'birds')
+        pack.pack(write_tree('bird-images', files), 'birds')
     code, lines = outcome(words, capsys)
     assert code == 2 and len(lines) == 1 and said in lines[0], lines
     assert not os.path.exists(FRESH)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import runs
 
-from gluon_bot import checkpoint, launch
-from gluon_bot.__main__ import main
+from gluon_bot.cli.main import main
+from gluon_bot.distributed import launcher
+from gluon_bot.runs import checkpoint
 
 SCRIPT = str(Path(__file__).with_name('odd_worker.py'))
 
@@ -21,7 +22,7 @@ def odd(digits_folder, tmp_path, capfd, monkeypatch):
 
     def run(kind, *more):
         words = ['train', 'digits', '--data', digits_folder, '--out', str(tmp_path / 'run'), *runs.TINY, *more]
-        code = launch.start([sys.executable, SCRIPT, kind, *words], 2)
+        code = launcher.start([sys.executable, SCRIPT, kind, *words], 2)
         return code, capfd.readouterr().err
     return run
 

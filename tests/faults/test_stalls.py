@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import runs
 
-from gluon_bot import launch, pulse
+from gluon_bot import console
+from gluon_bot.distributed import heartbeat, launcher
 
 
 def test_a_stopped_worker_is_named_and_the_job_goes_on(digits_folder, undisturbed, tmp_path):
@@ -46,7 +47,7 @@ def test_a_worker_that_hangs_outside_of_horovod_is_named(digits_folder, tmp_path
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     script = str(Path(__file__).with_name('odd_worker.py'))
     words = ['train', 'digits', '--data', digits_folder, '--out', str(tmp_path / 'run'), '--workers', '2', *runs.TINY]
-    assert launch.start([sys.executable, script, 'hang', *words], 2, stall_seconds=12) == launch.LOST
+    assert launcher.start([sys.executable, script, 'hang', *words], 2, stall_seconds=12) == launcher.LOST
     assert re.search(r'^rank 1 .* has stood still for \d+s', capfd.readouterr().err, re.M)
 
 
@@ -54,31 +55,31 @@ def test_a_worker_that_hangs_outside_of_horovod_is_named(digits_folder, tmp_path
 def clock(monkeypatch):
     """A time that only moves when it is told to."""
     now = [100.0]
-    monkeypatch.setattr(pulse.time, 'monotonic', lambda: now[0])
+    monkeypatch.setattr(heartbeat.time, 'monotonic', lambda: now[0])
     return now
 
 
 def test_the_slowest_is_the_one_that_stood_still_first(clock):
-    pulses = {rank: pulse.Pulse() for rank in range(3)}
+    pulses = {rank: heartbeat.Pulse() for rank in range(3)}
     for seconds, moving in ((1, (0, 1, 2)), (1, (0, 2)), (1, (0,)), (3, ()), (3, ())):
         clock[0] += seconds
         for rank in moving:
-            os.write(pulses[rank].workers_end, pulse.TIME.pack(clock[0]))
-        slowest = pulse.slowest(pulses)
+            os.write(pulses[rank].workers_end, console.HEARTBEAT.pack(clock[0]))
+        slowest = heartbeat.slowest(pulses)
     assert slowest == (1, 6.0)
     clock[0] += 1000  # nobody looked: the launcher was stopped too, and no one is to blame
-    assert pulse.slowest(pulses) == (1, 6.0)
+    assert heartbeat.slowest(pulses) == (1, 6.0)
     for each in pulses.values():
         each.close()
 
 
 def test_a_worker_whose_launcher_is_stopped_does_not_wait_for_it(monkeypatch):
-    worker = pulse.Pulse()
-    monkeypatch.setenv(pulse.VARIABLE, str(worker.workers_end))
-    pulse.begin()
+    worker = heartbeat.Pulse()
+    monkeypatch.setenv(console.HEARTBEAT_VARIABLE, str(worker.workers_end))
+    console.begin_heartbeat()
     for _ in range(200_000):  # more than a pipe holds
-        pulse.beat()
+        console.beat()
     worker.close()
-    pulse.beat()  # into nothing
-    monkeypatch.setattr(pulse, '_pipe', None)
-    assert pulse.VARIABLE not in os.environ
+    console.beat()  # into nothing
+    monkeypatch.setattr(heartbeat, '_pipe', None)
+    assert console.HEARTBEAT_VARIABLE not in os.environ

@@ -17,9 +17,11 @@ import pytest
 from data_samples import encoded, noise, solid, tar_bytes
 from parser_trials import PARSERS, npz
 
-from gluon_bot import InputError, checkpoint
-from gluon_bot.data import ilsvrc, images, manifest, recordio, sources, trees, voc
-from gluon_bot.report import reading
+from gluon_bot import InputError
+from gluon_bot.data import trees, voc
+from gluon_bot.data.records import ilsvrc, images, manifest, pack, sources
+from gluon_bot.runs import checkpoint
+from gluon_bot.runs.read import read
 
 LONG = int(os.environ.get('GLUON_BOT_TRIALS', 2000))
 TRIALS = str(Path(__file__).with_name('parser_trials.py'))
@@ -45,7 +47,7 @@ def refused(call, said):
 def peak_megabytes(code, *arguments):
     """The most memory that Python code had in a process of its own, beyond what its imports take."""
     script = 'import resource, sys\nfrom gluon_bot import InputError, checkpoint\n' \
-        'from gluon_bot.data import images, sources\nfrom gluon_bot.report import reading\n' \
+        'from gluon_bot.data.records import images, sources\nfrom gluon_bot.runs.read import read\n' \
         'def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n' \
         'before = most()\ntry:\n    %s\nexcept (InputError, images.Unreadable) as error:\n' \
         '    print(error, file=sys.stderr)\n' \
@@ -99,12 +101,12 @@ def test_a_log_that_expands_a_thousandfold_is_read_to_a_bound(tmp_path):
         for _ in range(200):
             file.write(b'\0' * (1 << 20))
     assert path.stat().st_size < 300_000
-    megabytes, _ = peak_megabytes('print(reading.read([sys.argv[1]]).notes, file=sys.stderr)', path)
+    megabytes, _ = peak_megabytes('print(read([sys.argv[1]]).notes, file=sys.stderr)', path)
     assert megabytes < 100
     with gzip.open(path, 'wb') as file:
         for _ in range(40):
             file.write((b'0' * 999 + b'\n') * 1000)
-    assert any('only the first 32 million' in note for note in reading.read([str(path)]).notes)
+    assert any('only the first 32 million' in note for note in read([str(path)]).notes)
 
 
 @pytest.mark.parametrize('line', ['Namespace(' + ' ' * 65000 + 'x', 'Namespace(' + 'a' * 65000 + ')',
@@ -115,7 +117,7 @@ def test_a_line_made_to_be_slow_is_not(line, tmp_path):
     path = tmp_path / 'slow.log'
     path.write_text('\n'.join([line] * 20))
     result = subprocess.run([sys.executable, '-c',
-                             'import sys\nfrom gluon_bot.report import reading\nreading.read(sys.argv[1:])', str(path)],
+                             'import sys\nfrom gluon_bot.runs.read import read\nread(sys.argv[1:])', str(path)],
                             stderr=subprocess.PIPE, text=True, timeout=20)
     assert result.returncode == 0, result.stderr[-2000:]
 
@@ -149,7 +151,7 @@ def endless(path):
     ('val.json', lambda path: manifest.load(os.path.dirname(path), 'val')),
     ('checkpoint.json', lambda path: checkpoint.find(os.path.dirname(path))),
     ('a.xml', voc.read_annotation), ('test.txt', trees.read_names), ('x.png', lambda path: trees.open_image(path, 'mask')),
-    ('x.log', lambda path: reading.read([os.path.abspath(path)])),
+    ('x.log', lambda path: read([os.path.abspath(path)])),
     ('parameters.npz', lambda path: checkpoint.arrays(checkpoint.Checkpoint(os.path.dirname(path), {}), 'parameters.npz'))])
 def test_what_is_no_file_is_not_waited_for(make, name, read, tmp_path):
     make(tmp_path / name)
@@ -229,7 +231,7 @@ def test_links_and_outside_paths_in_a_tar_lead_nowhere(tmp_path):
     (tmp_path / 'x.tar').write_bytes(buffer.getvalue())
     before = set(tmp_path.parent.rglob('*'))
     with pytest.raises(InputError):
-        recordio.pack(str(tmp_path / 'x.tar'), str(tmp_path / 'out'), workers=1)
+        pack.pack(str(tmp_path / 'x.tar'), str(tmp_path / 'out'), workers=1)
     assert set(tmp_path.parent.rglob('*')) - before == {tmp_path / 'out'}
     link, = [item for item in sources.list_source(str(tmp_path / 'x.tar'), 0, 0).splits['train'] if 'passwd' in item.name]
     with pytest.raises(ValueError, match='a link'):

@@ -1,0 +1,297 @@
+"""The command line: parses and dispatches, nothing else. `gluon-bot --help`, `gluon-bot train --help`.
+
+Exit codes: 0 done, 1 the run failed, 2 bad input or arguments, 130 interrupted after a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import io
+import json
+import os
+import sys
+from typing import Any, Dict, List, Optional, cast
+
+from gluon_bot import InputError, RunError
+from gluon_bot.cli.parser import commands_of, parser
+from gluon_bot.console import one_line, say
+from gluon_bot.distributed import environment, launcher
+from gluon_bot.training.interrupt import Interrupted
+
+# a path that was given can't be what it is given for: bad input, as opposed to a full disk
+BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
+             errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(arguments)
+    options.arguments = arguments
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors='backslashreplace')  # names of files need not be text
+    launcher.follow_parent()
+    _prepare(options)
+    try:
+        if options.command in COMPUTING:
+            from gluon_bot.tools import doctor
+            doctor.must_run()
+        code = COMMANDS[options.command](options)
+        sys.stdout.flush()
+        return code or 0
+    except InputError as error:
+        say('gluon-bot: ' + one_line(str(error)))
+        return 2
+    except (RunError, Interrupted) as error:  # on all workers alike: the first one speaks
+        if os.environ.get('HOROVOD_RANK', '0') == '0':
+            say('gluon-bot: ' + one_line(str(error)))
+        return 1 if isinstance(error, RunError) else 130
+    except KeyboardInterrupt:
+        say('gluon-bot: interrupted')
+        return 130
+    except BrokenPipeError:  # the reader of our output, say `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        say('gluon-bot: ' + one_line('%s: %s' % (error.filename or 'writing', error.strerror or error)))
+        return 2 if error.errno in BAD_PLACE else 1
+    except Exception as error:
+        if 'MXNetError' not in [kind.__name__ for kind in type(error).__mro__]:
+            raise
+        say('gluon-bot: %s' % _first_line(error))
+        if 'HOROVOD_RANK' not in os.environ:
+            return 1
+        os._exit(launcher.LOST)  # an orderly exit would wait for workers that are gone
+
+
+def _first_line(error: Exception) -> str:
+    """What MXNet says of an error, without its stack: 'another worker was lost', or its last line with text."""
+    text = str(error)
+    if 'Horovod has been shut down' in text or 'Connection reset' in text or 'Connection closed by peer' in text:
+        return 'another worker was lost'
+    return 'MXNet failed: ' + ([line.strip() for line in text.splitlines() if line.strip()] or ['no reason given'])[-1]
+
+
+def _is_launcher(options: argparse.Namespace) -> bool:
+    """True where this process shall start workers rather than be one."""
+    return 'HOROVOD_RANK' not in os.environ and bool(options.workers > 1 or options.hosts or options.restarts)
+
+
+def _launch(options: argparse.Namespace) -> int:
+    return launcher.run(options.arguments, options.workers, options.hosts, options.restarts, options.stall_minutes)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    """Set the environment of the frameworks for one worker of this machine.
+
+    A launcher sets it for the workers it starts; over several machines, and in a benchmark, each worker sees to itself.
+    """
+    if options.command != 'benchmark' and ('HOROVOD_LOCAL_SIZE' in os.environ or not getattr(options, 'hosts', '')):
+        workers = int(os.environ.get('HOROVOD_LOCAL_SIZE', getattr(options, 'workers', None) or 1))
+        environment.prepare(workers, any_size=options.command == 'detect')
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    from gluon_bot.recipes.classification import RECIPES, recipe_named, tricks
+    from gluon_bot.recipes.fields import as_dict, override
+    from gluon_bot.recipes.finetuning import FINE_TUNINGS
+    named: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}
+    names = [options.recipe] if options.recipe else list(named)
+    chosen = [override(named.get(name) or recipe_named(name), options.set) for name in names]
+    if options.json:
+        print(json.dumps([as_dict(recipe) for recipe in chosen], indent=1))
+    elif options.recipe:
+        for field, value in as_dict(chosen[0]).items():
+            print('%-20s %s' % (field, value))
+    else:
+        for recipe in chosen:
+            classify = recipe.task == 'classify'
+            print('%-32s %-13s %4d epochs, batch %4d, lr %-5.4g %-6s %s' % (
+                recipe.name, recipe.model if classify else {'detect': 'faster-rcnn', 'segment': 'fcn'}[recipe.task],
+                recipe.epochs, recipe.batch_size, recipe.peak_lr, recipe.lr_schedule,
+                ' '.join(tricks(recipe)) if classify else 'from ' + recipe.backbone))
+
+
+def _models(options: argparse.Namespace) -> None:
+    from gluon_bot.models import flops
+    print(json.dumps(flops.rows(), indent=1) if options.json else flops.table())
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from gluon_bot.data.records import pack
+    from gluon_bot.data.samples import digits, scenes
+    if options.source == 'digits':
+        digits.write_digits(options.out)
+        return
+    if options.source == 'scenes':
+        counts = scenes.write_scenes(options.out, seed=options.seed)
+        say('%s: %d scenes to train and %d to test, in VOC and ADE20K layout'
+            % (options.out, counts['train'], counts['test']))
+        return
+    pack.pack(options.source, options.out, name=options.name, resize=options.resize, quality=options.quality,
+                  seed=options.seed, workers=options.workers, skip_broken=options.skip_broken, check_md5=not options.no_md5,
+                  validation_share=options.validation_share)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from gluon_bot.data import verify
+    print(verify.verify(options.path, options.workers))
+    if options.picture:
+        from gluon_bot.recipes.classification import RECIPES
+        from gluon_bot.tools import pictures
+        pictures.picture(options.path, 'train', options.picture, RECIPES['resnet50-baseline'])
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from gluon_bot.tools import doctor
+    findings = doctor.run(options.data, options.out)
+    print(json.dumps([finding._asdict() for finding in findings], indent=1) if options.json else doctor.text(findings))
+    return int(any(finding.state == doctor.WRONG for finding in findings))
+
+
+def _train(options: argparse.Namespace) -> int:
+    from gluon_bot.recipes.classification import recipe_named
+    from gluon_bot.recipes.fields import override
+    settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
+    recipe = override(recipe_named(options.recipe), settings)
+    if options.dry_run or _is_launcher(options):
+        launcher.check(options.workers, options.hosts)
+        from gluon_bot.tasks.classification import describe, plan
+        job = describe(recipe, options.data, options.out, options.workers, options.accumulate, options.limit, options.init)
+        planned = plan(job, options.teacher, options.workers, options.resume, options.init)
+        if options.dry_run:
+            print(planned, flush=True)
+            from gluon_bot.tasks.classification import estimate
+            print(estimate(job, options.workers, options.teacher, options.init))
+            return 0
+        say(planned)
+        return _launch(options)
+    from gluon_bot.tasks import classification
+    classification.fit(recipe, options.data, options.out, options.resume, options.accumulate, options.teacher, options.limit,
+              options.log_every, options.keep, options.tensorboard, options.init)
+    return 0
+
+
+def _fine_tune(options: argparse.Namespace) -> int:
+    from gluon_bot.recipes.fields import override
+    from gluon_bot.recipes.finetuning import fine_tuning_named
+    from gluon_bot.tasks import finetuning
+    task: Any = importlib.import_module('gluon_bot.' + options.command)  # detect or segment
+    settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
+    recipe = override(fine_tuning_named(options.recipe, options.command), settings)
+    if options.dry_run or _is_launcher(options):
+        launcher.check(options.workers, options.hosts)
+        job = task.describe(recipe, options.data, options.out, options.workers, options.accumulate, options.limit)
+        planned = finetuning.plan(job, options.backbone, options.workers, options.resume)
+        if options.dry_run:
+            print(planned, flush=True)
+            print(task.estimate(job, options.workers, options.backbone))
+            return 0
+        say(planned)
+        return _launch(options)
+    task.fit(recipe, options.data, options.out, options.backbone, options.resume, options.accumulate, options.limit,
+        options.log_every, options.keep, options.tensorboard)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from gluon_bot.runs import checkpoint
+    task = checkpoint.find(options.checkpoint).meta.get('task', 'classify')
+    if task not in SCORES:
+        raise InputError("%s: was trained to '%s', which this version does not know" % (options.checkpoint, task))
+    if options.multi_scale and task != 'segment':
+        raise InputError('--multi-scale is for segmentation; %s was trained to %s' % (options.checkpoint, task))
+    if _is_launcher(options):
+        launcher.check(options.workers, options.hosts)
+        return _launch(options)
+    if task == 'detect':
+        from gluon_bot.tasks import detection
+        result = detection.run(options.checkpoint, options.data, options.limit)
+    elif task == 'segment':
+        from gluon_bot.tasks import segmentation
+        result = segmentation.run(options.checkpoint, options.data, options.limit, options.multi_scale)
+    else:
+        from gluon_bot.tasks import classification
+        result = classification.run(options.checkpoint, options.data, options.batch_size, options.limit)
+    if result is not None:
+        print(json.dumps(result) if options.json else SCORES[task] % result)
+        for name, precision in {} if options.json else result.get('val_ap', {}).items():
+            print('%-20s AP %5.2f %%' % (name, precision))
+    return 0
+
+
+def _import(options: argparse.Namespace) -> None:
+    from gluon_bot.tasks import pretrained
+    print(pretrained.import_file(options.file, options.model, options.out, options.data))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from gluon_bot.tools import export
+    for path in export.run(options.checkpoint, options.format, options.out):
+        print(path)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from gluon_bot.tools import predict
+    results = predict.run(options.images, options.checkpoint, options.out, options.score_threshold)
+    print(json.dumps(results, indent=1) if options.json else '\n'.join(predict.line(result) for result in results))
+
+
+def _runs(options: argparse.Namespace) -> None:
+    from gluon_bot.runs.status import UNREADABLE, find_runs, runs_table
+    found = find_runs(options.folder)
+    for one in found:
+        if one.reason:
+            say(one_line(one.reason if one.state == UNREADABLE else '%s: %s' % (one.name, one.reason)))
+    if options.json:
+        print(json.dumps([one._asdict() for one in found], indent=1))
+    elif found:
+        print(runs_table(found))
+    else:
+        say('%s: no run in it or below' % options.folder)
+
+
+def _watch(options: argparse.Namespace) -> None:
+    from gluon_bot.report import watch
+    watch.serve(options.run, options.port)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from gluon_bot.report import report
+    report.run(options.logs, options.out, options.json, options.update)
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    from gluon_bot.recipes.classification import recipe_named
+    from gluon_bot.recipes.fields import override
+    from gluon_bot.tools import benchmark
+    chosen = [override(recipe_named(name), options.set) for name in options.recipe]
+    result = benchmark.run(options.what, chosen, options.data, options.workers, options.repeats, options.steps)
+    print(json.dumps(result, indent=1) if options.json else benchmark.table(result))
+
+
+def _figures(options: argparse.Namespace) -> None:
+    from gluon_bot.tools import figures
+    for path in figures.run(options.out):
+        print(path)
+
+
+def _completion(options: argparse.Namespace) -> None:
+    from gluon_bot.cli import completion
+    print(completion.script(options.shell, commands_of(parser())), end='')
+
+
+SCORES = {
+    'classify': '%(recipe)s after step %(step)d on %(data)s: top-1 %(val_top1).3f %%, top-5 %(val_top5).3f %% '
+                '(%(val_correct_top1)d and %(val_correct_top5)d of %(val_images)d images, %(precision)s)',
+    'detect': '%(recipe)s after step %(step)d on %(data)s: mAP %(val_map).2f %% '
+              '(%(val_objects)d objects on %(val_images)d images, %(precision)s)',
+    'segment': '%(recipe)s after step %(step)d on %(data)s: pixel accuracy %(val_pixel_accuracy).2f %%, '
+               'mIoU %(val_miou).2f %% (%(val_labelled_pixels)d pixels of %(val_images)d images, %(precision)s)'}
+COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict',
+             'benchmark')  # what needs MXNet
+COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train,
+            'detect': _fine_tune, 'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export,
+            'predict': _predict, 'runs': _runs, 'watch': _watch, 'report': _report, 'benchmark': _benchmark,
+            'figures': _figures, 'completion': _completion}

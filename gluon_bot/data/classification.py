@@ -1,0 +1,170 @@
+"""Batches of images with the paper's preprocessing (Section 2.1), from records, decoded ahead by the worker's own threads.
+
+What an update sees is a function of the records and (seed, epoch, update): the order of all images is drawn for each epoch,
+an update takes the next batch of them, and each worker a part of that. How an image is cut and coloured depends on (seed,
+epoch, record). So the number of workers, of threads and of small batches changes only which worker computes what.
+
+MXNet's own ImageRecordIter is not used: on a core it decodes fewer images a second (benchmarks/notes.md), it ends its
+process at a record that is no image, and draws crops by an image's place in the batch, the same in all batches.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import random
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+import mxnet as mx
+import numpy as np
+
+from gluon_bot import InputError
+from gluon_bot.data import transforms
+from gluon_bot.data.records import recordio, verify
+from gluon_bot.data.records.manifest import Manifest
+from gluon_bot.distributed import environment
+from gluon_bot.recipes.classification import Recipe
+
+Batches = Iterator[Tuple[mx.nd.NDArray, mx.nd.NDArray]]
+
+
+def steps_an_epoch(images: int, batch_size: int) -> int:
+    """Updates in an epoch of `images` with `batch_size` of them in each, over all workers; what is left over is dropped.
+
+    Raises InputError where not one batch can be filled.
+    """
+    if images < batch_size:
+        raise InputError('%d training images do not fill one batch of %d; set a smaller batch_size' % (images, batch_size))
+    return images // batch_size
+
+
+def train_batches(folder: str, recipe: Recipe, epoch: int, rank: int, size: int, batch_size: int, batches: int,
+                  skip: int = 0, limit: Optional[int] = None, context: Optional[mx.Context] = None,
+                  threads: int = 0) -> Batches:
+    """Yield the small batches `skip` to `batches` - 1 of an epoch that belong to `rank` of `size` workers.
+
+    Images are float32 of shape (batch_size, 3, image_size, image_size), RGB, normalised, on `context` (default: cpu); labels
+    float32 of shape (batch_size,). limit: use the first so many records. threads: 0 for the worker's own cores.
+    Raises InputError for too few images, and for a record that changed since it was verified.
+    """
+    found = verify.check(folder, 'train')
+    images = min(found.images, limit or found.images)
+    if images < batches * size * batch_size:
+        raise InputError('%s: %d images are too few for %d batches of %d on each of %d workers; use smaller batches or '
+                         'fewer workers' % (found.rec, images, batches, batch_size, size))
+
+    def load(record: int, pixels: np.ndarray) -> float:
+        image, label = records.image(record)
+        draw = random.Random('%d %d %d' % (recipe.seed, epoch, record))
+        transforms.for_training(image, recipe, draw, pixels)
+        return label
+
+    wanted = batch_numbers(images, recipe.seed, epoch, rank, size, batch_size, skip, batches)
+    with closing(Records(found)) as records:
+        yield from _on_device(loaded(load, wanted, recipe.image_size, threads or environment.own_cores()), context)
+
+
+def validation_batches(folder: str, recipe: Recipe, rank: int, size: int, batch_size: int,
+                       limit: Optional[int] = None, context: Optional[mx.Context] = None) -> Batches:
+    """Yield each validation image of the part of `rank` of `size` workers once, as `train_batches` does its batches.
+
+    The short side is scaled to recipe.validation_resize and the centre of image_size cut out. Batches have `batch_size`
+    images at most, the last one what is left, and a worker whose part is empty has none: over all workers the images are
+    exactly the manifest's, or the first `limit` of them.
+    """
+    found = verify.check(folder, 'val')
+    images = min(found.images, limit or found.images)
+    first, end = images * rank // size, images * (rank + 1) // size
+
+    def load(record: int, pixels: np.ndarray) -> float:
+        image, label = records.image(record)
+        transforms.for_validation(image, recipe, pixels)
+        return label
+
+    wanted = (range(begin, min(begin + batch_size, end)) for begin in range(first, end, batch_size))
+    with closing(Records(found)) as records:
+        yield from _on_device(loaded(load, wanted, recipe.image_size, environment.own_cores()), context)
+
+
+def _on_device(pairs: Iterator[Tuple[np.ndarray, np.ndarray]], context: Optional[mx.Context]) -> Batches:
+    for images, labels in pairs:
+        yield mx.nd.array(images, ctx=context or mx.cpu()), mx.nd.array(labels, ctx=context or mx.cpu())
+
+
+class Records:
+    """The images of a record file, by number, from any thread."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.path = manifest.rec
+        self.offsets = recordio.read_index(manifest.idx, manifest.images, manifest.rec_bytes)
+        self.file = open(manifest.rec, 'rb')
+
+    def image(self, number: int) -> Tuple[np.ndarray, float]:
+        """Pixels, uint8 (height, width, 3), BGR, and label of a record. InputError where its bytes changed."""
+        begin, end = self.offsets[number:number + 2].tolist()
+        try:
+            label, _, data = recordio.read_image_record(os.pread(self.file.fileno(), end - begin, begin))
+            return transforms.decoded(data), label
+        except (OSError, ValueError) as error:
+            raise InputError('%s: record %d: %s; the file changed since it was verified: copy or pack it again'
+                             % (self.path, number, error)) from None
+
+    def close(self) -> None:
+        self.file.close()
+
+
+BATCHES_AHEAD = 2
+ITEMS_A_TASK = 4
+
+Load = Callable[[int, np.ndarray], float]  # fills the pixels of the item of this number and returns its label
+
+
+def batch_numbers(items: int, seed: int, epoch: int, rank: int, size: int, batch_size: int, first: int,
+                  end: int) -> Iterator[List[int]]:
+    """The numbers of the items in the small batches `first` to `end` - 1 that one rank of `size` computes in an epoch.
+
+    The order of all items depends on (seed, epoch) alone and each round over the ranks takes the next ones of it, so that an
+    update is of the same items on any number of ranks, in one small batch a rank or several.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(items)
+    for number in range(first, end):
+        start = (number * size + rank) * batch_size
+        yield order[start:start + batch_size].tolist()
+
+
+def loaded(load: Load, wanted: Iterable[Sequence[int]], image_size: int,
+           threads: int) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+    """Images float32 (n, 3, image_size, image_size) and labels float32 (n,) of each n items wanted, in new arrays.
+
+    What `load` raises is raised here, when it is the batch's turn.
+    """
+    queued: Deque[Any] = collections.deque()
+    pool = ThreadPoolExecutor(threads)
+
+    def fill(images: np.ndarray, labels: np.ndarray, numbers: Sequence[int]) -> None:
+        for place, number in enumerate(numbers):
+            labels[place] = load(number, images[place])
+
+    try:
+        for numbers in wanted:
+            images = np.empty((len(numbers), 3, image_size, image_size), np.float32)
+            labels = np.empty(len(numbers), np.float32)
+            cuts = [slice(begin, begin + ITEMS_A_TASK) for begin in range(0, len(numbers), ITEMS_A_TASK)]
+            queued.append((images, labels, [pool.submit(fill, images[cut], labels[cut], numbers[cut]) for cut in cuts]))
+            if len(queued) > BATCHES_AHEAD:
+                yield _finished(*queued.popleft())
+        while queued:
+            yield _finished(*queued.popleft())
+    finally:  # also where nobody asks for the rest
+        for _, _, tasks in queued:
+            for task in tasks:
+                task.cancel()
+        pool.shutdown()
+
+
+def _finished(images: np.ndarray, labels: np.ndarray, tasks: Sequence[Future[None]]) -> Tuple[np.ndarray, np.ndarray]:
+    for task in tasks:
+        task.result()
+    return images, labels

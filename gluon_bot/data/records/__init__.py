@@ -1,0 +1,1 @@
+"""Packed images: RecordIO files, their manifest, packing and verification."""

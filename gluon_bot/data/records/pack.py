@@ -1,0 +1,107 @@
+"""Data folders of checked images: DIR/{train,val}.{rec,idx,json}. Packed from a source, verified, checked when a run starts.
+
+Training reads records that are known to be sound: every image is decoded to its end when it is packed, and once more on a
+machine that has not seen these very files before.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import shutil
+from contextlib import closing
+from typing import List, Optional, Sequence, Union
+
+from gluon_bot import InputError, RunError
+from gluon_bot.console import Progress, say
+from gluon_bot.data.records import ilsvrc, images, sources, verify
+from gluon_bot.data.records.manifest import SPLITS, Manifest
+from gluon_bot.data.records.process_pool import ordered, spans
+from gluon_bot.data.records.sources import Item, Listing
+from gluon_bot.data.records.verify import summary
+from gluon_bot.data.records.writer import SplitWriter, publish, writing_into
+
+
+def pack(source: str, out: str, name: Optional[str] = None, resize: Optional[int] = None, quality: int = 95, seed: int = 0,
+         workers: Optional[int] = None, skip_broken: bool = False, check_md5: bool = True,
+         validation_share: float = 0.1) -> List[Manifest]:
+    """Pack the images of `source` into records in folder `out`, in a random order given by `seed`.
+
+    `source` is a folder or uncompressed tar with train/CLASS/IMAGE and val/CLASS/IMAGE, or with CLASS/IMAGE, of which
+    `validation_share` is packed for validation; or a folder with the three ILSVRC2012 archives. An image whose short side is
+    above `resize` pixels is scaled down to it, as a JPEG of `quality`. Returns the manifests.
+    Raises InputError for the first image that can't be decoded, unless `skip_broken` leaves it out and lists it.
+    """
+    _check_options(resize, quality, seed, workers, validation_share)
+    with writing_into(out):
+        if ilsvrc.is_ilsvrc(source):
+            listing = ilsvrc.list_ilsvrc(source, check_md5)
+        else:
+            listing = sources.list_source(source, validation_share, seed)
+        _check_space(out, listing, resize)
+        finished = []
+        for split in sorted(listing.splits, key=SPLITS.index, reverse=True):  # the small one first: it fails sooner
+            writer = SplitWriter(out, split, listing.classes)
+            _pack_split(writer, source, listing.splits[split], resize, quality, seed, workers, skip_broken)
+            finished.append(writer.finish(name or listing.name, os.path.basename(os.path.abspath(source)), resize, quality,
+                                          seed))
+        publish(out, finished)
+    for each in finished:
+        verify.remember(each)
+        say(summary(each))
+    return finished
+
+
+def _pack_split(writer: SplitWriter, source: str, items: Sequence[Item], resize: Optional[int], quality: int, seed: int,
+                workers: Optional[int], skip_broken: bool) -> None:
+    items = sorted(items, key=lambda item: (item.name, item.offset))
+    random.Random('%d %s' % (seed, writer.split)).shuffle(items)
+    progress = Progress(len(items), 'pack ' + writer.split, plain_seconds=30)
+    done = 0
+    try:
+        tasks = (items[begin:end] for begin, end in spans(item.size for item in items))
+        with closing(ordered(functools.partial(_pack_items, resize, quality), tasks, workers)) as answers:
+            for answer in answers:
+                for image in answer:
+                    if isinstance(image, images.Packed):
+                        writer.add(items[done].label, image)
+                    elif skip_broken:
+                        writer.leave_out(items[done].name, image)
+                    else:
+                        raise InputError('%s: %s: %s; mend or remove it, or pack with --skip-broken'
+                                         % (source, items[done].name, image))
+                    done += 1
+                progress.update(done, '%d left out' % len(writer.left_out) if writer.left_out else '')
+    finally:
+        progress.close()
+
+
+def _pack_items(resize: Optional[int], quality: int, items: Sequence[Item]) -> List[Union[images.Packed, str]]:
+    """In a worker process: each image as packed, or the reason why not."""
+    answers: List[Union[images.Packed, str]] = []
+    for item in items:
+        try:
+            answers.append(images.packed(sources.read(item), resize, quality))
+        except (OSError, ValueError) as error:
+            answers.append(getattr(error, 'strerror', None) or str(error))
+    return answers
+
+
+def _check_options(resize: Optional[int], quality: int, seed: int, workers: Optional[int], validation_share: float) -> None:
+    for good, said in (
+            (resize is None or 16 <= resize <= 4096, '--resize %s: a short side of 16 to 4096 pixels' % resize),
+            (1 <= quality <= 100, '--quality %s: between 1 and 100' % quality),
+            (0 <= seed < 1 << 31, '--seed %s: between 0 and 2147483647' % seed),
+            (workers is None or 1 <= workers <= 1024, '--workers %s: between 1 and 1024' % workers),
+            (0 <= validation_share < 1, '--validation-share %s: at least 0 and below 1' % validation_share)):
+        if not good:
+            raise InputError(said)
+
+
+def _check_space(out: str, listing: Listing, resize: Optional[int]) -> None:
+    """Raise RunError now, not in an hour, where images that keep their size can't all fit on the disk."""
+    needed = sum(max(item.size, 0) for items in listing.splits.values() for item in items)
+    free = shutil.disk_usage(out).free
+    if resize is None and needed > free:
+        raise RunError('%s: the images need %.1f GB, the disk has %.1f GB free' % (out, needed / 1e9, free / 1e9))

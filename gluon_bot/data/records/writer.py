@@ -1,0 +1,136 @@
+"""Writing record files all or nothing: partial files first, renamed together once every one is whole, manifests last."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from array import array
+from contextlib import contextmanager
+from typing import IO, Iterable, Iterator, List, Optional, Sequence
+
+import numpy as np
+
+from gluon_bot import InputError, RunError
+from gluon_bot.data.records import manifest, recordio
+from gluon_bot.data.records.images import Packed
+from gluon_bot.data.records.manifest import SPLITS, Manifest
+from gluon_bot.files import fsync_folder, sha256_of
+
+PARTIAL = '.partial'
+
+
+@contextmanager
+def writing_into(folder: str) -> Iterator[None]:
+    """Own `folder` while records are written into it, without what a killed writer left, and clear up behind an error.
+
+    Raises InputError where the folder has finished records, or another process writes into it, RunError where writing fails.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError('%s: can not be made a folder: %s' % (folder, error.strerror)) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError('%s: another process is writing records here; wait for it' % folder) from None
+        finished = [split + '.json' for split in SPLITS if os.path.exists(os.path.join(folder, split + '.json'))]
+        if finished:
+            raise InputError('%s: holds finished records already (%s); delete them or choose another folder'
+                             % (folder, ', '.join(finished)))
+        _remove_partial(folder)
+        try:
+            yield
+        except OSError as error:
+            raise RunError('%s: %s' % (error.filename or folder, error.strerror)) from None
+        finally:
+            _remove_partial(folder)
+    finally:
+        os.close(handle)
+
+
+class SplitWriter:
+    """Writes the records of one split and counts what its manifest will say. Memory grows by 20 bytes an image."""
+
+    def __init__(self, folder: str, split: str, classes: Sequence[str]) -> None:
+        self.folder, self.split, self.classes = folder, split, list(classes)
+        self.file = open(os.path.join(folder, split + '.rec' + PARTIAL), 'wb', buffering=1 << 20)
+        self.digest = hashlib.sha256()
+        self.place = 0
+        self.offsets = array('q')
+        self.sizes = [array('I'), array('I'), array('I')]  # width, height, bytes
+        self.images_per_class = [0] * len(classes)
+        self.greyscale = 0
+        self.reencoded = {'cmyk': 0, 'not_jpeg': 0, 'resized': 0}
+        self.left_out: List[List[str]] = []
+
+    def add(self, label: int, image: Packed) -> None:
+        """Append one image as the next record."""
+        frame = recordio.image_record(label, len(self.offsets), image.data)
+        self.file.write(frame)
+        self.digest.update(frame)
+        self.offsets.append(self.place)
+        self.place += len(frame)
+        for sizes, value in zip(self.sizes, (image.width, image.height, len(image.data))):
+            sizes.append(value)
+        self.images_per_class[label] += 1
+        self.greyscale += image.greyscale
+        if image.reencoded:
+            self.reencoded[image.reencoded] += 1
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """List an image that can't be read. Raises InputError when so many are left out that the source must be wrong."""
+        self.left_out.append([_printable(name), _printable(reason)])
+        if len(self.left_out) > manifest.MOST_LEFT_OUT:
+            raise InputError('%s: more than %d images can not be read, the last %s: %s' % (
+                self.split, manifest.MOST_LEFT_OUT, _printable(name), _printable(reason)))
+
+    def finish(self, name: str, source: str, resize: Optional[int], quality: int, seed: int) -> Manifest:
+        """Flush everything to disk, still under partial names. Raises InputError if there are no images."""
+        if not self.offsets:
+            raise InputError('%s: there is no readable %s image' % (source, self.split))
+        idx = os.path.join(self.folder, self.split + '.idx' + PARTIAL)
+        _to_disk(self.file)
+        with open(idx, 'w', encoding='ascii', newline='\n') as file:
+            file.write(recordio.index_text(np.array(self.offsets)))
+            _to_disk(file)
+        width, height, image_bytes = [
+            [int(sizes.min()), int(np.median(sizes)), int(sizes.max())] for sizes in map(np.array, self.sizes)]
+        return Manifest(
+            folder=self.folder, name=_printable(name), split=self.split, source=_printable(source), images=len(self.offsets),
+            classes=self.classes, images_per_class=self.images_per_class, sha256=self.digest.hexdigest(),
+            rec_bytes=self.place, idx_sha256=sha256_of(idx), idx_bytes=os.path.getsize(idx), resize=resize, quality=quality,
+            seed=seed, greyscale=self.greyscale, reencoded=self.reencoded, left_out=self.left_out,
+            width=width, height=height, image_bytes=image_bytes)
+
+
+def publish(folder: str, finished: Iterable[Manifest]) -> None:
+    """Give finished splits their names: all records and indexes, then the manifests, without which nothing reads them."""
+    finished = list(finished)
+    for each in finished:
+        for path in (each.rec, each.idx):
+            os.replace(path + PARTIAL, path)
+    fsync_folder(folder)
+    for each in finished:
+        manifest.save(each, os.path.join(folder, each.split + '.json'))
+
+
+def _to_disk(file: IO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+def _remove_partial(folder: str) -> None:
+    """Remove what a writer that died left behind, and nothing else."""
+    ours = tuple('%s.%s%s' % (split, kind, PARTIAL) for split in SPLITS for kind in ('rec', 'idx', 'json'))
+    for name in os.listdir(folder):
+        if name.startswith(ours):
+            os.unlink(os.path.join(folder, name))
+
+
+def _printable(text: str) -> str:
+    text = text[:500]
+    return text if text.isprintable() else text.encode('unicode_escape').decode('ascii')[:1000]

@@ -1,0 +1,1 @@
+"""Data sets made from packages that users already have."""

@@ -1,0 +1,184 @@
+"""One image on its way into the network: the preprocessing of Section 2.1, from a record's bytes to normalised pixels.
+
+For training, a random crop of area and aspect is scaled to the network's input and flipped; brightness, contrast and
+saturation are scaled in a random order; PCA noise is added. For evaluation the short side is scaled and the centre cut out.
+As in the paper colours are 32-bit floating point and nothing is clipped, so that all that is done to them is one affine map:
+its nine factors and three offsets are found from the crop's mean colour, and each pixel is computed once.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any, Callable, Sequence, Tuple
+
+import cv2
+import mxnet as mx
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from gluon_bot.data import ade20k
+from gluon_bot.recipes.classification import Recipe
+
+pass
+
+
+MEAN = (123.68, 116.779, 103.939)  # red, green, blue
+STD = (58.393, 57.12, 57.375)
+STD_COLUMN = np.reshape(STD, (3, 1))
+GREY = np.array((0.299, 0.587, 0.114))  # shares of red, green and blue in an eye's grey
+SAME, TO_GREY, NONE = np.eye(3), np.ones((3, 1)) * GREY, np.zeros(3)
+# of the colours of ImageNet's pixels, in units of 255 (Krizhevsky et al., 2012): a column is a component
+EIGENVALUES = np.array((55.46, 4.794, 1.148))
+EIGENVECTORS = np.array(((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203)))
+CROP_TRIES = 10  # for one that fits into the image; then the largest square around the centre
+
+cv2.setNumThreads(0)  # images are decoded side by side, each in one thread
+
+Affine = Tuple[np.ndarray, np.ndarray]  # factors (3, 3) and offsets (3,) of red, green and blue
+
+
+def for_training(image: np.ndarray, recipe: Recipe, draw: random.Random, pixels: np.ndarray) -> None:
+    """Fill `pixels`, float32 (3, image_size, image_size), RGB, with an image, uint8 (height, width, 3), BGR, augmented."""
+    top, left, height, width = random_crop(image.shape[0], image.shape[1], recipe, draw)
+    side = recipe.image_size
+    image = cv2.resize(image[top:top + height, left:left + width], (side, side), interpolation=cv2.INTER_LINEAR)
+    if recipe.random_flip and draw.random() < 0.5:
+        image = cv2.flip(image, 1)
+    normalised(image, colour_change(np.array(cv2.mean(image)[2::-1]), recipe, draw), pixels)
+
+
+def for_validation(image: np.ndarray, recipe: Recipe, pixels: np.ndarray) -> None:
+    """Fill `pixels` with an image as an evaluation sees it: as `for_training`, but nothing is random."""
+    height, width = image.shape[:2]
+    short, side = recipe.validation_resize, recipe.image_size
+    size = (short, short * height // width) if width < height else (short * width // height, short)
+    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    normalised(image[top:top + side, left:left + side], (SAME, NONE), pixels)
+
+
+def decoded(data: bytes) -> np.ndarray:
+    """An encoded image, turned as its EXIF orientation says: uint8 (height, width, 3), BGR as OpenCV has it.
+
+    Raises ValueError for bytes that are no image.
+    """
+    try:
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ValueError('it is no image that OpenCV decodes')
+    return image
+
+
+def random_crop(height: int, width: int, recipe: Recipe, draw: random.Random) -> Tuple[int, int, int, int]:
+    """Top, left, height and width in pixels of a crop whose share of the image and whose aspect are evenly distributed.
+
+    Half of the crops are taken with the sides exchanged, as MXNet's reader does: an aspect of 3/4 is as likely as 4/3.
+    """
+    for _ in range(CROP_TRIES):
+        area = height * width * draw.uniform(recipe.crop_area_min, recipe.crop_area_max)
+        aspect = draw.uniform(recipe.crop_aspect_min, recipe.crop_aspect_max)
+        sides = [round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))]
+        if draw.random() < 0.5:
+            sides.reverse()
+        rows, columns = sides
+        if 0 < rows <= height and 0 < columns <= width:
+            return draw.randint(0, height - rows), draw.randint(0, width - columns), rows, columns
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+def colour_change(mean: np.ndarray, recipe: Recipe, draw: random.Random) -> Affine:
+    """What brightness, contrast, saturation and PCA noise do together to an image whose mean colour is `mean` (3,), RGB."""
+    factors, offsets = SAME, NONE
+    if recipe.color_jitter:
+        for change in draw.sample((brightness, contrast, saturation), 3):
+            scale = draw.uniform(1 - recipe.color_jitter, 1 + recipe.color_jitter)
+            its_factors, its_offset = change(scale, factors @ mean + offsets)
+            factors, offsets = its_factors @ factors, its_factors @ offsets + its_offset
+    if recipe.pca_noise:
+        amounts = [draw.gauss(0, recipe.pca_noise) for _ in EIGENVALUES]
+        offsets = offsets + EIGENVECTORS @ (EIGENVALUES * amounts)
+    return factors, offsets
+
+
+def brightness(scale: float, mean: np.ndarray) -> Affine:
+    """Every colour times `scale`."""
+    return scale * SAME, NONE
+
+
+def contrast(scale: float, mean: np.ndarray) -> Affine:
+    """Every colour's distance from the grey of the image's mean, times `scale`."""
+    return scale * SAME, (1 - scale) * TO_GREY @ mean
+
+
+def saturation(scale: float, mean: np.ndarray) -> Affine:
+    """Every colour's distance from its own grey, times `scale`."""
+    return scale * SAME + (1 - scale) * TO_GREY, NONE
+
+
+def normalised(image: np.ndarray, change: Affine, pixels: np.ndarray) -> None:
+    """Fill `pixels`, float32 (3, height, width), RGB, of mean 0 and deviation 1, from an image whose colours change so."""
+    factors, offsets = change
+    whole = np.empty((3, 4), np.float32)
+    whole[:, :3], whole[:, 3] = factors[:, ::-1] / STD_COLUMN, (offsets - MEAN) / STD
+    cv2.split(cv2.transform(image.astype(np.float32), whole), list(pixels))
+
+
+class Augmented(mx.gluon.data.Dataset):
+    """Items of `dataset` through `transform`, whose random numbers are a function of (seed, epoch, index) alone."""
+
+    def __init__(self, dataset: mx.gluon.data.Dataset, transform: Callable[..., Any], seed: int, epoch: int) -> None:
+        self.dataset, self.transform, self.seed, self.epoch = dataset, transform, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        seed_item(self.seed, self.epoch, index)
+        return self.transform(*self.dataset[index])
+
+
+def normalised_batch(images: mx.nd.NDArray) -> mx.nd.NDArray:
+    """uint8 (N, height, width, 3) or (height, width, 3), RGB, to the network's float32 (N, 3, height, width)."""
+    return mx.nd.image.normalize(mx.nd.image.to_tensor(images),
+                                 *(tuple(part / 255 for part in parts) for parts in (MEAN, STD)))
+
+
+def stack(items: Sequence[Tuple[np.ndarray, np.ndarray]]) -> Tuple[mx.nd.NDArray, mx.nd.NDArray]:
+    """Images and masks of one size as uint8 (n, height, width, 3) and float32 (n, height, width)."""
+    images, masks = zip(*items)
+    return mx.nd.array(np.stack(images), dtype='uint8'), mx.nd.array(np.stack(masks), dtype='float32')
+
+
+def random_crop_with_mask(image: np.ndarray, mask: np.ndarray, base_size: int, crop_size: int, scale_min: float = 0.5,
+                scale_max: float = 2.0, flip: bool = True) -> Tuple[np.ndarray, np.ndarray]:
+    """A crop of (crop_size, crop_size) for training, drawn from Python's global generator exactly as GluonCV draws it.
+
+    Flip half of the time; scale the long side to base_size times U[scale_min, scale_max]; pad below and on the right, black
+    and ignored, where the image is smaller than the crop; crop; blur half of the time by a radius of U[0, 1] pixels.
+    """
+    picture, labels = Image.fromarray(image), Image.fromarray(mask)
+    if random.random() < 0.5 and flip:
+        picture, labels = (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for part in (picture, labels))
+    long_side = random.randint(int(base_size * scale_min), int(base_size * scale_max))
+    width, height = (int(side * long_side / max(picture.size) + 0.5) for side in picture.size)
+    size = width, height
+    picture, labels = picture.resize(size, Image.Resampling.BILINEAR), labels.resize(size, Image.Resampling.NEAREST)
+    border = (0, 0, max(crop_size - size[0], 0), max(crop_size - size[1], 0))
+    picture, labels = ImageOps.expand(picture, border, 0), ImageOps.expand(labels, border, ade20k.IGNORED)
+    left, top = (random.randint(0, side - crop_size) for side in picture.size)
+    box = (left, top, left + crop_size, top + crop_size)
+    picture, labels = picture.crop(box), labels.crop(box)
+    if random.random() < 0.5:
+        picture = picture.filter(ImageFilter.GaussianBlur(random.random()))
+    return np.asarray(picture), np.asarray(labels)
+
+
+def seed_item(seed: int, epoch: int, index: int) -> None:
+    """Seed Python's and NumPy's global generators for one image of one epoch."""
+    word = int(np.random.SeedSequence([seed, epoch, index]).generate_state(1)[0])
+    random.seed(word)
+    np.random.seed(word)

@@ -1,0 +1,39 @@
+"""`gluon-bot verify`: what kind of data lies in a folder, and whether it is sound."""
+
+from __future__ import annotations
+
+from typing import Callable, Optional
+
+from gluon_bot import InputError
+from gluon_bot.console import say
+from gluon_bot.data import ade20k, voc
+from gluon_bot.data.records.verify import verify_records
+
+TREES = (('VOC devkit', voc.find_devkit, voc.verify), ('ADE20K', ade20k.find_folder, ade20k.verify))
+
+
+def verify(path: str, workers: Optional[int] = None) -> str:
+    """Check a VOC devkit, an ADEChallengeData2016 tree (or both, side by side), a folder of records, or one .rec.
+
+    Returns what it is, a line each.
+
+    Problems are listed on standard error, and InputError says how many there are.
+    """
+    found = [(kind, check(path, workers)) for kind, find, check in TREES if _is(find, path)]
+    if not found:
+        return verify_records(path, workers)
+    for kind, problems in found:
+        for problem in problems:
+            say(problem)
+        if problems:
+            raise InputError('%s: %s with %d problems, listed above; mend or remove these files'
+                             % (path, kind, len(problems)))
+    return '\n'.join('%s: %s, sound' % (path, kind) for kind, _ in found)
+
+
+def _is(find: Callable[[str], str], path: str) -> bool:
+    try:
+        find(path)
+        return True
+    except InputError:
+        return False

@@ -1,0 +1,1 @@
+"""Several workers: Horovod, the launcher, ssh, heartbeats, the environment of a worker."""

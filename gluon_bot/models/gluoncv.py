@@ -1,0 +1,148 @@
+"""Parameters published for GluonCV's classifiers, by name, into the same networks of ours.
+
+Files are of three kinds. `save_parameters` names attributes and positions ('layer1.0.conv2.weight'); files from before it
+have the layers' own names ('layers1_conv1_weight'), and so have exported ones, with a prefix
+('arg:resnetv1d0_layers1_conv1_weight').
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from math import prod
+from typing import Any, Dict, Tuple
+
+import mxnet as mx
+import numpy as np
+
+from gluon_bot import InputError
+from gluon_bot.files import read_bounded
+from gluon_bot.models.resnet import ResNet
+from gluon_bot.models.zoo import gluoncv
+
+
+def renamed(network: mx.gluon.HybridBlock, given: Dict[str, np.ndarray], source: str) -> Dict[str, np.ndarray]:
+    """GluonCV's arrays for a network of this architecture by our names, running statistics included.
+
+    Raises InputError, naming `source`, if an array is missing, left over or not of floating-point numbers.
+    """
+    given = {re.sub('^(arg|aux):', '', name): array for name, array in given.items()}
+    ours = {gluoncv_name(name, network.variant) if isinstance(network, ResNet) else name: name
+            for name in network._collect_params_with_prefix()}
+    if not any('.' in name for name in given):
+        given = _with_structural_names(network, given, source)
+    for trouble, names in (('lacks', set(ours) - set(given)), ('has an unknown', set(given) - set(ours))):
+        if names:
+            raise InputError("%s: %s '%s' (%d such): not GluonCV's parameters of %s; take those of the same depth and "
+                             'variant' % (
+                source, trouble, min(names), len(names), network.name))
+    odd = next((name for name, array in given.items() if array.dtype.kind != 'f'), None)
+    if odd:
+        raise InputError("%s: '%s' holds %s instead of floating-point numbers" % (source, odd, given[odd].dtype))
+    return {ours[name]: array for name, array in given.items()}
+
+
+def _with_structural_names(network: mx.gluon.HybridBlock, given: Dict[str, np.ndarray], source: str) \
+        -> Dict[str, np.ndarray]:
+    """The same arrays by the names `save_parameters` would give them."""
+    common = os.path.commonprefix(list(given))
+    prefix = common[:common.rfind('_') + 1]
+    given = {name[len(prefix):]: array for name, array in given.items()}
+    theirs = network
+    if isinstance(network, ResNet):
+        name = re.sub(r'resnet(\d+)(.?)$', r'resnet\1_v1\2', network.name)
+        if not hasattr(gluoncv().model_zoo, name):
+            raise InputError('%s: has the names of layers, but GluonCV has no %s' % (source, name))
+        theirs = getattr(gluoncv().model_zoo, name)()
+    structural = {parameter.name[len(theirs.prefix):]: name
+                  for name, parameter in theirs._collect_params_with_prefix().items()}
+    return {structural.get(name, name): array for name, array in given.items()}
+
+
+def gluoncv_name(name: str, variant: str) -> str:
+    """What GluonCV calls our parameter: 'stage1.0.body.3.weight' is 'features.4.0.body.3.weight' in v1 and
+    'layer1.0.conv2.weight' in the others. Both are names as `save_parameters` makes them, of attributes and positions.
+    """
+    layer, _, parameter = name.rpartition('.')
+    return '%s.%s' % (_layer_in_v1(layer) if variant == '' else _layer_in_tweaked(layer, variant), parameter)
+
+
+def _layer_in_v1(layer: str) -> str:
+    layer = re.sub(r'^stem', 'features', layer)
+    layer = re.sub(r'^stage(\d)', lambda stage: 'features.%d' % (int(stage[1]) + 3), layer)
+    return re.sub(r'shortcut\.(\d)', lambda at: 'downsample.%d' % (int(at[1]) - 1), layer)
+
+
+def _layer_in_tweaked(layer: str, variant: str) -> str:
+    stem_norm = 'stem.7' if variant >= 'c' else 'stem.1'
+    if layer in ('output', stem_norm):
+        return {'output': 'fc', stem_norm: 'bn1'}[layer]
+    layer = re.sub(r'^stem', 'conv1', layer) if variant >= 'c' else re.sub(r'^stem\.0', 'conv1', layer)
+    layer = re.sub(r'^stage', 'layer', layer)
+    layer = re.sub(r'body\.(\d)', lambda at: '%s%d' % (('conv', 'bn')[int(at[1]) % 3], int(at[1]) // 3 + 1), layer)
+    return re.sub(r'shortcut\.(\d)', lambda at: 'downsample.%d' % (int(at[1]) - (variant < 'd')), layer)
+
+
+LIST = 0x112
+VERSIONS = (0xF993FAC8, 0xF993FAC9, 0xF993FACA)
+TYPES = ('<f4', '<f8', '<f2', 'u1', '<i4', 'i1', '<i8')  # by MXNet's number for them
+MOST_BYTES = 8 << 30
+MOST_DIMENSIONS = 32
+
+
+def read_parameters(path: str) -> Dict[str, np.ndarray]:
+    """The arrays of a .params file by name. Raises InputError where it is anything but one whole such file."""
+    try:
+        return _parse(read_bounded(path, MOST_BYTES))
+    except OSError as error:
+        raise InputError('%s: can not be read: %s' % (path, error.strerror)) from None
+    except (ValueError, struct.error) as error:
+        reason = 'it ends too early' if isinstance(error, struct.error) else error
+        raise InputError('%s: not a whole .params file of MXNet (%s); download it again' % (path, reason)) from None
+
+
+def _parse(data: bytes) -> Dict[str, np.ndarray]:
+    (magic, _, count), place = _words(data, 0, '<QQQ')
+    if magic != LIST:
+        raise ValueError('it starts otherwise')
+    arrays = []
+    for _ in range(count):  # a count beyond the file's end fails at its end
+        array, place = _array(data, place)
+        arrays.append(array)
+    (names,), place = _words(data, place, '<Q')
+    if names != count:
+        raise ValueError('%d names for %d arrays' % (names, count))
+    found = {}
+    for array in arrays:
+        (length,), place = _words(data, place, '<Q')
+        name = data[place:place + length].decode()
+        if len(data) < place + length or name in found:
+            raise ValueError('its names are cut off' if len(data) < place + length else 'two arrays are called %r' % name)
+        found[name], place = array, place + length
+    return found
+
+
+def _array(data: bytes, place: int) -> Tuple[np.ndarray, int]:
+    (version,), place = _words(data, place, '<I')
+    if version not in VERSIONS:
+        raise ValueError('an array of an unknown version')
+    if version != VERSIONS[0]:
+        (storage,), place = _words(data, place, '<i')
+        if storage != 0:
+            raise ValueError('a sparse array')
+    (dimensions,), place = _words(data, place, '<i')
+    if not 0 < dimensions <= MOST_DIMENSIONS:
+        raise ValueError('an array of %d dimensions' % dimensions)
+    shape, place = _words(data, place, '<%dq' % dimensions)
+    (_, _, kind), place = _words(data, place, '<iii')
+    if not 0 <= kind < len(TYPES):
+        raise ValueError('values of an unknown type')
+    size, dtype = prod(shape), np.dtype(TYPES[kind])
+    if min(shape) < 0 or size * dtype.itemsize > len(data) - place:
+        raise ValueError('an array of shape %s, for which it is too short' % (shape,))
+    return np.frombuffer(data, dtype, size, place).reshape(shape), place + size * dtype.itemsize
+
+
+def _words(data: bytes, place: int, form: str) -> Tuple[Tuple[Any, ...], int]:
+    return struct.unpack_from(form, data, place), place + struct.calcsize(form)

@@ -1,0 +1,1 @@
+"""Every run of the paper by name, and the numbers of its tables."""

@@ -1,0 +1,111 @@
+"""What each named run is: Tables 1 and 3 to 6 of the paper, and the teachers of Section 5.3.
+
+A trick is a named dict of the fields it changes; a recipe is its parent plus one trick.
+Where a run happens (data, output, workers, devices) is never part of a recipe.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, asdict, fields, replace
+from typing import Any, Dict, Iterable, Tuple, Type
+
+from gluon_bot import InputError
+from gluon_bot.console import did_you_mean
+from gluon_bot.recipes.classification import Recipe
+
+
+def override(recipe: Any, settings: Iterable[str]) -> Any:
+    """Apply `field=value` strings to any recipe dataclass, typed by the field's default, and rename the run after them.
+
+    `resnet50d-cosine` with `epochs=2` becomes `resnet50d-cosine+epochs=2`, so that it can't fill a cell of the paper.
+    A setting equal to the recipe's own value changes nothing, not even the name. `seed` never renames.
+    Raises InputError for unknown fields and values of the wrong type or outside their range.
+    """
+    names = [f.name for f in fields(recipe) if f.name != 'name']
+    changes = {}
+    for setting in settings:
+        field, equals, text = setting.partition('=')
+        if not equals:
+            raise InputError("--set '%s' is not of the form field=value" % setting)
+        if field not in names:
+            raise InputError("--set %s: recipe '%s' has no such field%s"
+                             % (setting, recipe.name, did_you_mean(field, names)))
+        changes[field] = _typed(field, text, getattr(recipe, field))
+    changes = {field: value for field, value in changes.items() if value != getattr(recipe, field)}
+    renamed = ''.join('+%s=%s' % (field, _shown(value)) for field, value in changes.items() if field != 'seed')
+    return replace(recipe, name=recipe.name + renamed, **changes)
+
+
+def as_dict(recipe: Any) -> Dict[str, Any]:
+    """Every field, JSON-ready (tuples as lists)."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(recipe).items()}
+
+
+def from_dict(values: Dict[str, Any], kind: Type[Any] = Recipe) -> Any:
+    """The inverse of `as_dict`, for any recipe dataclass. A field that is missing (older
+    records lack newer ones) has its default, which is no effect.
+
+    Raises InputError for unknown fields and wrong types.
+    """
+    if not isinstance(values, dict) or not isinstance(values.get('name'), str):
+        raise InputError('a recipe must be an object with a name')
+    known = {f.name: '' if f.default is MISSING else f.default for f in fields(kind)}
+    unknown = sorted(map(str, set(values) - set(known)))
+    if unknown:
+        raise InputError("recipe '%s': unknown fields: %s" % (values['name'], ', '.join(unknown)))
+    typed = {}
+    for key, value in values.items():
+        default = known[key]
+        if isinstance(default, tuple) and isinstance(value, list):
+            value = tuple(value)
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(default):
+            raise InputError("recipe '%s': %s has the wrong type" % (values['name'], key))
+        typed[key] = value
+    return kind(**typed)
+
+
+def _typed(field: str, text: str, current: Any) -> Any:
+    kind = type(current)
+    try:
+        if kind is bool:
+            return {'true': True, 'false': False}[text.lower()]
+        if kind is tuple:
+            return tuple(int(part) for part in text.split(',') if part.strip())
+        return kind(text)
+    except (KeyError, ValueError):
+        wanted = {bool: 'true or false', int: 'a whole number', float: 'a number', tuple: 'whole numbers with commas'}
+        raise InputError('--set %s=%s: %s wants %s' % (field, text, field, wanted[kind])) from None
+
+
+def _shown(value: Any) -> str:
+    return ','.join(map(str, value)) if isinstance(value, tuple) else '%s' % value
+
+
+def must(recipe: Any, condition: bool, field: str, what: str) -> None:
+    """InputError, saying what `field` of `recipe` must be, unless `condition` holds."""
+    if not condition:
+        raise InputError("recipe '%s': %s must be %s, not %r" % (recipe.name, field, what, getattr(recipe, field)))
+
+
+def check_training(recipe: Any) -> None:
+    """InputError for values without sense in the fields that all recipe dataclasses have."""
+    for field in fields(recipe):
+        value = getattr(recipe, field.name)
+        if isinstance(value, float):
+            must(recipe, math.isfinite(value), field.name, 'finite')
+    must(recipe, 1 <= recipe.epochs <= 100000, 'epochs', 'between 1 and 100000')
+    must(recipe, 0 <= recipe.warmup_epochs < recipe.epochs, 'warmup_epochs', 'at least 0 and fewer than epochs')
+    must(recipe, rising(recipe.lr_decay_epochs), 'lr_decay_epochs', 'rising whole numbers above 0')
+    must(recipe, 0 < recipe.lr_decay_factor <= 1, 'lr_decay_factor', 'above 0 and at most 1')
+    must(recipe, recipe.base_lr > 0, 'base_lr', 'above 0')
+    must(recipe, 0 <= recipe.momentum < 1, 'momentum', 'at least 0 and below 1')
+    must(recipe, recipe.weight_decay >= 0, 'weight_decay', 'at least 0')
+    must(recipe, 0 <= recipe.seed < 1 << 31, 'seed', 'between 0 and 2147483647')
+
+
+def rising(numbers: Tuple[int, ...]) -> bool:
+    """Whether these are whole numbers above 0, each larger than the one before."""
+    return all(isinstance(number, int) and number > 0 for number in numbers) and list(numbers) == sorted(set(numbers))

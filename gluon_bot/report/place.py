@@ -1,0 +1,207 @@
+"""Where a run belongs: the cells of the paper it fills, or the nearest row and everything in which it differs from it.
+
+The header of a log decides, never the name of its file. A run fills a cell if all its fields equal the recipe's apart
+from the seed, its data has the paper's counts, it trained to the last epoch, and nothing speaks against its numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from gluon_bot.recipes import paper
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.fields import as_dict
+from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.recipes.paper import MAIN_METRIC
+from gluon_bot.runs.record import Run
+
+FILLS, PUBLISHED, DIFFERS, OTHER_DATA, SUSPECT, UNKNOWN = (
+    'fills', 'published', 'differs', 'other data', 'suspect', 'unknown')
+NAMED: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}
+FILLING = {cell.recipe for cell in paper.CELLS if cell.recipe}
+Difference = Tuple[str, Any, Any]  # field, the run's value, the recipe's
+
+
+class PaperData(NamedTuple):
+    """The data behind the paper's numbers: its name in a record, its title, and its counts."""
+
+    name: str
+    title: str
+    counts: Dict[str, int]
+
+
+PAPER_DATA = {
+    'classify': PaperData('imagenet', 'ImageNet', dict(classes=1000, train_images=1281167, val_images=50000)),
+    'detect': PaperData('voc', 'Pascal VOC 2007+2012', dict(classes=20, train_images=16551, val_images=4952)),
+    'segment': PaperData('ade20k', 'ADE20K', dict(classes=150, train_images=20210, val_images=2000)),
+}
+# Whole batches of 1,024: GluonCV's record iterator fills the 49th with images it shows again, and carries what is over into
+# the next epoch, so that every sixth has 48
+PADDED = (50176, 49152)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A run and its place beside the paper."""
+
+    run: Run
+    name: str  # the end of its file's path, as short as tells it from the others
+    kind: str  # one of the six above
+    recipe: str  # the recipe, or fine-tuning recipe, it is or is nearest to; ''
+    differences: Tuple[Difference, ...]
+    reasons: Tuple[str, ...]  # what else keeps it out of the cell, or should be known of it
+    last_epoch: int  # the epoch whose numbers are taken: the last one evaluated; 0 for none
+    finished: bool  # whether that is the recipe's last epoch
+
+    def value(self, metric: str) -> Optional[float]:
+        """The run's number for a metric of `paper.METRICS`: of its last epoch; of time, the median over its epochs."""
+        if metric == 'minutes_an_epoch':
+            seconds = sorted(values['seconds'] for values in self.run.epochs.values() if 'seconds' in values)
+            return seconds[len(seconds) // 2] / 60 if seconds else None
+        return self.run.epochs.get(self.last_epoch, {}).get(metric)
+
+    @property
+    def devices(self) -> str:
+        """'8 x gpu(0)', '4 GPUs'; '' where the log doesn't say."""
+        header, said = self.run.header, arguments(self.run)
+        listed = said.get('gpus')  # '0,1,2,3' of the detection script
+        gpus = len(listed.split(',')) if isinstance(listed, str) else header.get('num_gpus', said.get('num_gpus'))
+        return '%s GPUs' % gpus if gpus else '%s x %s' % (header['world_size'], header['device']) \
+            if 'world_size' in header and 'device' in header else ''
+
+
+def place(run: Run, name: str) -> Placed:
+    """Decide where `run` belongs."""
+    metric = MAIN_METRIC.get(run.task, '')
+    last = max((epoch for epoch, values in run.epochs.items() if metric in values), default=0)
+    wanted = run.recipe.get('epochs')
+    finished = last > 0 and last == wanted
+    reasons = [] if finished or not run.recipe else \
+        ['stops at epoch %d of %s' % (last, wanted)] if last else ['no epoch has a %s' % metric]
+    recipe, differences, why = _ours(run) if run.writer == 'gluon_bot' else _published(run)
+    other_data = _other_data(run)
+    if run.suspect:
+        kind = SUSPECT
+    elif not run.recipe:
+        kind = UNKNOWN
+    elif other_data or not recipe:
+        kind = OTHER_DATA
+    elif run.writer == 'gluoncv':
+        kind = PUBLISHED
+    else:
+        kind = DIFFERS if reasons or differences or why else FILLS
+    told = [text for text in (run.suspect, other_data) if text] + why + reasons
+    return Placed(run, name, kind, recipe, tuple(differences), tuple(told), last, finished)
+
+
+def arguments(run: Run) -> Dict[str, Any]:
+    """What a GluonCV script printed of its arguments."""
+    found = run.header.get('arguments')
+    return found if isinstance(found, dict) else {}
+
+
+def data_title(run: Run) -> str:
+    """The data as the log names it, with its counts: 'imagenette (9,469 + 3,925 images, 10 classes)'."""
+    counts = [run.data.get(name) for name in ('train_images', 'val_images')]
+    parts = ['%s images' % ' + '.join('?' if count is None else _count(count) for count in counts)] \
+        if any(count is not None for count in counts) else []
+    classes = _classes(run)
+    parts += ['%s classes' % _count(classes)] if classes is not None else []
+    return '%s (%s)' % (run.data.get('name', 'unnamed data'), ', '.join(parts or ['counts not stated']))
+
+
+def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
+    """Recipe, differences and other reasons of a run that our own record tells of."""
+    if not run.recipe:
+        return '', [], ['its start line is missing: recipe and data are not known']
+    name = str(run.recipe.get('name'))
+    parent = name.split('+')[0]  # `--set` adds what it changed to the name
+    nearest = parent if parent in NAMED else _nearest(run)
+    why = []
+    used, wanted = run.header.get('precision'), run.recipe.get('precision')
+    if used is not None and wanted is not None and used != wanted:
+        why.append('computed in %s, the recipe says %s' % (used, wanted))
+    if run.header.get('limit'):
+        why.append('trained on the first %s images only' % run.header['limit'])
+    if run.header.get('init'):
+        why.append('started from weights that were trained before')
+    # a field that an older record lacks had no effect then, which is its default
+    known = {field.name: field.default for field in fields(NAMED[nearest])} if nearest else {}
+    defaults = {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()
+                if value is not MISSING}
+    differences = _differences({**defaults, **run.recipe}, nearest) if nearest else []
+    unknown = sorted(set(run.recipe) - set(known)) if nearest else []
+    if unknown:
+        why.append('this version does not know its fields %s' % ', '.join(unknown))
+    if name not in FILLING and not differences:
+        why.append("'%s' is not a run of the paper" % name)
+    return nearest, differences, why
+
+
+def _published(run: Run) -> Tuple[str, List[Difference], List[str]]:
+    """Nearest recipe, differences and remarks of a run that a GluonCV log tells of."""
+    if not run.recipe:
+        return '', [], ["the script's arguments are missing: recipe and data are not known"]
+    nearest = _nearest(run)
+    why = [] if nearest else ['no recipe has its network' if 'model' in run.recipe else 'its network is not stated']
+    if arguments(run).get('use_pretrained') is True:
+        why.append('starts from pretrained parameters')
+    if run.task != 'classify' and nearest:
+        why.append("the base network's own training is not stated")
+    counted = _padded_count(run)
+    why += ['its last accuracy is counted over %s images, not 50,000' % _count(counted)] if counted else []
+    return nearest, _differences(run.recipe, nearest) if nearest else [], why
+
+
+def _nearest(run: Run) -> str:
+    """The recipe for the same network that differs in the fewest stated fields; of equals the one with fewer tricks."""
+    stated = run.recipe
+    if run.task == 'classify':
+        candidates = [name for name, recipe in RECIPES.items() if recipe.model == stated.get('model')]
+    else:
+        candidates = [name for name, recipe in FINE_TUNINGS.items() if recipe.task == run.task and (
+            stated.get('backbone') == recipe.backbone or stated.get('model') == RECIPES[recipe.backbone].model)]
+    return min(candidates, key=lambda name: len(_differences(stated, name)), default='')
+
+
+def _differences(stated: Dict[str, Any], name: str) -> List[Difference]:
+    """Fields whose stated value is not the named recipe's; the seed and the name may differ."""
+    wanted = as_dict(NAMED[name])
+    return [(field, value, wanted[field]) for field, value in stated.items() if field in wanted
+            and field not in ('name', 'seed')
+            and (value != wanted[field] or isinstance(value, bool) != isinstance(wanted[field], bool))]
+
+
+def _other_data(run: Run) -> str:
+    """Why the data is not the paper's; '' if it is. Our records must state the counts, published logs the name."""
+    known = PAPER_DATA.get(run.task)
+    if known is None:
+        return 'the log does not say what was trained'
+    if not run.data:
+        return 'the log does not say on what data'
+    stated = {'classes': _classes(run), **{name: run.data.get(name) for name in ('train_images', 'val_images')}}
+    strict = run.writer == 'gluon_bot'
+    wrong = any(count != known.counts[name] for name, count in stated.items() if strict or count is not None)
+    if wrong or (not strict and run.data.get('name') != known.name):
+        return 'not trained on %s' % known.title
+    return ''
+
+
+def _classes(run: Run) -> Any:
+    classes = run.data.get('classes')
+    return len(classes) if isinstance(classes, list) else classes
+
+
+def _padded_count(run: Run) -> int:
+    """Over how many images the last accuracy was counted, if all errors are of whole batches of 1,024; else 0."""
+    errors = [(100 - values[name]) / 100 for _, values in sorted(run.epochs.items()) for name in ('val_top1', 'val_top5')
+              if name in values]
+
+    def counted(error: float) -> int:
+        return next((count for count in PADDED if abs(error * count - round(error * count)) < 0.03), 0)
+    return counted(errors[-1]) if len(errors) >= 20 and all(map(counted, errors)) else 0
+
+
+def _count(value: Any) -> str:
+    return '{:,}'.format(value) if type(value) is int else str(value)

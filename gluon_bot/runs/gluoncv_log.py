@@ -1,0 +1,273 @@
+"""Reads the training logs that GluonCV's scripts print, among them those the paper's authors' group published.
+
+Classification, Faster-RCNN and segmentation, in the variants of 2018 and later. Only what a line states is taken: an
+argument of the script that names a field of a recipe, an error turned into accuracy (percent), epochs counted from 1.
+A number must be whole: one that a cut may have shortened is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Dict, List, Optional, Tuple
+
+from gluon_bot.runs.record import MOST_RUNS, Note, Run, cleaned
+
+NETWORKS = {  # GluonCV's names of the networks in `recipes`
+    'inceptionv3': 'inception-v3', 'mobilenet1.0': 'mobilenet', 'resnext50_32x4d': 'resnext50',
+    'se_resnet50_v1': 'se-resnet50', 'se_resnext50_32x4d': 'se-resnext50', 'densenet201': 'densenet201',
+    **{'resnet%d_v1%s' % (depth, variant): 'resnet%d%s' % (depth, variant)
+       for depth in (18, 34, 50, 101, 152) for variant in ('', 'b', 'c', 'd')}}
+TEXT_FIELDS = ('model', 'precision', 'lr_schedule', 'teacher')  # all other fields of a recipe are numbers
+WITHOUT_RESIDUAL_BLOCKS = ('inception-v3', 'mobilenet')  # zero gamma has nothing to act on there
+LABEL_SMOOTHING = 0.1  # a constant of GluonCV's script, as is a teacher's temperature by default
+VALUES = {'training': {'accuracy': 'train_top1', 'err-top1': 'train_top1', 'err-top5': 'train_top5', 'loss': 'loss'},
+          'validation': {'err-top1': 'val_top1', 'err-top5': 'val_top5', 'loss': 'val_loss'}}
+
+NUMBER = r'(\d+\.\d{6}|nan|inf)'
+HEADER = 'Namespace('
+ARGUMENT = re.compile(r"\b(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\[[^\]]{0,500}\]|[^,()\[\]'\"]+)(?:, |$)")
+BATCH = re.compile(r'Epoch\[(\d+)\] Batch \[\d+\].*\slr=%s$' % NUMBER)
+EPOCH = re.compile(r'\[Epoch (\d+)\] (training|validation): (\S.*)$')
+SPEED = re.compile(r'\[Epoch (\d+)\] (?:speed: (\d+) samples/sec\s+)?time cost: %s$' % NUMBER)
+PAIR = re.compile(r'([\w-]+)=%s$' % NUMBER)
+DETECTION_COST = re.compile(r'\[Epoch (\d+)\] Training cost: (\d+\.\d{3}), RPN_Conf=(\d+\.\d{3}),RPN_SmoothL1=(\d+\.\d{3}),'
+                            r'RCNN_CrossEntropy=(\d+\.\d{3}),RCNN_SmoothL1=(\d+\.\d{3})$')
+DETECTION = re.compile(r'\[Epoch (\d+)\] Validation: *$')
+CLASS = re.compile(r'([\w ]{1,80})=(\d(?:\.\d+)?(?:e-\d+)?|nan)$')
+BAR = r'(?:: +100%\|[^|]*\| (\d+)/(\d+) \[[^\]]*\]?.*)?$'
+SEGMENTATION = re.compile(r'Epoch (\d+),? validation pixAcc: (\d\.\d{3}), mIoU: (\d\.\d{3})' + BAR)
+SEGMENTATION_LOSS = re.compile(r'Epoch (\d+),?(?: iteration \d+/\d+:)? training loss (\d+\.\d{3}|nan)' + BAR)
+HEAD = re.compile(r'\(4\): Conv2D\(\d+ -> (\d+), kernel_size=\(1, 1\)')
+SEGMENTATION_START = re.compile(r'Number of GPUs: (\d+)$')
+SEGMENTATION_EPOCHS = re.compile(r'Epoche?s: (\d+)$')  # of 'Total Epoches: 50'
+
+
+class LogReader:
+    """Collects the runs of a log fed line by line. `note` hears of what is damaged, with its line number."""
+
+    def __init__(self, source: str, note: Note) -> None:
+        self.source, self.note = source, note
+        self.runs: List[Run] = []
+        self.detection: Optional[Tuple[int, Dict[str, float]]] = None  # epoch and AP of the classes read so far
+        self.trained = ''  # the epoch whose training loss was told last, for segmentation
+
+    def feed(self, number: int, text: str, whole: bool = True) -> None:
+        """Take one line; `whole` is False where the file ends before the line does. Nothing is raised."""
+        if len(self.runs) > MOST_RUNS:
+            return
+        at = min((found for found in map(text.find, ('[Epoch', 'Epoch', HEADER)) if found >= 0), default=0)
+        line = text[at:].rstrip()
+        if self.detection and self._detection_line(number, line, whole):
+            return
+        if line.startswith(HEADER):
+            self._header(number, line)
+        elif line.startswith('Epoch['):
+            found = BATCH.match(line)
+            if found:
+                self._add(found.group(1), {'lr': float(found.group(2))}, number, replace=True)
+        elif line.startswith('[Epoch'):
+            self._epoch(number, line)
+        elif line.startswith('Epoch '):
+            self._segmentation(number, line)
+        elif 'Evaluating model' in line:
+            self.trained = ''
+        else:
+            self._segmentation_header(number, line)
+
+    def finish(self) -> None:
+        """After the last line: leave out training accuracies that are none, or can't be told from such.
+
+        With label smoothing the script of 2018 compared smoothed targets and logits of the same shape, which MXNet's
+        metric does number by number: 75 % in the first epoch of a network that is right in 5 %.
+        """
+        for run in self.runs:
+            trained, right = (run.epochs.get(1, {}).get(name, math.nan) for name in ('train_top1', 'val_top1'))
+            known = not math.isnan(trained + right)
+            if run.recipe.get('label_smoothing') == 0 or trained < right + 40:
+                continue
+            dropped = [values.pop('train_top1') for values in run.epochs.values() if 'train_top1' in values]
+            if dropped:
+                self.note(0, 'training accuracy left out: ' + (
+                    '%.0f %% in epoch 1, where validation has %.0f %%, is a comparison of smoothed targets number by number'
+                    % (trained, right) if known else 'without epoch 1 it can not be told whether it is one'))
+
+    def _epoch(self, number: int, line: str) -> None:
+        accuracies, speed = EPOCH.match(line), SPEED.match(line)
+        cost, detection = DETECTION_COST.match(line), DETECTION.match(line)
+        if accuracies:
+            epoch, phase, pairs = accuracies.groups()
+            self._add(epoch, self._accuracies(number, VALUES[phase], pairs.split()), number)
+        elif speed:
+            epoch, rate, seconds = speed.groups()
+            self._add(epoch, {'seconds': float(seconds), **({'images_per_second': float(rate)} if rate else {})}, number)
+        elif cost:
+            losses = map(float, cost.groups()[2:])
+            self._add(cost.group(1), {'seconds': float(cost.group(2)), 'loss': round(sum(losses), 3)}, number)
+        elif detection:
+            self.detection = (int(detection.group(1)[:9]), {})
+        elif any(word in line for word in ('validation:', 'training:', ' cost:')):
+            self.note(number, 'cut or damaged, left out')
+
+    def _accuracies(self, number: int, names: Dict[str, str], pairs: List[str]) -> Dict[str, float]:
+        values = {}
+        for pair in pairs:
+            found = PAIR.match(pair)
+            if not found:
+                self.note(number, "'%s' is cut or damaged, left out" % cleaned(pair[:40]))
+            elif found.group(1) in names:
+                key, value = found.group(1), float(found.group(2))
+                shown = value if key == 'loss' else 100 * value if key == 'accuracy' else 100 - 100 * value
+                values[names[key]] = round(shown, 6)
+        return values
+
+    def _detection_line(self, number: int, line: str, whole: bool) -> bool:
+        """A line of the table of classes behind '[Epoch n] Validation:'; False where the table is over."""
+        if self.detection is None:
+            return False
+        epoch, classes = self.detection
+        found = CLASS.match(line)
+        if not found or not whole:
+            self.detection = None
+            self.note(number, 'the table of classes of epoch %d breaks off before its mAP' % (epoch + 1))
+            return not whole
+        if found.group(1) != 'mAP':
+            classes[found.group(1)] = round(100 * float(found.group(2)), 6)
+            return True
+        self.detection = None
+        known = [value for value in classes.values() if value == value]
+        if not known or abs(sum(known) / len(known) - 100 * float(found.group(2))) > 1e-4:
+            self.note(number, 'mAP of epoch %d is not the mean of its classes; left out' % (epoch + 1))
+        else:
+            if self._add(epoch, {'val_map': round(100 * float(found.group(2)), 6)}, number):
+                self.runs[-1].epochs[epoch + 1]['val_ap'] = classes
+        return True
+
+    def _segmentation(self, number: int, line: str) -> None:
+        """Scores count behind the training loss of their epoch: a final evaluation calls itself epoch 0 again."""
+        scores, loss = SEGMENTATION.match(line), SEGMENTATION_LOSS.match(line)
+        if loss and loss.group(3) == loss.group(4):
+            self.trained = loss.group(1)
+            self._add(self.trained, {'loss': float(loss.group(2))}, number, replace=True)
+        elif scores and scores.group(4) == scores.group(5) and scores.group(1) == self.trained:
+            accuracy, miou = (round(100 * float(text), 6) for text in scores.group(2, 3))
+            self._add(self.trained, {'val_pixel_accuracy': accuracy, 'val_miou': miou}, number)
+
+    def _segmentation_header(self, number: int, line: str) -> None:
+        """Before 2019 the segmentation script printed no arguments: GPUs, the network's layers, the number of epochs."""
+        gpus, head, epochs = (pattern.search(line) for pattern in (SEGMENTATION_START, HEAD, SEGMENTATION_EPOCHS))
+        if gpus and not (self.runs and self.runs[-1].task == 'segment' and not self.runs[-1].epochs):
+            self._begin(number, Run(self.source, 'gluoncv', 'segment', header={'num_gpus': int(gpus.group(1)[:9])}))
+        elif head and self.runs and self.runs[-1].task == 'segment':
+            self.runs[-1].data['classes'] = int(head.group(1)[:9])
+        elif epochs and self.runs and self.runs[-1].task == 'segment':
+            self.runs[-1].recipe['epochs'] = int(epochs.group(1)[:9])
+
+    def _header(self, number: int, line: str) -> None:
+        """A new run, unless the script says it goes on with the last one (`resume_epoch`, `start_epoch`)."""
+        closed = line.endswith(')')
+        body = line[len(HEADER):-1] if closed else line[len(HEADER):]
+        arguments = {key: _value(text) for key, text in ARGUMENT.findall(body if closed else body.rpartition(', ')[0])}
+        if not closed:
+            self.note(number, 'the arguments are cut; what is whole is read')
+        run = _run(self.source, arguments)
+        first = next((arguments[key] for key in ('resume_epoch', 'start_epoch') if type(arguments.get(key)) is int), 0)
+        latest = self.runs[-1] if self.runs else None
+        if latest and (latest.task, latest.recipe, latest.data) == (run.task, run.recipe, run.data):
+            if first > 0 or not latest.epochs:  # a restart, or the same header printed twice
+                for epoch in [epoch for epoch in latest.epochs if epoch > first]:
+                    del latest.epochs[epoch]  # trained again from here
+                return
+        self._begin(number, run)
+
+    def _begin(self, number: int, run: Run) -> None:
+        self.trained = ''
+        if len(self.runs) == MOST_RUNS:
+            self.note(number, 'more than %d runs in a file; the rest is left out' % MOST_RUNS)
+        self.runs.append(run)
+
+    def _add(self, epoch: Any, values: Dict[str, float], number: int, replace: bool = False) -> bool:
+        if not self.runs:
+            self.note(number, 'an epoch before any arguments: whose it is can not be known')
+            self.runs.append(Run(self.source, 'gluoncv'))
+        epoch = int(str(epoch)[:9]) + 1
+        if replace:  # told several times an epoch
+            for name in values:
+                self.runs[-1].epochs.get(epoch, {}).pop(name, None)
+        return self.runs[-1].add(epoch, values, number, self.note)
+
+
+def _run(source: str, arguments: Dict[str, Any]) -> Run:
+    """The run a script's arguments describe, in the fields of our recipes where they state them."""
+    if 'network' in arguments:
+        task, network = 'detect', arguments['network']
+    elif 'backbone' in arguments:
+        task, network = 'segment', arguments['backbone']
+    else:
+        task, network = 'classify', arguments.get('model')
+    stated = {'model': NETWORKS.get(network, network) if isinstance(network, str) else None}
+    for key, field in (('num_epochs', 'epochs'), ('epochs', 'epochs'), ('momentum', 'momentum'), ('wd', 'weight_decay'),
+                       ('weight_decay', 'weight_decay')):
+        stated[field] = arguments.get(key, stated.get(field))
+    stated.update(_classification(arguments, stated['model']) if task == 'classify' else _fine_tuning(arguments))
+    name = arguments.get('dataset') if task != 'classify' else \
+        'imagenet' if 'imagenet' in str(arguments.get('data_dir')) else None
+    recipe = {field: value for field, value in stated.items()
+              if value is not None and (field in TEXT_FIELDS or not isinstance(value, str))}
+    return Run(source, 'gluoncv', task, recipe, {'name': name} if isinstance(name, str) else {}, {'arguments': arguments})
+
+
+def _classification(arguments: Dict[str, Any], model: Any) -> Dict[str, Any]:
+    numbers: List[Any] = [arguments.get(key) for key in ('batch_size', 'num_gpus', 'lr')]
+    batch, devices, rate = numbers
+    stated = {'image_size': arguments.get('input_size'), 'precision': arguments.get('dtype'),
+              'warmup_epochs': arguments.get('warmup_epochs'), 'no_bias_decay': arguments.get('no_wd'),
+              'lr_schedule': arguments.get('lr_mode')}
+    if type(batch) is int and type(devices) is int:
+        stated['batch_size'] = batch * max(devices, 1)  # the script's batch is that of one device
+        if type(rate) in (int, float) and batch > 0:
+            stated['base_lr'] = round(rate * 256 / stated['batch_size'], 9)  # its rate is that of the whole batch
+    if arguments.get('lr_mode', 'step') == 'step':
+        stated.update(_decays(arguments, arguments.get('num_epochs')))
+    if model not in WITHOUT_RESIDUAL_BLOCKS:
+        stated['zero_gamma'] = arguments.get('last_gamma')
+    if type(arguments.get('label_smoothing')) is bool:
+        stated['label_smoothing'] = LABEL_SMOOTHING if arguments['label_smoothing'] else 0.0
+    if type(arguments.get('mixup')) is bool:
+        stated['mixup_alpha'] = arguments.get('mixup_alpha') if arguments['mixup'] else 0.0
+    if 'teacher' in arguments:
+        stated['teacher'] = '' if arguments['teacher'] is None else 'GluonCV %s' % arguments['teacher']
+    return stated
+
+
+def _fine_tuning(arguments: Dict[str, Any]) -> Dict[str, Any]:
+    stated = {'short_side': arguments.get('short'), 'long_side': arguments.get('max_size'),
+              'crop_size': arguments.get('crop_size'), 'base_size': arguments.get('base_size'),
+              'batch_size': arguments.get('batch_size'), **_decays(arguments, arguments.get('epochs'))}
+    if type(arguments.get('batch_size')) is int and type(arguments.get('lr')) is float:
+        stated.update(base_lr=arguments['lr'], lr_batch_size=arguments['batch_size'])
+    if arguments.get('lr_warmup') in (-1, 0, '-1', '0'):
+        stated['warmup_epochs'] = 0  # otherwise it counts batches
+    return stated
+
+
+def _decays(arguments: Dict[str, Any], epochs: Any) -> Dict[str, Any]:
+    """Epochs of a step schedule before the last one, and the factor."""
+    decays = str(arguments.get('lr_decay_epoch')).split(',')
+    if type(epochs) is not int or not all(part.isdigit() and len(part) < 9 for part in decays):
+        return {}
+    return {'lr_decay_epochs': [int(part) for part in decays if int(part) < epochs],
+            'lr_decay_factor': arguments.get('lr_decay')}
+
+
+def _value(text: str) -> Any:
+    """An argument as Python prints it: text, number, True, False, None; lists stay text."""
+    if text[0] in '\'"':
+        return cleaned(text[1:-1])
+    if text in ('True', 'False', 'None'):
+        return {'True': True, 'False': False, 'None': None}[text]
+    if re.match(r'-?\d{1,15}$', text):
+        return int(text)
+    if re.match(r'-?\d{1,15}(\.\d{1,20})?(e-?\d{1,3})?$', text):
+        return float(text)
+    return cleaned(text)

@@ -1,0 +1,138 @@
+"""What the runs below a folder are doing, as their records and locks tell: `gluon-bot runs DIR`."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from typing import Any, Dict, List, NamedTuple, Optional
+
+from gluon_bot import InputError
+from gluon_bot.console import duration, one_line
+from gluon_bot.files import is_owned
+from gluon_bot.recipes import paper
+from gluon_bot.recipes.paper import MAIN_METRIC
+from gluon_bot.runs.record import RECORD, cleaned, read_lines
+
+RUNNING, DONE, FAILED, STOPPED, UNREADABLE = 'running', 'done', 'failed', 'stopped', 'unreadable'
+RECENT_EPOCHS = 5  # whose median time tells the time left
+SILENT_SECONDS = 600  # without a lock to ask: what was quiet for so long, and for two epochs, does not run any more
+MOST_WIDTH = 36  # of a name in the table
+
+
+class Status(NamedTuple):
+    """One run. What its record does not tell is None, or an empty text."""
+
+    name: str  # its folder, below the one that was asked for
+    state: str
+    recipe: str
+    task: str
+    epoch: int  # epochs that are trained and evaluated
+    epochs: Optional[int]
+    step: int  # updates recorded
+    steps: Optional[int]
+    scores: Dict[str, float]  # of the last epoch: names of paper.METRICS, in percent
+    loss: Optional[float]  # this and what follows: as they were recorded last
+    lr: Optional[float]
+    images_per_second: Optional[float]
+    seconds_left: Optional[float]  # where it is running, and not slower than it was
+    silent_seconds: float  # since something was recorded
+    reason: str  # why it failed, or can't be read
+
+    @property
+    def score(self) -> str:
+        """The task's main score, 'top-1 78.31 %'; '' before the first epoch."""
+        metric = MAIN_METRIC.get(self.task, '')
+        return '%s %.2f %%' % (paper.METRICS[metric].label, self.scores[metric]) if metric in self.scores else ''
+
+
+def find_runs(folder: str) -> List[Status]:
+    """Each run in `folder` and below, by name. InputError where there is no such folder; nothing inside it raises."""
+    if not os.path.isdir(folder):
+        raise InputError('%s: no such folder of runs' % folder)
+    found = []
+    for path, folders, files in os.walk(folder):
+        folders.sort()
+        if RECORD in files:
+            folders.clear()  # what is below a run is its own
+            found.append(status_of(path, os.path.relpath(path, folder) if path != folder else path))
+    return found
+
+
+def status_of(run: str, name: str = '') -> Status:
+    """The run in the folder `run`. Nothing raises: a run that can't be read is one whose state says so."""
+    path = os.path.join(run, RECORD)
+    try:
+        lines = read_lines(path)
+        silent_seconds = max(0.0, time.time() - os.stat(path).st_mtime)
+        if not lines or lines[0]['event'] != 'start' or not isinstance(lines[0].get('recipe'), dict):
+            raise InputError('%s: does not begin with the start of a run' % path)
+    except (InputError, OSError) as error:
+        return Status(name or run, UNREADABLE, '', '', 0, None, 0, None, {}, None, None, None, None, 0.0, str(error))
+    return _status(name or run, lines, silent_seconds, is_owned(run))
+
+
+def _status(name: str, lines: List[Dict[str, Any]], silent_seconds: float, owned: Optional[bool]) -> Status:
+    """What the lines say. owned: whether a process has the run's folder; None where that can't be known."""
+    start, last = cleaned(lines[0]), cleaned(lines[-1])
+    recipe = start['recipe']
+    ended = [line for line in lines if line['event'] == 'epoch']
+    epochs, steps_an_epoch = _whole(recipe.get('epochs')), _whole(start.get('steps_an_epoch'))
+    step = max([_whole(line.get('step')) or 0 for line in lines])
+    rate = _latest(lines, 'images_per_second')
+    times = [seconds for seconds in (_number(line.get('seconds')) for line in ended[-RECENT_EPOCHS:]) if seconds]
+    images = (steps_an_epoch or 0) * (_whole(recipe.get('batch_size')) or 0)
+    an_epoch = statistics.median(times) if times else images / rate if rate else None  # seconds
+    state = {'done': DONE, 'failed': FAILED}.get(last['event'], STOPPED)
+    alive = silent_seconds < max(SILENT_SECONDS, 2 * (an_epoch or 0)) if owned is None else owned
+    if alive and state != DONE:
+        state = RUNNING
+    left = None
+    if state == RUNNING and an_epoch and epochs and steps_an_epoch:
+        left = (epochs - step / steps_an_epoch) * an_epoch - silent_seconds
+    return Status(
+        name=name, state=state, recipe=str(recipe.get('name', '')), task=str(start.get('task', '')),
+        epoch=max([_whole(line.get('epoch')) or 0 for line in ended] or [0]), epochs=epochs,
+        step=step, steps=epochs * steps_an_epoch if epochs and steps_an_epoch else None,
+        scores=_scores(ended[-1] if ended else {}), loss=_latest(lines, 'loss'), lr=_latest(lines, 'lr'),
+        images_per_second=rate, seconds_left=left if left and left > 0 else None, silent_seconds=silent_seconds,
+        reason=str(last.get('reason', '')) if state == FAILED else '')
+
+
+def _scores(line: Dict[str, Any]) -> Dict[str, float]:
+    numbers = {name: _number(line.get(name)) for name, metric in paper.METRICS.items() if metric.unit == '%'}
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
+def _latest(lines: List[Dict[str, Any]], name: str) -> Optional[float]:
+    return next((number for number in (_number(line.get(name)) for line in reversed(lines)) if number is not None), None)
+
+
+def _number(value: Any) -> Optional[float]:
+    return float(value) if type(value) in (int, float) and math.isfinite(value) and value >= 0 else None
+
+
+def _whole(value: Any) -> Optional[int]:
+    return value if type(value) is int and value >= 0 else None
+
+
+def runs_table(found: List[Status]) -> str:
+    """A line for each run, the newest news of it last; what is not known is '-'."""
+    rows = [('RUN', 'RECIPE', 'STATE', 'EPOCH', 'SCORE', 'IMAGES/S', 'LEFT', 'LAST NEWS')]
+    rows += [(_shortened(one.name), _shortened(one.recipe) or '-', one.state,
+              '-' if one.state == UNREADABLE else '%d/%s' % (one.epoch, one.epochs or '?'), one.score or '-',
+              rate_text(one.images_per_second), '-' if one.seconds_left is None else duration(one.seconds_left),
+              '-' if one.state == UNREADABLE else duration(one.silent_seconds) + ' ago') for one in found]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return '\n'.join('  '.join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def rate_text(images_per_second: Optional[float]) -> str:
+    """A rate in three digits, '-' for none."""
+    return '-' if images_per_second is None else ('%.3g' if images_per_second < 1000 else '%.0f') % images_per_second
+
+
+def _shortened(name: str) -> str:
+    shown = one_line(name)
+    return shown if len(shown) <= MOST_WIDTH else shown[:MOST_WIDTH - 1] + '…'

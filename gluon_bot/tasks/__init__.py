@@ -1,0 +1,1 @@
+"""What is trained: classification, detection, segmentation; a file a task."""

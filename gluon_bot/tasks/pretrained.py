@@ -1,0 +1,93 @@
+"""Weights from elsewhere: files of GluonCV's model zoo and our own checkpoints, to start a run from or make one of."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, List, Optional, Tuple
+
+import mxnet as mx
+import numpy as np
+
+from gluon_bot import InputError
+from gluon_bot.data.records import manifest
+from gluon_bot.files import sha256_of
+from gluon_bot.models.build import build, initialize
+from gluon_bot.models.gluoncv import read_parameters, renamed
+from gluon_bot.models.parameters import CLASSIFIER, load_parameters, network_arrays
+from gluon_bot.models.zoo import gluoncv, standard_image_size
+from gluon_bot.recipes.classification import Recipe
+from gluon_bot.recipes.fields import as_dict
+from gluon_bot.runs import checkpoint
+
+
+def read(path: str, network: mx.gluon.HybridBlock) -> Dict[str, np.ndarray]:
+    """The arrays for `network` in a .params file of GluonCV's or a checkpoint of ours, by our names; it may have other
+    classes.
+
+    Raises InputError where the file is damaged or of another architecture.
+    """
+    if not os.path.exists(path):
+        raise InputError('%s: no such file or folder; give a .params file of GluonCV, a run or a checkpoint' % path)
+    if os.path.isfile(path):
+        return renamed(network, read_parameters(path), path)
+    return checkpoint.arrays(checkpoint.find(path), 'parameters.npz')
+
+
+def start_from(network: mx.gluon.HybridBlock, path: str) -> List[str]:
+    """Copy the weights at `path` into an initialised network; a classifier of another number of classes keeps its own.
+
+    Returns the names of the parameters that keep their own. Raises InputError, before anything is copied, where an array is
+    missing, left over or of another shape.
+    """
+    given, wanted = read(path, network), network_arrays(network)
+    kept = [name for name, array in wanted.items()
+            if name.startswith(CLASSIFIER) and name in given and given[name].shape[1:] == array.shape[1:]
+            and given[name].shape != array.shape]
+    load_parameters(network, {**given, **{name: wanted[name].asnumpy() for name in kept}}, path)
+    return kept
+
+
+def origin(path: str) -> Dict[str, Any]:
+    """How the record of a run names the weights it started from; nothing for no path."""
+    if not path:
+        return {}
+    if os.path.isfile(path):
+        return {'init': {'name': os.path.basename(path), 'sha256': sha256_of(path)}}
+    found = checkpoint.find(path)
+    return {'init': {'name': found.meta['recipe'].get('name'), 'step': found.step,
+                     'sha256': found.meta['files']['parameters.npz']['sha256']}}
+
+
+def import_file(path: str, model: str, out: str, data: Optional[str] = None) -> str:
+    """Make a checkpoint in folder `out` from a .params file for the network called `model`; returns the checkpoint's folder.
+
+    The classes are those of the records in folder `data`, or ImageNet's if there are 1,000 of them.
+    Raises InputError where file, network and classes do not belong together, or `out` holds a run.
+    """
+    if os.path.exists(os.path.join(out, checkpoint.FOLDER)):
+        raise InputError('%s: holds checkpoints already; choose another --out' % out)
+    given = read(path, build(model))
+    classes, called = _class_names(len(given[CLASSIFIER + 'weight']), data, path)
+    network, size = build(model, len(classes)), standard_image_size(model)
+    initialize(network, mx.cpu(), seed=0, image_size=size)
+    load_parameters(network, given, path)
+    recipe = Recipe('imported-' + model, model=model, image_size=size)
+    meta = {'task': 'classify', 'recipe': as_dict(recipe), 'classes': classes, 'data': {'name': called}, 'epoch': 0,
+            'step': 0,
+            **origin(path)}
+    arrays = {name: array.asnumpy() for name, array in network_arrays(network).items()}
+    return checkpoint.save(out, meta, arrays, {})
+
+
+def _class_names(count: int, data: Optional[str], path: str) -> Tuple[List[str], str]:
+    """The names of the classes and of what they are the classes of."""
+    if data:
+        found = manifest.load(data, 'val')
+        if len(found.classes) != count:
+            raise InputError('%s: tells %d classes apart, the records in %s have %d'
+                             % (path, count, data, len(found.classes)))
+        return list(found.classes), found.name
+    if count != 1000:
+        raise InputError('%s: tells %d classes apart; name them with --data, a folder of records of these classes'
+                         % (path, count))
+    return list(gluoncv().data.ImageNet1kAttr().synset), 'imagenet'

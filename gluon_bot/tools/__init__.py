@@ -1,0 +1,1 @@
+"""Commands beside training: benchmark, doctor, export, figures, pictures, predict."""

@@ -1,0 +1,301 @@
+"""How fast this machine trains: `gluon-bot benchmark`, with the very step, pipeline and evaluation that `train` uses.
+
+    step      the training step on one batch that stays in memory, no pipeline
+    data      the pipeline alone: decoded, augmented and normalised images, by number of decoding threads
+    train     training from records, against the step alone, and the share of the time spent waiting for images
+    scaling   the step on 1, 2, 4, ... workers of the same batch together: efficiency, bytes and seconds of the allreduce
+    evaluate  an evaluation from records against forward passes alone
+
+Every measurement has processes of its own: bfloat16 and the number of threads hold for a whole process. It is repeated in
+rounds that alternate between what is compared; a figure is the median of the rounds, with the lowest and highest beside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Any, Callable, Dict, Iterator, List, Sequence
+
+from gluon_bot import InputError, RunError
+from gluon_bot.console import say, without_native_lines
+from gluon_bot.distributed import environment, gpus, launcher
+from gluon_bot.files import parse_json
+from gluon_bot.recipes.classification import RECIPES, Recipe
+from gluon_bot.recipes.fields import as_dict, from_dict
+from gluon_bot.runs.record import provenance
+
+WARM_UP_STEPS = 2  # the first compiles the graph, the second still allocates
+IMAGENET_TRAINING_IMAGES = 1281167
+IMAGENET_CLASSES = 1000
+NEEDS_DATA = ('data', 'train', 'evaluate')
+COLUMNS = {
+    'recipe': 'recipe', 'model': 'model', 'batch_size': 'batch', 'precision': 'precision', 'layout': 'layout',
+    'workers': 'workers', 'omp_threads': 'threads', 'decode_threads': 'decoding', 'images_per_second': 'images/s',
+    'cached_images_per_second': 'step alone',
+    'forward_images_per_second': 'forward alone', 'ratio': 'ratio', 'waiting_share': 'waiting', 'efficiency': 'efficiency',
+    'allreduce_bytes': 'allreduce bytes', 'allreduce_seconds': 'allreduce s', 'imagenet_epoch_minutes': 'min/epoch',
+    'peak_memory_mib': 'memory MiB'}
+
+
+def run(what: str, recipes: Sequence[Recipe], data: str = '', workers: int = 1, repeats: int = 5,
+        steps: int = 10) -> Dict[str, Any]:
+    """Measure each recipe; returns {'rows': [a figure a key, a row a measurement], 'repeats', 'steps', machine, versions}.
+
+    workers: the most of `scaling`. steps: updates, or batches, in a round.
+    Raises InputError without the data that is needed, RunError where a measurement fails.
+    """
+    if what in NEEDS_DATA and not data:
+        raise InputError('benchmark %s reads records: give a folder made by gluon-bot pack with --data' % what)
+    rows = []
+    for recipe in recipes:
+        alone = None
+        for count in _worker_counts(workers) if what == 'scaling' else [1]:
+            say('measuring %s: %s, batch %d, workers: %d' % (what, recipe.name, recipe.batch_size, count))
+            request = {'what': what, 'recipe': as_dict(recipe), 'data': data, 'repeats': repeats, 'steps': steps}
+            found = _in_processes(request, count)
+            alone = alone or found[0]
+            if what == 'scaling':
+                found[0]['efficiency'] = found[0]['images_per_second']['median'] / alone['images_per_second']['median']
+            rows += found
+    return {'what': what, 'rows': rows, 'repeats': repeats, 'steps': steps, **circumstances()}
+
+
+def circumstances() -> Dict[str, Any]:
+    """Where and when a figure was measured: date, processor, GPUs, cores, versions, git commit."""
+    return {'date': time.strftime('%Y-%m-%d'), 'processor': processor(), 'gpus': gpus.listing(), **provenance()}
+
+
+def table(result: Dict[str, Any]) -> str:
+    """The rows as aligned text; of a figure the median and, in brackets, the lowest and highest of the rounds."""
+    shown = [column for column in COLUMNS if any(column in row for row in result['rows'])]
+    lines = [[COLUMNS[column] for column in shown]]
+    lines += [[_cell(row.get(column)) for column in shown] for row in result['rows']]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    text = ['  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    return '\n'.join(text + ['medians of %d rounds of %d steps [lowest-highest], on %s, %d cores' % (
+        result['repeats'], result['steps'], result['gpus'].replace('\n', '; ') or result['processor'], result['cpus'])])
+
+
+def processor() -> str:
+    """The name of this CPU, as Linux has it."""
+    try:
+        with open('/proc/cpuinfo') as file:
+            return next((line.partition(':')[2].strip() for line in file if line.startswith('model name')), 'unknown CPU')
+    except OSError:
+        return 'unknown CPU'
+
+
+def rounds(sides: Dict[Any, Callable[[], float]], repeats: int) -> Dict[Any, List[float]]:
+    """What each side returns, `repeats` times, the sides in turn, so that a slow minute hits all of them."""
+    found: Dict[Any, List[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, measure in sides.items():
+            found[name].append(measure())
+    return found
+
+
+def spread(values: Sequence[float]) -> Dict[str, float]:
+    """Median, lowest and highest."""
+    return {'median': statistics.median(values), 'lowest': min(values), 'highest': max(values)}
+
+
+def _worker_counts(most: int) -> List[int]:
+    counts = [1 << power for power in range(most.bit_length())]
+    return counts if counts[-1] == most else counts + [most]
+
+
+def _in_processes(request: Dict[str, Any], workers: int) -> List[Dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'rows.json')
+        command = [sys.executable, '-m', 'gluon_bot.tools.benchmark', json.dumps({**request, 'path': path})]
+        code = launcher.start(command, workers) if workers > 1 else subprocess.run(command).returncode
+        if code == 2:
+            raise InputError('nothing was measured; the line above says why')
+        if code:
+            raise RunError('a measurement ended with code %d' % code)
+        with open(path) as file:
+            return parse_json(file.read())
+
+
+def _measure(request: Dict[str, Any]) -> None:
+    """In a process of its own: measure and, as the first rank, write the rows."""
+    launcher.follow_parent()
+    environment.prepare(int(os.environ.get('HOROVOD_LOCAL_SIZE', 1)))
+    from gluon_bot.distributed import horovod
+    recipe = from_dict(request['recipe'])
+    ranks = horovod.join()
+    with without_native_lines('MKLDNN Pooling'):
+        rows = MEASUREMENTS[request['what']](recipe, request['data'], ranks, request['repeats'], request['steps'])
+    common = {'recipe': recipe.name, 'model': recipe.model, 'batch_size': recipe.batch_size, 'workers': ranks.size,
+              'omp_threads': environment.own_cores(),
+              'peak_memory_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if ranks.first:
+        with open(request['path'], 'w') as file:
+            json.dump([{**common, **row} for row in rows], file)
+
+
+class CachedStep:
+    """A training state and a batch in memory; a call trains on batches and returns images/s over all ranks."""
+
+    def __init__(self, recipe: Recipe, ranks: Any, classes: int = IMAGENET_CLASSES) -> None:
+        import mxnet as mx
+
+        from gluon_bot.distributed import horovod
+        from gluon_bot.tasks import classification
+        from gluon_bot.training import setup
+        self.recipe, self.classes, self.context = recipe, classes, horovod.device(ranks)
+        self.state = classification.new_state(recipe, classes, ranks, self.context, 1)
+        self.batch_size = setup.micro_batch(recipe.batch_size, ranks.size, 1)
+        self.teacher = None
+        if recipe.teacher:
+            taught_with = replace(RECIPES[recipe.teacher], precision=recipe.precision, image_size=recipe.image_size)
+            self.teacher, _ = classification.evaluation_network(taught_with, classes, self.context)
+        shape = (self.batch_size, 3, recipe.image_size, recipe.image_size)
+        images, labels = mx.nd.random.normal(shape=shape), mx.nd.arange(self.batch_size) % classes
+        self.cached = itertools.repeat((images.as_in_context(self.context), labels.as_in_context(self.context)))
+        self(self.cached, WARM_UP_STEPS)
+
+    def __call__(self, batches: Iterator[Any], steps: int) -> float:
+        import mxnet as mx
+
+        from gluon_bot.tasks import classification
+        mx.nd.waitall()
+        began = time.perf_counter()
+        for step in range(steps):
+            classification.train_step(self.state, self.teacher, batches, self.recipe, self.classes, step, 1)
+        mx.nd.waitall()
+        return steps * self.recipe.batch_size / (time.perf_counter() - began)
+
+
+def _step(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
+    step = CachedStep(recipe, ranks)
+    return [_trained(step, spread(rounds({'step': lambda: step(step.cached, steps)}, repeats)['step']))]
+
+
+def _trained(step: CachedStep, speed: Dict[str, float]) -> Dict[str, Any]:
+    return {'precision': step.state.precision, 'layout': step.state.layout, 'images_per_second': speed,
+            'imagenet_epoch_minutes': IMAGENET_TRAINING_IMAGES / speed['median'] / 60}
+
+
+def _scaling(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
+    """All ranks take the same rounds; the gradients of the last step are what the allreduce sums again."""
+    import mxnet as mx
+    step = CachedStep(recipe, ranks)
+    gradients = [parameter.grad() for parameter in step.state.trainer._params if parameter.grad_req != 'null']
+
+    def allreduce() -> float:
+        began = time.perf_counter()
+        step.state.trainer.allreduce_grads()
+        mx.nd.waitall()
+        return time.perf_counter() - began
+
+    found = rounds({'step': lambda: step(step.cached, steps), 'allreduce': allreduce}, repeats)
+    return [{**_trained(step, spread(found['step'])),
+             'allreduce_bytes': sum(array.size * array.dtype().itemsize for array in gradients) if ranks.size > 1 else 0,
+             'allreduce_seconds': spread(found['allreduce'])}]
+
+
+def _data(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
+    """`steps` batches a round, or as many as the records fill, by number of threads up to the worker's cores."""
+    from gluon_bot.data.classification import steps_an_epoch, train_batches
+    from gluon_bot.data.records import verify
+    batches = min(steps, steps_an_epoch(verify.check(data, 'train').images, recipe.batch_size))
+
+    def images_per_second(threads: int) -> float:
+        began = time.perf_counter()
+        for batch, _ in train_batches(data, recipe, 0, 0, 1, recipe.batch_size, batches, threads=threads):
+            batch.wait_to_read()
+        return batches * recipe.batch_size / (time.perf_counter() - began)
+
+    speeds = rounds({threads: partial(images_per_second, threads) for threads in _worker_counts(environment.own_cores())},
+                    repeats)
+    return [{'decode_threads': threads, 'images_per_second': spread(values)} for threads, values in speeds.items()]
+
+
+def _train(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
+    """A round begins anew, as an epoch does: what was decoded while others were measured would cost nothing."""
+    from gluon_bot.data.classification import steps_an_epoch, train_batches
+    from gluon_bot.data.records import verify
+    found = verify.check(data, 'train')
+    steps_an_epoch(found.images, recipe.batch_size)  # said before anything is trained
+    step = CachedStep(recipe, ranks, len(found.classes))
+    waited: List[float] = []
+    epochs = itertools.count()
+
+    def timed(batches: Iterator[Any]) -> Iterator[Any]:
+        for _ in range(steps):
+            began = time.perf_counter()
+            batch = next(batches)
+            waited[-1] += time.perf_counter() - began
+            yield batch
+
+    def fed() -> float:
+        waited.append(0.0)
+        return step(timed(train_batches(data, recipe, next(epochs), 0, 1, recipe.batch_size, batches=steps,
+                                                 context=step.context)), steps)
+
+    speeds = rounds({'fed': fed, 'cached': lambda: step(step.cached, steps)}, repeats)
+    shares = [seconds * speed / (steps * recipe.batch_size) for seconds, speed in zip(waited, speeds['fed'])]
+    return [{**_trained(step, spread(speeds['fed'])), 'cached_images_per_second': spread(speeds['cached']),
+             'ratio': ratio(speeds['fed'], speeds['cached']), 'waiting_share': spread(shares)}]
+
+
+def _evaluate(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
+    import mxnet as mx
+
+    from gluon_bot.data.records import verify
+    from gluon_bot.distributed import horovod
+    from gluon_bot.tasks import classification
+    from gluon_bot.tricks import low_precision
+    found, context = verify.check(data, 'val'), horovod.device(ranks)
+    network, used = classification.evaluation_network(recipe, len(found.classes), context)
+    images = min(found.images, steps * recipe.batch_size)
+    batch = mx.nd.random.normal(shape=(recipe.batch_size, 3, recipe.image_size, recipe.image_size)).as_in_context(context)
+    batch = batch.astype(low_precision.input_type(used))
+
+    def exact() -> float:
+        began = time.perf_counter()
+        classification.evaluate(network, data, found.images, recipe, ranks, context, used, recipe.batch_size, images)
+        return images / (time.perf_counter() - began)
+
+    def forward() -> float:
+        began = time.perf_counter()
+        for _ in range(steps):
+            network(batch)
+        mx.nd.waitall()
+        return steps * recipe.batch_size / (time.perf_counter() - began)
+
+    exact(), forward()
+    speeds = rounds({'exact': exact, 'forward': forward}, repeats)
+    return [{'precision': used, 'images_per_second': spread(speeds['exact']),
+             'forward_images_per_second': spread(speeds['forward']), 'ratio': ratio(speeds['exact'], speeds['forward'])}]
+
+
+def ratio(these: Sequence[float], those: Sequence[float]) -> Dict[str, float]:
+    """Of neighbouring rounds, not of medians: they had the same minute."""
+    return spread([this / that for this, that in zip(these, those)])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return '%.4g [%.4g-%.4g]' % (value['median'], value['lowest'], value['highest'])
+    return '%.4g' % value if isinstance(value, float) else '-' if value is None else str(value)
+
+
+MEASUREMENTS = {'step': _step, 'data': _data, 'train': _train, 'scaling': _scaling, 'evaluate': _evaluate}
+
+if __name__ == '__main__':
+    try:
+        _measure(json.loads(sys.argv[1]))
+    except InputError as error:
+        say('gluon-bot: %s' % error)
+        sys.exit(2)

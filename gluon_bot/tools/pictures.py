@@ -1,0 +1,142 @@
+"""Predictions as pictures: the five likeliest classes as bars, boxes with class and score, a coloured mask with its legend.
+
+matplotlib is loaded by the first picture. Images are uint8 RGB arrays (height, width, 3); pictures are written as PNG, whole
+or not at all.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import itertools
+from typing import Any, Iterable, Optional, Sequence, Tuple
+
+import numpy as np
+
+from gluon_bot.data import transforms
+from gluon_bot.data.classification import train_batches, validation_batches
+from gluon_bot.data.records import verify
+from gluon_bot.files import atomic_write
+from gluon_bot.recipes.classification import Recipe
+
+# Okabe and Ito's colours, told apart by the colour-blind too; further classes go round the colour circle
+FIRST_COLORS = ((0.90, 0.62, 0.00), (0.34, 0.71, 0.91), (0.00, 0.62, 0.45), (0.94, 0.89, 0.26),
+                (0.00, 0.45, 0.70), (0.84, 0.37, 0.00), (0.80, 0.47, 0.65))
+GOLDEN_RATIO = 0.618034
+LEGEND_ROWS = 16
+MASK_OPACITY = 0.55
+PICTURE_INCHES = 6.0  # of the image's longer side
+DOTS_PER_INCH = 130
+NAME_LENGTH = 32
+
+Color = Tuple[float, float, float]
+
+
+def save_top5(path: str, image: np.ndarray, names: Sequence[str], probabilities: np.ndarray) -> None:
+    """The image above bars for the five largest of `probabilities` (classes,), largest first."""
+    best = np.argsort(-probabilities, kind='stable')[:5]
+    below = 0.3 * len(best)
+    figure, axes = _figure(image, below + 0.2)
+    bars = figure.add_axes([0.02, 0.1 / figure.get_figheight(), 0.96, below / figure.get_figheight()])
+    bars.barh(range(len(best)), probabilities[best], color=[color(0)] + [(0.7, 0.7, 0.7)] * (len(best) - 1), height=0.8)
+    for row, index in enumerate(best):
+        bars.text(0.01, row, '%s  %.1f %%' % (_name(names, index), 100 * probabilities[index]), va='center', fontsize=10,
+                  parse_math=False)
+    bars.set_xlim(0, 1)
+    bars.set_ylim(len(best) - 0.4, -0.6)
+    bars.axis('off')
+    _save(figure, axes, image, path)
+
+
+def save_boxes(path: str, image: np.ndarray, names: Sequence[str], boxes: np.ndarray, classes: Iterable[int],
+               scores: Optional[Iterable[float]] = None) -> None:
+    """The image with boxes (n, 4), xmin, ymin, xmax, ymax in pixels, each with its class and its score, if there are any."""
+    figure, axes = _figure(image)
+    for box, index, score in zip(boxes, classes, itertools.repeat(None) if scores is None else scores):
+        xmin, ymin, xmax, ymax = (float(edge) for edge in box)
+        axes.plot([xmin, xmax, xmax, xmin, xmin], [ymin, ymin, ymax, ymax, ymin], color=color(index), linewidth=2)
+        label = _name(names, index) + ('' if score is None else ' %.2f' % score)
+        axes.text(xmin, ymin, label, fontsize=9, va='bottom' if ymin > image.shape[0] * 0.06 else 'top', parse_math=False,
+                  color='black', bbox={'facecolor': color(index), 'edgecolor': 'none', 'pad': 1.5, 'alpha': 0.9})
+    _save(figure, axes, image, path)
+
+
+def save_mask(path: str, image: np.ndarray, names: Sequence[str], mask: np.ndarray) -> None:
+    """The image under the colours of its classes (height, width), -1 left as it is, beside a legend: largest areas first."""
+    from matplotlib.patches import Patch
+    indices, areas = np.unique(mask[mask >= 0], return_counts=True)
+    largest = indices[np.argsort(-areas, kind='stable')]
+    figure, axes = _figure(image, right=2.6)
+    shown = image / 255
+    for index in largest:
+        shown[mask == index] = (1 - MASK_OPACITY) * shown[mask == index] + MASK_OPACITY * np.array(color(index))
+    share = {index: 100 * area / mask.size for index, area in zip(indices, areas)}
+    patches = [Patch(color=color(index), label='%s  %.1f %%' % (_name(names, index), share[index]))
+               for index in largest[:LEGEND_ROWS]]
+    if len(largest) > LEGEND_ROWS:
+        patches.append(Patch(color='none', label='and %d more' % (len(largest) - LEGEND_ROWS)))
+    legend = figure.legend(handles=patches, loc='upper left', bbox_to_anchor=axes.get_position().p1, frameon=False,
+                           fontsize=9)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    _save(figure, axes, shown, path)
+
+
+def color(index: int) -> Color:
+    """The colour of a class, (red, green, blue) in 0..1: always the same one."""
+    if index < len(FIRST_COLORS):
+        return FIRST_COLORS[int(index)]
+    return colorsys.hsv_to_rgb(index * GOLDEN_RATIO % 1, 0.55 + 0.4 * (index % 3) / 2, 0.65 + 0.35 * (index % 2))
+
+
+def _figure(image: np.ndarray, below: float = 0.0, right: float = 0.0) -> Tuple[Any, Any]:
+    """A figure that the image fills but for `below` and `right`, in inches, and the image's axes."""
+    from matplotlib.figure import Figure
+    height, width = image.shape[:2]
+    scale = PICTURE_INCHES / max(height, width)
+    figure = Figure(figsize=(width * scale + right, height * scale + below), dpi=DOTS_PER_INCH)
+    across, up = width * scale / figure.get_figwidth(), height * scale / figure.get_figheight()
+    return figure, figure.add_axes((0, 1 - up, across, up))
+
+
+def _save(figure: Any, axes: Any, image: np.ndarray, path: str) -> None:
+    axes.imshow(image, interpolation='nearest')
+    axes.axis('off')
+    with atomic_write(path, 'wb') as file:
+        figure.savefig(file, format='png', metadata={'Software': None})
+
+
+def _name(names: Sequence[str], index: int) -> str:
+    name = names[int(index)]
+    return name if len(name) <= NAME_LENGTH else name[:NAME_LENGTH - 1] + '…'
+
+
+COLUMNS, ROWS = 6, 4
+
+
+def picture(folder: str, split: str, out_png: str, recipe: Recipe) -> None:
+    """Write a PNG of the first images of an epoch ('train', augmented as `recipe` says) or of the validation records.
+
+    Raises InputError for a folder without sound records.
+    """
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    manifest = verify.check(folder, split)
+    count = min(COLUMNS * ROWS, manifest.images)
+    if split == 'train':
+        batches = train_batches(folder, recipe, 0, 0, 1, count, 1)
+    else:
+        batches = validation_batches(folder, recipe, 0, 1, count, count)
+    images, labels = [array.asnumpy() for array in next(batches)]
+    pixels = images.transpose(0, 2, 3, 1) * np.array(transforms.STD) + np.array(transforms.MEAN)
+    figure, places = pyplot.subplots(ROWS, COLUMNS, figsize=(2 * COLUMNS, 2.25 * ROWS), layout='constrained')
+    figure.suptitle('%s %s, %d pixels, as %s sees it' % (manifest.name, split, recipe.image_size, recipe.name))
+    for place in places.flat:
+        place.axis('off')
+    for place, image, label in zip(places.flat, pixels, labels):
+        place.imshow(np.uint8(np.clip(np.round(image), 0, 255)))
+        place.set_title('%.24s' % manifest.classes[int(label)], fontsize=9, parse_math=False)
+    with atomic_write(out_png, 'wb') as file:
+        figure.savefig(file, format='png', dpi=110)
+    pyplot.close(figure)

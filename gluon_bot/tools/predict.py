@@ -1,0 +1,182 @@
+"""What a checkpoint sees in images: the likeliest classes, boxes or a mask, as a result and as a picture for each image."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing, contextmanager
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+
+import mxnet as mx
+import numpy as np
+from PIL import Image
+
+from gluon_bot import InputError, RunError
+from gluon_bot.console import Progress, one_line
+from gluon_bot.data import transforms, trees
+from gluon_bot.data.records import images
+from gluon_bot.distributed import horovod
+from gluon_bot.recipes.classification import Recipe
+from gluon_bot.runs import checkpoint
+from gluon_bot.tasks import classification, detection, segmentation
+from gluon_bot.tools import pictures
+from gluon_bot.tricks import low_precision
+
+SHOWN_PIXELS = 1600  # of the longer side of an image in a picture
+NARROWEST_PIXELS = 16  # of the shorter side of what a detector or segmenter is given: it is halved four times
+OUTPUT_BROKEN = 'the network gives numbers that are not finite: its parameters are damaged or have diverged'
+
+Predictor = Callable[[np.ndarray, str], Dict[str, Any]]  # (image, file name of its picture, which it writes) to the result
+
+
+def run(paths: Sequence[str], path: str, out: str, score_threshold: float = 0.5) -> List[Dict[str, Any]]:
+    """Predict on image files with the checkpoint `path` of any task; a picture of each goes to folder `out`.
+
+    A result has 'image', 'picture', 'task' and, best first, one of 'classes', 'boxes' and 'areas': see `classifier`,
+    `detector` and `segmenter`. Raises InputError for the first file that is no image, before anything is written.
+    """
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise InputError('%s: is a file; --out wants a folder for the pictures' % out)
+    for name in paths:
+        with _naming(name):
+            read(name)
+    task, predictor = _predictor(path, horovod.device(horovod.Ranks()), score_threshold)
+    os.makedirs(out, exist_ok=True)
+    results = []
+    with closing(Progress(len(paths), 'predict')) as progress:
+        for name, picture in zip(paths, picture_paths(paths, out)):
+            with _naming(name):
+                results.append({'image': name, 'picture': picture, 'task': task, **predictor(read(name), picture)})
+            progress.update(len(results))
+    return results
+
+
+def _predictor(path: str, context: mx.Context, score_threshold: float) -> Tuple[str, Predictor]:
+    found = checkpoint.find(path)
+    task = found.meta.get('task', 'classify')
+    if task == 'classify':
+        return task, classifier(found.path, context)
+    if task == 'detect':
+        return task, detector(found.path, context, score_threshold)
+    if task == 'segment':
+        return task, segmenter(found.path, context)
+    raise InputError('%s: was trained for no task that is known here' % found.path)
+
+
+def classifier(path: str, context: mx.Context) -> Predictor:
+    """Predicts 'classes': the five likeliest, each with 'class' and 'probability'."""
+    network, recipe, meta, used = classification.load(path, context)
+
+    def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
+        logits = network(validation_pixels(image, recipe).as_in_context(context).astype(low_precision.input_type(used)))
+        probabilities = _finite(mx.nd.softmax(logits.astype('float32')).asnumpy())[0]
+        pictures.save_top5(picture, _at_most(image, SHOWN_PIXELS), meta['classes'], probabilities)
+        best = np.argsort(-probabilities, kind='stable')[:5]
+        return {'classes': [{'class': meta['classes'][index], 'probability': float(probabilities[index])} for index in best]}
+
+    return predict
+
+
+def detector(path: str, context: mx.Context, score_threshold: float) -> Predictor:
+    """Predicts 'boxes' of at least this score: 'class', 'score' and 'box', xmin, ymin, xmax, ymax in pixels of the image."""
+    network, recipe, meta = detection.load(path, context)
+
+    def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
+        _check_width(image, min(recipe.short_side / min(image.shape[:2]), recipe.long_side / max(image.shape[:2])))
+        classes, scores, boxes = detection.detections(network, mx.nd.array(image, dtype='uint8'), recipe, context)
+        kept = _finite(scores) >= score_threshold
+        classes, scores, boxes = classes[kept], scores[kept], _finite(boxes[kept])
+        shown = _at_most(image, SHOWN_PIXELS)
+        pictures.save_boxes(picture, shown, meta['classes'], boxes * (len(shown) / len(image)), classes, scores)
+        return {'boxes': [{'class': meta['classes'][index], 'score': float(score), 'box': box.tolist()}
+                          for index, score, box in zip(classes, scores, boxes)]}
+
+    return predict
+
+
+def segmenter(path: str, context: mx.Context) -> Predictor:
+    """Predicts 'areas': each class that covers a part of the image, with 'class' and 'share' of the pixels.
+
+    An image longer than any that training showed, base_size * scale_max, is scaled down to that.
+    """
+    network, recipe, meta = segmentation.load(path, context)
+
+    def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
+        shown = _at_most(image, round(recipe.base_size * recipe.scale_max))
+        _check_width(image, max(shown.shape) / max(image.shape))
+        probabilities = segmentation.probabilities(network, shown, recipe, context)
+        _finite(probabilities.sum().asnumpy())
+        mask = probabilities.argmax(axis=1).asnumpy()[0].astype(int)
+        pictures.save_mask(picture, shown, meta['classes'], mask)
+        indices, areas = np.unique(mask, return_counts=True)
+        return {'areas': [{'class': meta['classes'][indices[place]], 'share': areas[place] / mask.size}
+                          for place in np.argsort(-areas, kind='stable')]}
+
+    return predict
+
+
+def read(path: str) -> np.ndarray:
+    """An image file as it is meant to be seen: uint8 RGB (height, width, 3). InputError if it is no whole image."""
+    try:
+        return np.asarray(images.upright_rgb(trees.open_image(path, 'image')))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def validation_pixels(image: np.ndarray, recipe: Recipe) -> mx.nd.NDArray:
+    """The image as the evaluation of `recipe` sees it, float32 (1, 3, image_size, image_size): see `data.preprocessing`."""
+    pixels = np.empty((1, 3, recipe.image_size, recipe.image_size), np.float32)
+    transforms.for_validation(np.ascontiguousarray(image[:, :, ::-1]), recipe, pixels[0])
+    return mx.nd.array(pixels)
+
+
+def picture_paths(paths: Sequence[str], out: str) -> List[str]:
+    """A PNG in folder `out` for each image file, named after it: no two the same, and none of the images themselves."""
+    taken, chosen = {os.path.realpath(path) for path in paths}, []
+    for path in paths:
+        stem, number = os.path.join(out, os.path.splitext(os.path.basename(path))[0]), 1
+        picture = stem + '.png'
+        while os.path.realpath(picture) in taken:
+            number += 1
+            picture = '%s-%d.png' % (stem, number)
+        taken.add(os.path.realpath(picture))
+        chosen.append(picture)
+    return chosen
+
+
+def line(result: Dict[str, Any]) -> str:
+    """One line for people: 'cat.jpg: tabby 83.1 %, tiger cat 10.2 %'."""
+    said = ['%s %.1f %%' % (entry['class'], 100 * entry['probability']) for entry in result.get('classes', [])]
+    said += ['%s %.2f at %d %d %d %d' % (entry['class'], entry['score'], *entry['box']) for entry in result.get('boxes', [])]
+    said += ['%s %.1f %%' % (entry['class'], 100 * entry['share']) for entry in result.get('areas', [])]
+    return one_line('%s: %s' % (result['image'], ', '.join(said) or 'nothing'), most=100000)
+
+
+def _at_most(image: np.ndarray, pixels: int) -> np.ndarray:
+    """The image, scaled down where its longer side has more pixels."""
+    height, width = image.shape[:2]
+    scale = pixels / max(height, width)
+    if scale >= 1:
+        return image
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def _check_width(image: np.ndarray, scale: float) -> None:
+    height, width = image.shape[:2]
+    if min(height, width) * scale < NARROWEST_PIXELS:
+        raise InputError('%d x %d pixels are too narrow for this network' % (width, height))
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Within the block, an InputError is one of this file, and says so."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError('%s: %s' % (path, error)) from None
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    if not np.isfinite(array).all():
+        raise RunError(OUTPUT_BROKEN)
+    return array

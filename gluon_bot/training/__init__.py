@@ -1,0 +1,1 @@
+"""How it is trained: the loop, its state, the optimizer, losses and metrics."""

@@ -1,0 +1,85 @@
+"""What a run would take, for the dry run: a few updates of the very step, network and data that it would train with."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from dataclasses import replace
+from typing import Any, Callable, List, NamedTuple, Tuple
+
+import mxnet as mx
+
+from gluon_bot.console import duration, without_native_lines
+from gluon_bot.training.loop import Task
+from gluon_bot.training.setup import Job
+from gluon_bot.training.state import State
+
+FEW_IMAGES = 2  # in the batch that tells how long the real one would take
+MOST_UPDATES = 6
+BUDGET_SECONDS = 15.0
+
+Prepare = Callable[[Any], Tuple[Job, State, Task]]  # a recipe to what one worker alone would train
+
+
+class Measured(NamedTuple):
+    """Updates of one small batch, on one worker alone."""
+
+    images: int
+    updates: int  # that were timed
+    seconds: float  # the median update's
+    first_seconds: float  # of the first update, which compiles the graph too and is timed where it leaves no time for others
+    gigabytes: float  # of memory the most, so far: of this process, on a GPU of the device
+    place: str  # device and precision
+
+
+def estimate(whole: Job, workers: int, prepare: Prepare) -> str:
+    """Two lines on time and memory of the job `whole` over `workers`.
+
+    Measured with FEW_IMAGES at a time, then with as many of the real batch as BUDGET_SECONDS allow, then scaled up.
+    """
+    few = min(FEW_IMAGES, whole.micro_batch)
+    with without_native_lines('MKLDNN Pooling'):
+        measured = _measure(*prepare(replace(whole.recipe, batch_size=few)))
+        affordable = int((BUDGET_SECONDS - measured.first_seconds) / 2 * few / measured.seconds)
+        images = min(whole.micro_batch, affordable)
+        if images > few:
+            measured = _measure(*prepare(replace(whole.recipe, batch_size=images)))
+    return '\n'.join('%-14s %s' % line for line in _lines(whole, workers, measured))
+
+
+def _measure(job: Job, training: State, task: Task) -> Measured:
+    batches = task.batches(0, 0)
+    times: List[float] = []
+    while len(times) < min(MOST_UPDATES, job.steps_an_epoch) and (
+            len(times) == 1 and times[0] < BUDGET_SECONDS or sum(times) < BUDGET_SECONDS / 3):
+        began = time.monotonic()
+        task.update(batches, len(times))
+        mx.nd.waitall()
+        times.append(time.monotonic() - began)
+    timed = times[1:] or times
+    return Measured(job.micro_batch, len(timed), statistics.median(timed), times[0], _gigabytes(training.context),
+                    '%s in %s' % (training.context, training.precision))
+
+
+def _gigabytes(context: mx.Context) -> float:
+    if context.device_type == 'gpu':
+        free, total = mx.context.gpu_memory_info(context.device_id)
+        return (total - free) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def _lines(whole: Job, workers: int, measured: Measured) -> List[Tuple[str, str]]:
+    real = measured.images == whole.micro_batch
+    update = measured.seconds * whole.micro_batch / measured.images * whole.accumulate
+    epoch = update * whole.steps_an_epoch
+    how = 'from %d update%s of %d images' % (measured.updates, 's' * (measured.updates > 1), measured.images)
+    how += '' if real else ', scaled up'
+    if workers > 1:
+        how += ', by one worker alone'
+    worded = '%.2g s' % update if update < 10 else duration(update)
+    return [
+        ('time', 'about %s an update, %s an epoch, %s in all, without evaluations (%s on %s)' % (
+            worded, duration(epoch), duration(epoch * whole.recipe.epochs), how, measured.place)),
+        ('memory', '%s %.1f GB a worker (%d images at a time)' % (
+            'about' if real else 'more than', measured.gigabytes, measured.images))]

@@ -1,0 +1,110 @@
+"""The command line is frozen: a new word or option is a decision, made here too."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from gluon_bot.cli.main import COMMANDS, main
+from gluon_bot.cli.parser import commands_of, parser
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.finetuning import FINE_TUNINGS
+
+TRAINING = 'recipe --data --out --resume --set --seed --accumulate --limit --log-every --keep --tensorboard --dry-run ' \
+    '--workers --hosts --stall-minutes --restarts'
+OPTIONS = {
+    'doctor': '--data --out --json',
+    'recipes': 'recipe --set --json',
+    'models': '--json',
+    'pack': 'source out --name --resize --quality --seed --workers --validation-share --skip-broken --no-md5',
+    'verify': 'path --picture --workers',
+    'train': TRAINING + ' --teacher --init',
+    'detect': TRAINING + ' --backbone',
+    'segment': TRAINING + ' --backbone',
+    'evaluate': 'checkpoint --data --batch-size --multi-scale --limit --json --workers --hosts --stall-minutes',
+    'import': 'file --model --out --data',
+    'export': 'checkpoint --format --out',
+    'predict': 'images --checkpoint --out --score-threshold --json',
+    'runs': 'folder --json',
+    'watch': 'run --port',
+    'report': 'logs --out --json --update',
+    'benchmark': 'what recipe --data --set --workers --repeats --steps --json',
+    'figures': '--out',
+    'completion': 'shell',
+}
+
+
+def test_commands_and_options():
+    words = {name: ' '.join((action.option_strings or [action.dest])[-1]
+                            for action in command._actions if action.dest != 'help')
+             for name, command in commands_of(parser()).items()}
+    assert words == OPTIONS and set(COMMANDS) == set(OPTIONS)
+
+
+@pytest.mark.parametrize('name', OPTIONS)
+def test_help_has_an_example(name, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([name, '--help'])
+    assert left.value.code == 0 and 'examples:\n  gluon-bot ' + name in capsys.readouterr().out
+
+
+def test_help_tells_the_exit_codes(capsys):
+    with pytest.raises(SystemExit):
+        main(['--help'])
+    said = capsys.readouterr().out
+    assert all('\n  %-4d ' % code in said for code in (0, 1, 2, 130)) and 'NO_COLOR' in said
+
+
+@pytest.mark.parametrize('words',
+                         [[], ['nonsense'], ['train'], ['train', 'digits', '--dat', 'x', '--out', 'y'], ['evaluate', 'x']])
+def test_wrong_words_are_one_line_and_exit_2(words, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_recipes_as_text_and_json(capsys):
+    assert main(['recipes', 'resnet50d-mixup', '--set', 'epochs=30']) == 0
+    assert 'mixup_alpha          0.2' in capsys.readouterr().out
+    assert main(['recipes']) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(RECIPES) + len(FINE_TUNINGS) == 56
+    assert main(['recipes', 'resnet50d-mixp']) == 2
+    assert 'did you mean resnet50d-mixup' in capsys.readouterr().err
+
+
+def test_verify_knows_trees(shared_data, tmp_path, capsys):
+    assert main(['verify', str(shared_data / 'voc-mini')]) == 0 and main(['verify', str(shared_data / 'ade20k-mini')]) == 0
+    assert capsys.readouterr().out.count(', sound') == 2
+    assert main(['pack', 'scenes', str(tmp_path / 'scenes')]) == 0
+    capsys.readouterr()
+    assert main(['verify', str(tmp_path / 'scenes')]) == 0 and capsys.readouterr().out.count(', sound') == 2
+    next((tmp_path / 'scenes').rglob('Annotations/*.xml')).write_text('<annotation>')
+    capsys.readouterr()
+    assert main(['verify', str(tmp_path / 'scenes')]) == 2
+    assert 'VOC devkit with 1 problems' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('line, among, not_among', [
+    ('', 'train runs completion --version', 'digits'), ('tr', 'train', 'detect'), ('train dig', 'digits', 'resnet50d-mixup'),
+    ('train ', 'resnet50d-mixup digits', 'voc-resnet50d-mixup'), ('detect ', 'voc-resnet50d-mixup', 'digits'),
+    ('recipes ade', 'ade20k-resnet50d-mixup', 'digits'), ('train digits --re', '--resume --restarts', '--data'),
+    ('export runs/x --format ', 'symbol onnx', '--out'), ('import x --model resnet50', 'resnet50d', 'mobilenet'),
+    ('train digits --data ', '', 'digits'), ('runs ', '', 'digits'), ('no-command --', '', '--data')])
+def test_bash_completes(line, among, not_among, capsys):
+    words = ['gluon-bot', *line.split(' ')]
+    assert main(['completion', 'bash']) == 0
+    code = '%s\nCOMP_WORDS=(%s); COMP_CWORD=%d; _gluon_bot; echo "${COMPREPLY[@]}"' % (
+        capsys.readouterr().out, ' '.join("'%s'" % word for word in words), len(words) - 1)
+    done = subprocess.run(['bash', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    found = done.stdout.split()
+    assert done.returncode == 0 and set(among.split()) <= set(found) and not_among not in found, found
+    assert among or not found
+
+
+def test_zsh_completes_as_bash_does(capsys):
+    assert main(['completion', 'bash']) == main(['completion', 'zsh']) == 0
+    once, _, again = capsys.readouterr().out.partition('autoload')
+    assert 'bashcompinit' in again and again.endswith(once)
+    if not shutil.which('zsh'):
+        pytest.skip('zsh is not installed: the syntax is not checked by it')
+    subprocess.run(['zsh', '-n', '-c', 'autoload' + again], check=True)

@@ -1,0 +1,128 @@
+"""What goes into a record: wholly decoded, byte for byte where it can be, an RGB JPEG where it can't."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from data_samples import encoded, noise, solid
+from PIL import Image
+
+from gluon_bot.data.records import images
+from gluon_bot.data.records.images import Unreadable, packed
+
+
+def opened(data):
+    return Image.open(io.BytesIO(data))
+
+
+@pytest.mark.parametrize('data', [
+    encoded(noise(1)), encoded(noise(1), progressive=True), encoded(noise(1)[:, :, 0]), encoded(noise(1)) + b'trailing',
+    encoded(Image.fromarray(noise(1)), 'MPO', save_all=True, append_images=[Image.fromarray(noise(2))]),
+])
+def test_a_jpeg_of_one_or_three_channels_is_kept_byte_for_byte(data):
+    result = packed(data)
+    assert result.data == data and result.reencoded == '' and (result.width, result.height) == (32, 24)
+    assert result.greyscale == (opened(data).mode == 'L')
+
+
+def test_cmyk_becomes_rgb():
+    result = packed(encoded(Image.fromarray(solid(200, 100, 50)).convert('CMYK')))
+    assert result.reencoded == 'cmyk' and opened(result.data).mode == 'RGB'
+    assert np.abs(np.asarray(opened(result.data)).astype(int) - [200, 100, 50]).max() <= 3
+
+
+@pytest.mark.parametrize('image, expected', [
+    (Image.fromarray(solid(200, 100, 50)), (200, 100, 50)),
+    (Image.fromarray(solid(200, 100, 50)).convert('P', palette=Image.ADAPTIVE), (200, 100, 50)),
+    (Image.new('RGBA', (20, 20), (200, 100, 50, 0)), (255, 255, 255)),
+    (Image.new('RGBA', (20, 20), (200, 100, 50, 255)), (200, 100, 50)),
+    (Image.new('LA', (20, 20), (10, 255)), (10, 10, 10)),
+    (Image.new('L', (20, 20), 77), (77, 77, 77)),
+    (Image.new('1', (20, 20), 1), (255, 255, 255)),
+    (Image.fromarray(np.full((20, 20), 100 * 256, np.uint16)), (100, 100, 100)),
+])
+def test_png_of_every_kind_becomes_rgb_jpeg(image, expected):
+    result = packed(encoded(image, 'PNG'))
+    assert result.reencoded == 'not_jpeg' and not result.greyscale
+    assert opened(result.data).format == 'JPEG' and opened(result.data).mode == 'RGB'
+    assert np.abs(np.asarray(opened(result.data)).astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize('kind', ['BMP', 'GIF', 'PPM', 'TIFF', 'WEBP'])
+def test_other_formats_become_rgb_jpeg(kind):
+    result = packed(encoded(Image.fromarray(solid(200, 100, 50)), kind))
+    assert result.reencoded == 'not_jpeg' and np.abs(np.asarray(opened(result.data)).astype(int) - [200, 100, 50]).max() <= 5
+
+
+def test_arithmetic_coding_is_not_kept():
+    data = bytearray(encoded(noise(1)))
+    frame = data.index(b'\xff\xc0')
+    assert images.is_plain_jpeg(images.decode(bytes(data)), bytes(data))
+    image = images.decode(bytes(data))
+    data[frame + 1] = 0xc9
+    assert not images.is_plain_jpeg(image, bytes(data))
+
+
+def test_every_truncation_is_noticed():
+    data = encoded(np.random.RandomState(0).randint(0, 256, (64, 64, 3)))
+    for length in list(range(0, len(data) - 2, len(data) // 40)) + [len(data) - 3]:
+        with pytest.raises(Unreadable):
+            packed(data[:length])
+
+
+def test_a_switch_of_another_library_lets_no_truncation_pass(monkeypatch):
+    from PIL import ImageFile
+    monkeypatch.setattr(ImageFile, 'LOAD_TRUNCATED_IMAGES', True)
+    with pytest.raises(Unreadable):
+        packed(encoded(noise(3))[:-200])
+
+
+def png_header(width, height):
+    def chunk(kind, data):
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0))
+            + chunk(b'IDAT', zlib.compress(b'')) + chunk(b'IEND', b''))
+
+
+@pytest.mark.parametrize('data, said', [
+    (b'', 'not an image'), (b'GIF89a' + b'\0' * 40, '.'), (b'\0' * 1000, 'not an image'), (b'<html></html>', 'not an image'),
+    (png_header(12000, 12000), 'pixels are more than'), (png_header(60000, 60000), 'exceeds limit|more than'),
+    (png_header(3000, 20), 'one side is more than 100 times'), (b'%!PS-Adobe-3.0 EPSF-3.0\n', 'not an image'),
+    (encoded(noise(1))[:2] + b'\xff\xda' + b'\0' * 50, '.'),
+])
+def test_what_is_no_image_is_refused_before_it_is_decoded(data, said):
+    with pytest.raises(Unreadable, match=said):
+        packed(data)
+
+
+def test_random_damage_raises_nothing_else():
+    data, chance = encoded(noise(5)), np.random.RandomState(0)
+    for _ in range(300):
+        damaged = bytearray(data)
+        for place in chance.randint(0, len(data), 5):
+            damaged[place] = chance.randint(256)
+        try:
+            assert packed(bytes(damaged)).data
+        except Unreadable as error:
+            assert '\n' not in str(error) and str(error)
+
+
+@pytest.mark.parametrize('height, width, resize, expected', [
+    (100, 200, 50, (100, 50)), (200, 100, 50, (50, 100)), (100, 100, 64, (64, 64)), (333, 500, 256, (384, 256)),
+])
+def test_resize_brings_the_short_side_to_its_size(height, width, resize, expected):
+    result = packed(encoded(noise(1, 8 * 8, 8 * 8).repeat(10, 0).repeat(10, 1)[:height, :width]), resize)
+    assert opened(result.data).size == (result.width, result.height) == expected and result.reencoded == 'resized'
+
+
+def test_resize_never_enlarges():
+    data = encoded(noise(1))
+    assert packed(data, resize=100).data == data
+
+
+def test_quality_matters_only_where_it_is_encoded_again():
+    data = encoded(np.random.RandomState(0).randint(0, 256, (64, 64, 3)))
+    assert packed(data, quality=10).data == data
+    assert len(packed(data, 32, 10).data) < len(packed(data, 32, 95).data) / 2

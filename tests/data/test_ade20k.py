@@ -1,0 +1,142 @@
+"""ADE20K trees: real data verifies clean, every kind of damage is found by name, crops follow seed and epoch."""
+
+import random
+
+import numpy as np
+import pytest
+from gluoncv.data import ADE20KSegmentation
+from PIL import Image
+
+from gluon_bot import InputError
+from gluon_bot.data import ade20k
+from gluon_bot.data.ade20k import Masks
+from gluon_bot.data.transforms import Augmented, random_crop_with_mask
+
+OBJECTS = 'Idx\tRatio\tTrain\tVal\tName\n1\t0.5\t2\t1\twall\n2\t0.3\t2\t1\tsky\n3\t0.2\t2\t1\ttree\n'
+
+
+@pytest.fixture
+def root(tmp_path):
+    """One training image 't' and one for validation 'v', 40 x 30 pixels, with labels 0 to 3."""
+    folder = tmp_path / ade20k.FOLDER
+    rng = np.random.default_rng(0)
+    for part, name in (('training', 't'), ('validation', 'v')):
+        (folder / 'images' / part).mkdir(parents=True)
+        (folder / 'annotations' / part).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)).save(str(folder / 'images' / part / (name + '.jpg')))
+        Image.fromarray(rng.integers(0, 4, (30, 40), np.uint8)).save(str(folder / 'annotations' / part / (name + '.png')))
+    (folder / ade20k.OBJECT_FILE).write_text(OBJECTS)
+    return tmp_path
+
+
+def mask_path(root):
+    return root / ade20k.FOLDER / 'annotations/training/t.png'
+
+
+def problem(root):
+    """The only problem of the tree."""
+    (line,) = ade20k.verify(str(root), processes=1)
+    assert '\n' not in line
+    return line
+
+
+def test_real_data_is_clean(shared_data):
+    assert ade20k.verify(str(shared_data / 'ade20k-mini'), processes=1) == []
+    manifest = ade20k.manifest(str(shared_data / 'ade20k-mini'))
+    assert (manifest['train_images'], manifest['val_images'], len(manifest['classes'])) == (1, 3, 150)
+
+
+def test_items_are_gluoncvs_on_real_data(shared_data):
+    root = str(shared_data / 'ade20k-mini')
+    ours, theirs = Masks(root, 'val'), ADE20KSegmentation(root, 'val', 'testval')
+    assert len(ours) == len(theirs) == 3
+    by_name = {path.split('/')[-1][:-4]: index for index, path in enumerate(theirs.images)}
+    for index, name in enumerate(ours.names):
+        for mine, other in zip(ours[index], theirs[by_name[name.split('/')[1]]]):
+            np.testing.assert_array_equal(mine, other.asnumpy())
+
+
+def test_whole_images_and_labels_from_zero(root):
+    image, mask = Masks(str(root), 'val')[0]
+    raw = np.asarray(Image.open(str(root / ade20k.FOLDER / 'annotations/validation/v.png')))
+    assert image.shape == (30, 40, 3) and mask.dtype == np.int32
+    np.testing.assert_array_equal(mask, raw.astype(int) - 1)
+    assert Masks(str(root), 'val').classes == ('wall', 'sky', 'tree')
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_crops_are_gluoncvs(root, seed):
+    theirs = ADE20KSegmentation(str(root), 'train', base_size=48, crop_size=32)
+    random.seed(seed)
+    expected = theirs[0]
+    random.seed(seed)
+    for mine, other in zip(random_crop_with_mask(*Masks(str(root), 'train')[0], base_size=48, crop_size=32), expected):
+        np.testing.assert_array_equal(mine, other.asnumpy())
+
+
+def test_crops_without_flip_show_the_image_the_right_way_round():
+    image = np.tile(np.linspace(0, 255, 64, dtype=np.uint8)[None, :, None], (64, 1, 3))
+    mask = np.tile(np.arange(64, dtype=np.int32)[None], (64, 1))
+    random.seed(0)
+    for _ in range(20):
+        cropped, labels = random_crop_with_mask(image, mask, 64, 16, flip=False)
+        seen = labels[0][labels[0] >= 0]
+        assert (np.diff(seen) >= 0).all() and labels.dtype == np.int32 and cropped.shape == (16, 16, 3)
+
+
+def test_augmentation_depends_on_seed_epoch_and_index_alone(root):
+    def crop(seed, epoch):
+        random.seed(np.random.randint(1000))
+        return Augmented(Masks(str(root), 'train'), lambda *item: random_crop_with_mask(*item, 48, 32), seed, epoch)[0]
+    first, again, later, other = crop(1, 2), crop(1, 2), crop(1, 3), crop(2, 2)
+    assert all(np.array_equal(*pair) for pair in zip(first, again))
+    assert not np.array_equal(first[0], later[0]) and not np.array_equal(first[0], other[0])
+    assert set(np.unique(first[1])) <= {-1, 0, 1, 2}
+
+
+@pytest.mark.parametrize('mask, said', [
+    (np.zeros((30, 41), np.uint8), 'the mask has 41 x 30 pixels, its image 40 x 30'),
+    (np.full((30, 40), 4, np.uint8), 'the mask has label 4; there are 3 classes'),
+    (np.zeros((30, 40, 3), np.uint8), 'the mask is a PNG of mode RGB'),
+    (np.zeros((30, 40), np.uint16), 'the mask is a PNG of mode I;16'),
+])
+def test_bad_masks_are_found(root, mask, said):
+    Image.fromarray(mask).save(str(mask_path(root)))
+    assert problem(root).startswith('training/t: ' + said)
+    with pytest.raises(InputError, match=r't\.png: ' + said):
+        Masks(str(root), 'train')[0]
+
+
+def test_bad_files_are_found(root):
+    image = root / ade20k.FOLDER / 'images/training/t.jpg'
+    whole = image.read_bytes()
+    image.write_bytes(whole[:len(whole) // 2])
+    assert 'training/t: image: ' in problem(root) and 'truncated' in problem(root)
+    image.write_bytes(whole)
+    raw = mask_path(root).read_bytes()
+    mask_path(root).write_bytes(raw[:len(raw) // 2])
+    assert 'training/t: mask: ' in problem(root) and 'truncated' in problem(root)
+    mask_path(root).unlink()
+    assert problem(root) == 'training/t: mask: No such file or directory'
+    mask_path(root).write_bytes(raw)
+    image.unlink()
+    assert 'training/t: a mask without an image' in ade20k.verify(str(root), 1)
+
+
+@pytest.mark.parametrize('text, said', [
+    ('', 'lists 0 classes'),
+    (OBJECTS.replace('\t', ' '), 'line 2 must be Idx 1'),
+    (OBJECTS.replace('\n2\t', '\n7\t'), 'line 3 must be Idx 2'),
+    (OBJECTS.replace('sky', ' '), 'line 3 must be Idx 2'),
+    ('Idx\n' + ''.join('%d\t0\t0\t0\tx\n' % index for index in range(1, 152)), 'lists 151 classes'),
+])
+def test_bad_class_lists_are_found(root, text, said):
+    (root / ade20k.FOLDER / ade20k.OBJECT_FILE).write_text(text)
+    assert said in problem(root)
+
+
+def test_missing_parts_are_found(root, tmp_path):
+    (root / ade20k.FOLDER / ade20k.OBJECT_FILE).unlink()
+    assert 'objectInfo150.txt: can not be read: No such file' in problem(root)
+    with pytest.raises(InputError, match='no ADE20K here'):
+        ade20k.verify(str(tmp_path / 'nothing'))

@@ -1,0 +1,53 @@
+"""What is set before MXNet and Horovod are imported."""
+
+import os
+
+import pytest
+
+from gluon_bot import InputError
+from gluon_bot.distributed import environment
+
+
+def prepared(monkeypatch, gpu, workers=1, **arguments):
+    """The variables that `prepare` sets, beginning with none, on a machine of 12 cores with or without a GPU."""
+    monkeypatch.setattr(os, 'environ', {})
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: set(range(12)))
+    monkeypatch.setattr(environment, 'GPU_DRIVER', '/' if gpu else '/nowhere')
+    environment.prepare(workers, **arguments)
+    return os.environ
+
+
+def test_workers_share_the_cores(monkeypatch):
+    for workers, cores in ((1, 12), (5, 2), (64, 1)):
+        assert prepared(monkeypatch, False, workers)['OMP_NUM_THREADS'] == str(cores) and environment.own_cores() == cores
+
+
+def test_what_is_set_stays(monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '3')
+    environment.prepare(1)
+    assert os.environ['OMP_NUM_THREADS'] == '3' and environment.own_cores() == 3
+    monkeypatch.setenv('OMP_NUM_THREADS', 'many')
+    assert environment.own_cores() == len(os.sched_getaffinity(0))
+
+
+def test_gpus_have_more_settings_all_of_them_explained(monkeypatch):
+    assert prepared(monkeypatch, False) == {'OMP_NUM_THREADS': '12', 'HOROVOD_CYCLE_TIME': '10'}
+    fixed, any_size = prepared(monkeypatch, True), prepared(monkeypatch, True, any_size=True)
+    assert fixed['MXNET_CUDNN_AUTOTUNE_DEFAULT'] == '2' and any_size['MXNET_CUDNN_AUTOTUNE_DEFAULT'] == '0'
+    assert fixed['HOROVOD_CYCLE_TIME'] == '0.1' and fixed['HOROVOD_FUSION_THRESHOLD'] == '67108864'
+    assert 'MXNET_GPU_MEM_POOL_TYPE' not in fixed
+    for name in {**fixed, **any_size}:
+        assert name in environment.__doc__
+
+
+def test_the_layout_is_nchw_unless_a_gpu_shall_try_the_other(monkeypatch):
+    for unset in ('', 'NCHW'):
+        monkeypatch.setenv('GLUON_BOT_LAYOUT', unset)
+        assert environment.layout('cpu') == environment.layout('gpu') == 'NCHW'
+    monkeypatch.setenv('GLUON_BOT_LAYOUT', 'NHWC')
+    assert environment.layout('gpu') == 'NHWC'
+    with pytest.raises(InputError, match='GLUON_BOT_LAYOUT: .* the CPU'):
+        environment.layout('cpu')
+    monkeypatch.setenv('GLUON_BOT_LAYOUT', 'nhwc')
+    with pytest.raises(InputError, match="GLUON_BOT_LAYOUT: 'nhwc' is neither"):
+        environment.layout('gpu')

@@ -1,0 +1,101 @@
+"""Workers on other machines, with an ssh that stays here: what arrives there, how they are stopped, what can't be used."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from gluon_bot import InputError
+from gluon_bot.distributed import launcher, ssh
+from gluon_bot.tools import doctor
+
+SSH = '#!/bin/sh\nwhile [ $# -gt 1 ]; do shift; done\n%s\n'  # the last word is what the other machine's shell gets
+
+
+@pytest.fixture
+def ssh_script(tmp_path, monkeypatch):
+    """A function that puts an ssh with this script first in the path."""
+    monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
+
+    def install(script='exec sh -c "$1"'):
+        (tmp_path / 'ssh').write_text(SSH % script)
+        (tmp_path / 'ssh').chmod(0o755)
+    return install
+
+
+def test_machines_and_slots():
+    assert ssh.machines('a:8,b:8', 16) == {'a': 8, 'b': 8}
+    assert ssh.machines('node-1.cluster,10.0.0.2:3', 2) == {'node-1.cluster': 1, '10.0.0.2': 3}
+    form = 'not of the form'
+    for hosts, message in (('a:8,,b', form), ('a b', form), ('-oProxyCommand=x', form), ('a;b', form), ('a,a', 'twice'),
+                           ('a:0', 'without a slot'), ('a:1,b:1', '2 slots for 3 workers')):
+        with pytest.raises(InputError, match=message):
+            ssh.machines(hosts, 3)
+
+
+def test_which_machine_is_this_one():
+    assert ssh.is_here('localhost') and ssh.is_here('127.0.0.1')
+    assert not ssh.is_here('192.0.2.1')  # reserved for documentation
+    with pytest.raises(InputError, match="'no.such.machine.invalid' is no machine"):
+        ssh.is_here('no.such.machine.invalid')
+    assert ssh.interface('127.0.0.1') == 'lo' and ssh.own_address_towards('127.0.0.1') == '127.0.0.1'
+    with pytest.raises(InputError, match='no network interface'):
+        ssh.interface('192.0.2.1')
+
+
+def test_a_machine_must_know_its_own_name(monkeypatch):
+    ssh.check_own_name()
+    monkeypatch.setattr(ssh.socket, 'gethostname', lambda: 'no-such-name.invalid')
+    with pytest.raises(InputError, match="add the line '127.0.0.1 no-such-name.invalid' to /etc/hosts"):
+        ssh.check_own_name()
+    assert doctor.horovod({'horovod': 'gloo'}).state == doctor.NOTE
+
+
+def test_a_command_arrives_word_for_word(ssh_script, tmp_path, monkeypatch):
+    ssh_script()
+    folder = tmp_path / "it's a $HOME"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv('PRIVATE_TOKEN', 'secret')
+    monkeypatch.setenv('NCCL_DEBUG', 'a "quoted" $value')
+    code = "import os, sys; open('seen', 'w').write(" \
+           "repr((sys.argv[1:], os.environ['NCCL_DEBUG'], os.environ['HOROVOD_RANK'])))"
+    words = ['--set', 'a=b c', ';touch x', "'"]
+    process = ssh.start('other', [sys.executable, '-c', code, *words], {'HOROVOD_RANK': '3'})
+    assert process.wait(30) == 0
+    assert eval((folder / 'seen').read_text()) == (words, 'a "quoted" $value', '3') and not (folder / 'x').exists()
+    assert 'PRIVATE_TOKEN' not in ' '.join(process.args)  # only what the job needs travels
+
+
+def test_the_end_of_input_is_a_request_to_stop(ssh_script):
+    ssh_script()
+    code = ('import signal, sys, time; from gluon_bot import launch; '
+            'signal.signal(signal.SIGTERM, lambda *_: sys.exit(130)); '
+            'launch.follow_parent(); print("ready", file=sys.stderr, flush=True); time.sleep(60)')
+    environment = {'GLUON_BOT_LAUNCHER': 'ssh', 'HOROVOD_GLOO_RENDEZVOUS_ADDR': '127.0.0.1',
+                   'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
+    process = ssh.start('other', [sys.executable, '-c', code], environment)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(3)
+    assert launcher._wait([process], [15], {}, 60) == 130
+
+
+@pytest.mark.parametrize('script, message', [
+    ('echo "Permission denied (publickey)." >&2; exit 255',
+     r'must work without a password \(Permission denied \(publickey\).\)'),
+    ('exit 1', 'has no .*install gluon_bot and put the data at the same place')])
+def test_machines_that_can_not_be_used(ssh_script, script, message):
+    ssh_script(script)
+    with pytest.raises(InputError, match=message):
+        ssh.check('other')
+
+
+def test_the_usual_machine_can_be_used(ssh_script):
+    ssh_script()
+    ssh.check('other')
+
+
+def test_exit_codes_of_ssh_are_lost_workers():
+    assert launcher._verdict([0, 255], False) == launcher.LOST and launcher._verdict([130, 255], True) == 130
+    assert launcher._verdict([launcher.LOST, 2], False) == 2 and launcher._verdict([0, 0], False) == 0

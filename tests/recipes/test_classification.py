@@ -1,0 +1,94 @@
+"""Every recipe fully expanded is a golden file; the 38 cells of Tables 3 to 6 are 32 distinct runs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gluon_bot import InputError
+from gluon_bot.recipes.classification import RECIPES, recipe_named, tricks
+from gluon_bot.recipes.fields import as_dict, from_dict, override
+
+GOLDEN = Path(__file__).parent / 'golden' / 'recipes.json'
+
+
+def test_every_recipe_equals_the_golden_file():
+    assert [as_dict(recipe) for recipe in RECIPES.values()] == json.loads(GOLDEN.read_text())
+
+
+def test_tables_3_to_6_are_32_distinct_runs():
+    models = {'resnet50', 'resnet50b', 'resnet50c', 'resnet50d', 'inception-v3', 'mobilenet'}
+    runs = [recipe for recipe in RECIPES.values() if recipe.model in models and recipe.name != 'resnet50b-baseline']
+    assert len({replace(recipe, name='') for recipe in runs}) == len(runs) == 32
+
+
+def test_names_are_keys():
+    assert all(name == recipe.name for name, recipe in RECIPES.items())
+
+
+@pytest.mark.parametrize('child, parent, changed', [
+    ('resnet50-efficient', 'resnet50-1024-no-bias-decay', {'precision', 'loss_scale'}),
+    ('resnet50d-efficient', 'resnet50-efficient', {'model'}),
+    ('resnet50d-cosine', 'resnet50d-efficient', {'lr_schedule'}),
+    ('resnet50d-smooth', 'resnet50d-cosine', {'label_smoothing'}),
+    ('resnet50d-distill', 'resnet50d-smooth', {'teacher'}),
+    ('resnet50d-mixup', 'resnet50d-smooth', {'mixup_alpha', 'epochs'}),
+    ('resnet50d-distill-mixup', 'resnet50d-mixup', {'teacher'}),
+])
+def test_a_row_is_its_parent_and_one_trick(child, parent, changed):
+    a, b = as_dict(RECIPES[child]), as_dict(RECIPES[parent])
+    assert {field for field in a if a[field] != b[field]} == changed | {'name'}
+
+
+def test_defaults_have_no_trick_and_the_last_row_has_all():
+    assert tricks(RECIPES['resnet50-baseline']) == []
+    assert tricks(RECIPES['resnet50d-distill-mixup']) == [
+        'warmup', 'zero-gamma', 'no-bias-decay', 'float16', 'cosine', 'smoothing', 'distillation', 'mixup']
+
+
+def test_validation_resize():
+    assert RECIPES['resnet50-baseline'].validation_resize == 256
+    assert RECIPES['inception-v3-baseline'].validation_resize == 342
+
+
+def test_override_renames_but_for_the_seed():
+    recipe = override(RECIPES['resnet50d-cosine'], ['epochs=2', 'warmup_epochs=0', 'seed=7'])
+    assert (recipe.name, recipe.epochs, recipe.seed) == ('resnet50d-cosine+epochs=2+warmup_epochs=0', 2, 7)
+    assert override(RECIPES['digits'], ['seed=3']).name == 'digits'
+    assert override(RECIPES['resnet50d-cosine'], ['epochs=120']) == RECIPES['resnet50d-cosine']
+
+
+@pytest.mark.parametrize('setting', [
+    'epochs', 'epochs=', 'epochs=nan', 'epochs=-1', 'epochs=1e3', 'epochs=99999999999', 'base_lr=inf', 'base_lr=nan',
+    'base_lr=0',
+    'base_lr=', 'zero_gamma=yes', 'model=../../x', 'model=resnet50é', 'lr_decay_epochs=3,2', 'lr_decay_epochs=a', 'seed=-1',
+    'name=x', 'label_smoothing=1', 'precision=int8', 'teacher=nobody', 'image_size=0', 'batch_size=0', 'crop_area_min=2',
+    '=3', ''])
+def test_bad_settings_are_one_line(setting):
+    with pytest.raises(InputError) as error:
+        override(RECIPES['resnet50d-cosine'], [setting])
+    assert '\n' not in str(error.value)
+
+
+def test_an_unknown_recipe_suggests_the_nearest():
+    with pytest.raises(InputError, match='did you mean resnet50d-mixup'):
+        recipe_named('resnet50d-mixp')
+
+
+def test_dict_and_back():
+    for recipe in RECIPES.values():
+        assert from_dict(json.loads(json.dumps(as_dict(recipe)))) == recipe
+
+
+@pytest.mark.parametrize('change', [{'epochs': '3'}, {'epochs': 3.5}, {'zero_gamma': 1}, {'unknown': 1}, {'name': 5},
+                                    {'base_lr': None}, {'lr_decay_epochs': ['x']}, {'epochs': 0}])
+def test_from_dict_refuses(change):
+    with pytest.raises(InputError):
+        from_dict({**as_dict(RECIPES['digits']), **change})
+
+
+def test_a_field_older_records_lack_has_no_effect():
+    values = as_dict(RECIPES['resnet50-baseline'])
+    del values['mixup_alpha']
+    assert from_dict(values) == RECIPES['resnet50-baseline']

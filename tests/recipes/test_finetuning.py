@@ -1,0 +1,60 @@
+"""Every fine-tuning recipe fully expanded is a golden file; the paper's seven rows of Tables 8 and 9 each have one."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gluon_bot import InputError
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.fields import as_dict, override
+from gluon_bot.recipes.finetuning import BACKBONES, FINE_TUNINGS, Detection, Segmentation, fine_tuning_named
+
+GOLDEN = Path(__file__).parent / 'golden' / 'finetune.json'
+
+
+def test_every_recipe_equals_the_golden_file():
+    assert [as_dict(recipe) for recipe in FINE_TUNINGS.values()] == json.loads(GOLDEN.read_text())
+
+
+def test_tables_8_and_9_differ_between_rows_in_the_backbone_alone():
+    for prefix, kind in (('voc-', Detection), ('ade20k-', Segmentation)):
+        rows = [FINE_TUNINGS[prefix + backbone] for backbone in BACKBONES]
+        assert len(rows) == 7
+        assert {replace(row, name='', backbone='digits') for row in rows} == {kind('', 'digits')}
+        assert all(row.name == prefix + row.backbone and row.backbone in RECIPES for row in rows)
+
+
+def test_peak_rate_scales_with_the_batch():
+    assert FINE_TUNINGS['voc-resnet50b-baseline'].peak_lr == pytest.approx(0.001)
+    assert override(FINE_TUNINGS['voc-resnet50b-baseline'], ['batch_size=8']).peak_lr == pytest.approx(0.002)
+    assert FINE_TUNINGS['ade20k-resnet50b-baseline'].peak_lr == pytest.approx(0.01)
+
+
+def test_override_renames_and_keeps_the_kind():
+    recipe = override(FINE_TUNINGS['voc-resnet50d-cosine'], ['short_side=200', 'anchor_scales=1,2', 'pretrained=false'])
+    assert recipe.name == 'voc-resnet50d-cosine+short_side=200+anchor_scales=1,2+pretrained=False'
+    assert isinstance(recipe, Detection) and recipe.anchor_scales == (1, 2)
+
+
+@pytest.mark.parametrize('name, setting', [
+    ('voc-resnet50d-cosine', 'crop_size=480'), ('ade20k-resnet50d-cosine', 'short_side=600'),
+    ('voc-resnet50d-cosine', 'backbone=mobilenet-cosine'), ('voc-resnet50d-cosine', 'backbone=nothing'),
+    ('voc-resnet50d-cosine', 'short_side=1200'), ('voc-resnet50d-cosine', 'anchor_scales='),
+    ('voc-resnet50d-cosine', 'anchor_scales=4,2'), ('voc-resnet50d-cosine', 'frozen_stages=6'),
+    ('voc-resnet50d-cosine', 'lr_schedule=cosine'), ('voc-resnet50d-cosine', 'base_lr=nan'),
+    ('voc-resnet50d-cosine', 'warmup_epochs=20'), ('voc-resnet50d-cosine', 'roi_samples=2'),
+    ('ade20k-resnet50d-cosine', 'auxiliary_weight=-1'), ('ade20k-resnet50d-cosine', 'batch_size=0'),
+    ('ade20k-resnet50d-cosine', 'crop_size=8'), ('ade20k-resnet50d-cosine', 'head_lr_factor=0'),
+])
+def test_bad_settings_are_refused_in_one_line(name, setting):
+    with pytest.raises(InputError) as error:
+        override(FINE_TUNINGS[name], [setting])
+    assert '\n' not in str(error.value) and setting.split('=')[0] in str(error.value)
+
+
+def test_a_name_belongs_to_a_task():
+    assert fine_tuning_named('scenes-detection', 'detect').backbone == 'digits'
+    with pytest.raises(InputError, match='to detect; choose one of voc-resnet50b-baseline'):
+        fine_tuning_named('ade20k-resnet50d-cosine', 'detect')

@@ -1,0 +1,545 @@
+"""Logs against the paper: what fills a cell, what does not and why, and that a stranger's log can do no harm."""
+
+import gzip
+import json
+import math
+import os
+import random
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from gluon_bot import InputError
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.fields import as_dict, override
+from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.report import compare, html, markdown, place, report, wording
+from gluon_bot.runs import curves
+from gluon_bot.runs.read import read
+from gluon_bot.runs.record import Run, RunLog
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+IMAGENET = {'name': 'imagenet', 'classes': 1000, 'train_images': 1281167, 'val_images': 50000}
+VOC = {'name': 'voc', 'classes': ['c%d' % n for n in range(20)], 'train_images': 16551, 'val_images': 4952}
+ADE20K = {'name': 'ade20k', 'classes': 150, 'train_images': 20210, 'val_images': 2000}
+
+
+def write_record(path, recipe, data, last, seconds=270.0, first=1.0, **header):
+    """A record as the trainer writes it; `last` are the numbers of the last epoch, the others rise towards them unevenly."""
+    path.mkdir(parents=True)
+    task = getattr(recipe, 'task', 'classify')
+    log = RunLog(str(path))
+    log.write('start', task=task, recipe=as_dict(recipe), data=data, **{
+        'precision': getattr(recipe, 'precision', 'float32'), 'device': 'gpu(0)', 'world_size': 8, 'limit': None, **header})
+    for epoch in range(1, recipe.epochs + 1):
+        share = 1 if epoch == recipe.epochs else epoch * epoch / (epoch * epoch + 60)
+        log.write('epoch', epoch=epoch, step=epoch * 100, lr=0.1, loss=2.0, seconds=seconds,
+                  **{name: round(value * share, 3) for name, value in last.items()})
+    log.write('done', step=recipe.epochs * 100)
+    log.close()
+    return path
+
+
+def classified(path, name, top1, top5=93.0, seed=0, data=IMAGENET, settings=(), **more):
+    recipe = override(RECIPES[name], ['seed=%d' % seed, *settings])
+    return write_record(path, recipe, data, {'val_top1': top1, 'val_top5': top5}, **more)
+
+
+def compared(*paths):
+    return compare.compare(*read([str(path) for path in paths]))
+
+
+def result(comparison, table, row, group='', metric='val_top1'):
+    found, = [one for one in comparison.results
+              if (one.cell.table, one.cell.row, one.cell.group, one.cell.metric) == (table, row, group, metric)]
+    return found
+
+
+def test_a_run_fills_every_cell_of_its_recipe(tmp_path):
+    comparison = compared(classified(tmp_path / 'a', 'resnet50-efficient', 76.4))
+    filled = {(one.cell.table, one.cell.row, one.cell.group) for one in comparison.results if one.filled}
+    assert filled == {(3, 'efficient', 'ResNet-50'), (4, '+ FP16', 'batch 1024'), (5, 'ResNet-50', '')}
+    one = result(comparison, 5, 'ResNet-50')
+    assert one.values == (76.4,) and one.deviation is None and one.verdict == 'reproduced'
+    assert one.difference == pytest.approx(76.4 - 76.21)
+    assert result(comparison, 3, 'efficient', 'ResNet-50', 'minutes_an_epoch').values == (4.5,)
+
+
+def test_mean_and_deviation_over_seeds(tmp_path):
+    paths = [classified(tmp_path / str(seed), 'resnet50d-cosine', top1, seed=seed)
+             for seed, top1 in enumerate((77.7, 77.9, 78.3))]
+    one = result(compared(*paths), 6, '+ cosine decay', 'ResNet-50-D')
+    assert len(one.values) == 3
+    assert one.mean == pytest.approx(77.966667, abs=1e-6)
+    assert one.deviation == pytest.approx(0.305505, abs=1e-6)  # sqrt((0.0711 + 0.0044 + 0.1111) / 2)
+    assert one.tolerance == pytest.approx(0.1 + 0.3 * math.sqrt(4 / 3))
+
+
+@pytest.mark.parametrize('top1, verdict', [  # 78.31 +- (0.1 + 2 * 0.15 * sqrt(2)) = 0.5243
+    (78.31, 'reproduced'), (78.834, 'reproduced'), (78.835, 'above'), (77.786, 'reproduced'), (77.785, 'below')])
+def test_verdicts_at_the_edge_of_the_tolerance(tmp_path, top1, verdict):
+    one = result(compared(classified(tmp_path / 'a', 'resnet50d-smooth', top1)), 6, '+ label smoothing', 'ResNet-50-D')
+    assert one.verdict == verdict
+
+
+def test_tolerance_is_what_its_explanation_says():
+    assert '%.2f' % compare.tolerance('val_top1', 1) == '0.52' and '0.52 points' in compare.TOLERANCE_REASON
+    assert '%.2f' % compare.tolerance('val_top1', 3) == '0.45' and '0.45 for three' in compare.TOLERANCE_REASON
+
+
+def test_tricks_add_what_the_difference_of_two_rows_is(tmp_path):
+    comparison = compared(classified(tmp_path / 'a', 'resnet50d-smooth', 78.0),
+                          classified(tmp_path / 'b', 'resnet50d-mixup', 78.2))
+    delta, = [one for one in comparison.deltas
+              if one.measured is not None and (one.cell.table, one.cell.metric) == (6, 'val_top1')]
+    assert (delta.cell.row, delta.parent.row, delta.claimed) == ('+ mixup w/o distill', '+ label smoothing', 0.84)
+    assert delta.measured == pytest.approx(0.2) and delta.tolerance == pytest.approx(0.6) and delta.verdict == 'below'
+
+
+def test_minutes_an_epoch_and_their_ratio(tmp_path):
+    comparison = compared(classified(tmp_path / 'a', 'mobilenet-efficient', 71.9, seconds=240.0),
+                          classified(tmp_path / 'b', 'mobilenet-baseline', 69.0, seconds=360.0))
+    ratio, = [one for one in comparison.ratios if one.network == 'MobileNet']
+    assert ratio.measured == pytest.approx(2 / 3) and ratio.claimed == pytest.approx(3.7 / 6.2)
+    assert ratio.devices == ('8 x gpu(0)',)
+    assert result(comparison, 3, 'efficient', 'MobileNet', 'minutes_an_epoch').verdict == 'no verdict'
+
+
+def test_the_header_decides_not_the_file_name(tmp_path):
+    path = classified(tmp_path / 'inception-v3-mixup', 'mobilenet-cosine', 72.8)
+    lying = tmp_path / 'resnet50d-distill-mixup-best.jsonl'
+    os.rename(path / 'record.jsonl', lying)
+    comparison = compared(lying)
+    assert {one.cell.recipe for one in comparison.results if one.filled} == {'mobilenet-cosine'}
+
+
+@pytest.mark.parametrize('change, why', [
+    (dict(settings=['epochs=100']), 'differs in epochs 100 instead of 120'),
+    (dict(data={**IMAGENET, 'train_images': 1281166}), '1,281,166 + 50,000'),
+    (dict(data={**IMAGENET, 'val_images': 49999}), '1,281,167 + 49,999'),
+    (dict(data={**IMAGENET, 'classes': 999}), '999 classes'),
+    (dict(data={}), 'does not say on what data'),
+    (dict(precision='float32'), 'computed in float32, the recipe says float16'),
+    (dict(limit=1000), 'first 1000 images'),
+])
+def test_what_keeps_a_run_out_of_its_cell(tmp_path, change, why):
+    comparison = compared(classified(tmp_path / 'a', 'resnet50d-cosine', 77.9, **change))
+    assert not any(one.filled for one in comparison.results)
+    placed, = comparison.placed
+    assert placed.kind in (place.DIFFERS, place.OTHER_DATA)
+    assert why in markdown.markdown(comparison)
+
+
+@pytest.mark.parametrize('field', [name for name in as_dict(RECIPES['resnet50d-cosine']) if name not in ('name', 'seed')])
+def test_every_field_of_the_recipe_counts(tmp_path, field):
+    """Even where the name still says what the fields do not."""
+    path = classified(tmp_path / 'a', 'resnet50d-cosine', 77.9) / 'record.jsonl'
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    value = lines[0]['recipe'][field]
+    changed = {bool: lambda: not value, str: lambda: value + 'x', list: lambda: value + [100]}
+    lines[0]['recipe'][field] = changed.get(type(value), lambda: value + 1)()
+    path.write_text('\n'.join(map(json.dumps, lines)) + '\n')
+    placed, = compared(path).placed
+    assert placed.kind == place.DIFFERS and [name for name, _, _ in placed.differences] == [field]
+
+
+def test_a_run_that_stops_early_fills_nothing_and_stands_beside_nothing(tmp_path):
+    path = classified(tmp_path / 'a', 'resnet50d-cosine', 77.9) / 'record.jsonl'
+    path.write_text(''.join(path.read_text().splitlines(True)[:58]))  # the start line and 57 epochs
+    comparison = compared(path)
+    assert not any(one.filled or one.nearby for one in comparison.results)
+    assert comparison.placed[0].reasons == ('stops at epoch 57 of 120',)
+
+
+def test_a_last_epoch_without_a_number_is_not_filled_from_an_earlier_one(tmp_path):
+    path = classified(tmp_path / 'a', 'resnet50d-cosine', 77.9) / 'record.jsonl'
+    path.write_text(path.read_text().replace('"val_top1": 77.9', '"val_top1": NaN'))
+    assert not any(one.filled for one in compared(path).results)
+
+
+def test_fine_tuning_runs_fill_tables_8_and_9(tmp_path):
+    comparison = compared(
+        write_record(tmp_path / 'a', FINE_TUNINGS['voc-resnet50d-cosine'], VOC, {'val_map': 79.0}),
+        write_record(tmp_path / 'b', FINE_TUNINGS['ade20k-resnet50d-cosine'], ADE20K,
+                     {'val_pixel_accuracy': 79.2, 'val_miou': 38.0}))
+    assert result(comparison, 8, '+ cosine', 'Faster-RCNN', 'val_map').verdict == 'reproduced'
+    assert result(comparison, 9, '+ cosine', 'FCN', 'val_pixel_accuracy').verdict == 'reproduced'
+    assert result(comparison, 9, '+ cosine', 'FCN', 'val_miou').verdict == 'below'  # 39.33 - 38.0 > 0.85
+
+
+def test_a_small_run_on_other_data_has_a_section_of_its_own(tmp_path):
+    data = {'name': 'digits', 'classes': 10, 'train_images': 1437, 'val_images': 360}
+    comparison = compared(classified(tmp_path / 'a', 'digits', 97.5, 100.0, data=data, precision='float32'))
+    assert [placed.kind for placed in comparison.placed] == [place.OTHER_DATA]
+    assert 'digits (1,437 + 360 images, 10 classes)' in markdown.markdown(comparison)
+    assert 'epoch %d: top-1 97.50, top-5 100.00' % RECIPES['digits'].epochs in markdown.markdown(comparison)
+
+
+def test_the_same_run_under_two_names_counts_once(tmp_path):
+    path = classified(tmp_path / 'a', 'resnet50d-cosine', 77.9) / 'record.jsonl'
+    (tmp_path / 'copy.jsonl.gz').write_bytes(gzip.compress(path.read_bytes()))
+    comparison = compared(tmp_path)
+    assert result(comparison, 6, '+ cosine decay', 'ResNet-50-D').values == (77.9,)
+    assert any('the same run as' in note for note in comparison.notes)
+
+
+@pytest.mark.parametrize('curve', [
+    [100 * n / 120 for n in range(120)],  # a straight line, as in resnet152_v1d.log
+    [10 + n * n / 200 for n in range(119)] + [96.0],  # no network of that time is right in 96 % of ImageNet
+])
+def test_curves_that_can_not_be_real_fill_nothing(tmp_path, curve):
+    path = classified(tmp_path / 'a', 'resnet50d-cosine', 77.9) / 'record.jsonl'
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line, value in zip(lines[1:], curve):
+        line.update(val_top1=value, val_top5=min(100, value + 1))
+    path.write_text('\n'.join(map(json.dumps, lines)))
+    comparison = compared(path)
+    assert [placed.kind for placed in comparison.placed] == [place.SUSPECT]
+    assert not any(one.filled or one.nearby for one in comparison.results)
+
+
+def test_top1_above_top5_is_suspect_and_a_flat_curve_is_not(tmp_path):
+    flat = {'name': 'x', 'classes': 2, 'val_images': 10}
+    paths = [classified(tmp_path / 'a', 'resnet50d-cosine', 77.9, 77.0),
+             write_record(tmp_path / 'b', RECIPES['digits'], flat, {'val_top1': 0.0, 'val_top5': 100.0})]
+    assert [placed.kind for placed in compared(*paths).placed] == [place.SUSPECT, place.OTHER_DATA]
+
+
+def test_published_logs_stand_beside_the_nearest_row_with_what_differs(shared_data):
+    comparison = compared(shared_data / 'gluoncv-logs')
+    assert not any(one.filled for one in comparison.results)
+    kinds = {placed.name: (placed.kind, placed.recipe, [field for field, _, _ in placed.differences])
+             for placed in comparison.placed}
+    assert kinds == {
+        'inceptionv3-mixup.log': ('published', 'inception-v3-mixup', []),
+        'mobilenet1.0-mixup.log': ('published', 'mobilenet-mixup', []),
+        'resnet152_v1d.log': ('suspect', 'resnet152d-smooth', ['precision', 'batch_size']),
+        'resnet50_v1-baseline-2018.log': ('published', 'resnet50-baseline', ['epochs']),
+        'resnet50_v1.log': ('published', 'resnet50-efficient', ['lr_schedule', 'label_smoothing']),
+        'resnet50_v1b.log': ('published', 'resnet50b-efficient', ['lr_schedule', 'label_smoothing']),
+        'resnet50_v1d-mixup.log': ('published', 'resnet50d-mixup', []),
+        'resnet50_v1d.log': ('published', 'resnet50d-smooth', []),
+        'faster_rcnn_resnet50_v1b_voc_train.log': ('published', 'voc-resnet50b-baseline', ['warmup_epochs']),
+        'fcn_resnet50_voc.log#1': ('other data', '', []),
+        'fcn_resnet50_voc.log#2': ('other data', '', [])}
+    beside = {(one.cell.table, one.cell.row, one.cell.group): round(near.difference, 2)
+              for one in comparison.results for near in one.nearby if one.cell.metric in ('val_top1', 'val_map')}
+    assert beside[6, '+ mixup w/o distill', 'ResNet-50-D'] == -0.07  # 79.0796 - 79.15
+    assert beside[6, '+ label smoothing', 'ResNet-50-D'] == 0.16  # 78.4698 - 78.31
+    assert beside[8, 'B-standard', 'Faster-RCNN'] == 0.12  # 77.6597 - 77.54
+    assert 'epochs 150 instead of 120' in markdown.markdown(comparison)
+    assert 'counted over 50,176 images' in markdown.markdown(comparison)
+
+
+def test_published_runs_show_what_mixup_and_tweak_b_add(shared_data):
+    comparison = compared(shared_data / 'gluoncv-logs')
+    published = {(one.cell.table, one.cell.row): round(one.published[0].value, 2)
+                 for one in comparison.deltas if one.published and one.cell.metric == 'val_top1'}
+    assert published[6, '+ mixup w/o distill'] == 0.61  # 79.0796 - 78.4698, the paper says 0.84
+    assert published[5, 'ResNet-50-B'] == 0.33  # 77.6626 - 77.3338, both with cosine and smoothing; the paper says 0.45
+
+
+HOSTILE = '<script>alert(1)</script>|`x`[y](http://e.vil)<!-- report:end -->\x1b[2J\u202e$\\frac$"\' onload=x'
+
+
+def hostile_record(folder):
+    recipe = {**as_dict(RECIPES['resnet50d-cosine']), 'name': HOSTILE, 'model': HOSTILE, HOSTILE: HOSTILE}
+    folder.mkdir()
+    log = RunLog(str(folder))
+    data = {**IMAGENET, 'name': HOSTILE, 'classes': HOSTILE}
+    log.write('start', task='classify', recipe=recipe, data=data, device=HOSTILE, world_size=HOSTILE,
+              git={'commit': HOSTILE}, versions={HOSTILE: HOSTILE}, precision=HOSTILE)
+    for epoch in range(1, 4):
+        log.write('epoch', epoch=epoch, val_top1=10.0 * epoch * epoch, val_top5=95.0, val_ap={HOSTILE: 1.0})
+    log.write('failed', reason=HOSTILE)
+    log.close()
+    os.rename(folder / 'record.jsonl', folder / '<b>&$_x|`.jsonl')
+    return folder
+
+
+def test_a_strangers_words_are_neither_html_nor_markdown(tmp_path, capsys):
+    folder = hostile_record(tmp_path / 'logs')
+    report.run([str(folder)], str(tmp_path / 'out'))
+    page = (tmp_path / 'out' / 'report.html').read_text(encoding='utf-8')
+    tags, attributes = set(), set()
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            tags.add(tag)
+            attributes.update(name for name, _ in attrs)
+    Parser().feed(page)
+    assert not tags & {'script', 'iframe', 'link', 'object'} and 'head' in tags
+    assert attributes - {'alt', 'src'} == {'lang', 'charset', 'name', 'content', 'http-equiv', 'class', 'id', 'href',
+                                           'scope', 'colspan', 'title', 'data-label'}
+    assert page.count('<b>') == 6  # the tiles at the top
+    for text in ((tmp_path / 'out' / 'report.md').read_text(encoding='utf-8'), capsys.readouterr().out):
+        assert '<script' not in text and report.END not in text
+        assert not re.search(r'\]\(|http://|www\.|<[a-z]', re.sub(r'`[^`\n]*`|<br>', '', text))
+        widths = [re.sub(r'`[^`]*`', '', line).count('|') for line in text.splitlines() if line.startswith('|')]
+        assert set(widths) <= {5, 6, 9}  # no row has more cells than a table of ours
+    for text in (page, capsys.readouterr().err):
+        assert '\x1b' not in text and '\u202e' not in text
+
+
+def test_the_page_needs_no_network_and_no_script(tmp_path, shared_data):
+    report.run([str(shared_data / 'gluoncv-logs')], str(tmp_path))
+    page = (tmp_path / 'report.html').read_text(encoding='utf-8')
+    assert sorted(os.listdir(tmp_path)) == ['report.html', 'report.json', 'report.md']
+    assert not re.search(r'(src|href)="(?!#|data:)', page) and 'url(' not in page and '<script' not in page
+    assert page.count('<img alt=') >= 12 and 'resnet152_v1d.log' in page
+    assert page.count('<section') == page.count('</section>') and page.count('<details') == page.count('</details>')
+    for anchor in re.findall(r'href="#([^"]+)"', page):
+        assert 'id="%s"' % anchor in page
+
+
+def test_recalled_tables_are_marked_wherever_they_are_shown(tmp_path):
+    comparison = compared(classified(tmp_path / 'a', 'resnet50-efficient', 76.4))
+    text, page = markdown.markdown(comparison, full=True), html.page(comparison, lambda *_: '')
+    for printed in ('75.93 / 92.84', '70.6 / -', '57.63 / 87.82'):
+        assert printed + ' †' in text and printed + ' †' in page
+    assert 'not checked against a copy' in text and page.count('recalled, not verified') == 3
+    cells = compare.as_json(comparison)['cells']
+    assert {cell['table'] for cell in cells if not cell['verified']} == {2, 4, 7}
+
+
+def test_json_holds_every_cell(tmp_path, capsys):
+    classified(tmp_path / 'a', 'resnet50-efficient', 76.4)
+    report.run([str(tmp_path)], as_machine=True)
+    told = json.loads(capsys.readouterr().out)
+    assert len(told['cells']) == len(compare.paper.CELLS)
+    filled = [cell for cell in told['cells'] if cell['n']]
+    assert {cell['recipe'] for cell in filled} == {'resnet50-efficient'}
+    assert filled[0]['runs'] == [str(tmp_path / 'a' / 'record.jsonl')]
+
+
+@pytest.mark.parametrize('quantity', sorted(curves.LABELS))
+def test_curves_are_drawn_and_names_are_taken_literally(tmp_path, quantity):
+    run = Run('x', 'gluon_bot', epochs={n: {quantity: float(n)} for n in range(1, 9)})
+    svg = curves.svg([curves.Curve(HOSTILE, run), curves.Curve('_hidden', run, (8, 9.0))] * 12, quantity)
+    assert svg.rstrip().endswith('</svg>') and '<script>' not in svg
+    assert curves.svg([curves.Curve('a', Run('x', 'gluon_bot'))], quantity) == ''
+
+
+def test_a_training_run_gets_its_curves(tmp_path):
+    classified(tmp_path / 'a', 'digits', 97.5)
+    curves.run_curves(str(tmp_path / 'a'))
+    assert (tmp_path / 'a' / 'curves.png').read_bytes()[:8] == b'\x89PNG\r\n\x1a\n'
+
+
+README = 'Before\n%s\nold\n%s\nafter\n' % (report.BEGIN, report.END)
+
+
+def test_update_renews_the_block_and_nothing_else(tmp_path):
+    classified(tmp_path / 'logs' / 'a', 'resnet50-efficient', 76.4)
+    file = tmp_path / 'README.md'
+    file.write_text(README)
+    assert report.update_file(str(file)) and not report.update_file(str(file))
+    text = file.read_text()
+    assert text.startswith('Before\n' + report.BEGIN) and text.endswith(report.END + '\nafter\n')
+    assert '| ResNet-50 | top-1 / top-5 | 76.21 / 92.97 | 76.40 / 93.00 |' in text and str(tmp_path) not in text
+
+
+def test_a_readme_shows_every_recipe_of_the_paper_with_its_log(tmp_path):
+    for seed, top1 in enumerate((76.1, 76.5)):
+        classified(tmp_path / 'logs' / str(seed), 'resnet50-efficient', top1, seed=seed)
+    write_record(tmp_path / 'logs' / 'c (d)', FINE_TUNINGS['voc-resnet50d-cosine'], VOC, {'val_map': 79.0})
+    lines = report.block(str(tmp_path / 'README.md')).splitlines()
+    logs = ', '.join('[`%d/record.jsonl`](logs/%d/record.jsonl)' % (seed, seed) for seed in (0, 1))
+    for line in ('| `resnet50-efficient` | 76.21 / 92.97 (Tables 3, 4†, 5) | 76.30 ± 0.28 / 93.00 ± 0.00 | %s |' % logs,
+                 '| `mobilenet-efficient` | 71.90 / 90.47 (Table 3)<br>71.90 / 90.53 (Table 6) | not run | - |',
+                 '| `resnet50d-smooth` | 78.31 / 94.09 (Table 6)<br>78.34 (Tables 8, 9) | not run | - |',
+                 '| `resnet50d-cosine` | 77.91 / 93.81 (Tables 6, 8, 9) | not run | - |',
+                 '| `resnext50-baseline` | 77.8 / - (Table 1) | not run | - |',
+                 '| `voc-resnet50d-cosine` | 79.23 (Table 8) | 79.00 | `c (d)/record.jsonl` |',  # brackets would end a link
+                 '| `ade20k-resnet50d-distill-mixup` | 78.72 / 38.40 (Table 9) | not run | - |'):
+        assert lines.count(line) == 1, line
+    shown = [line.split('`')[1] for line in lines if line.startswith('| `') and ' (Table' in line]
+    assert sorted(shown) == sorted(place.FILLING)
+
+
+@pytest.mark.parametrize('text', ['', report.BEGIN, report.END + report.BEGIN, README + README])
+def test_update_wants_both_markers_once(tmp_path, text):
+    (tmp_path / 'logs').mkdir()
+    (tmp_path / 'README.md').write_text(text)
+    with pytest.raises(InputError, match='once each, in this order'):
+        report.update_file(str(tmp_path / 'README.md'))
+    assert (tmp_path / 'README.md').read_text() == text
+
+
+def test_readme_is_not_stale():
+    """`gluon-bot report --update README.md` makes it so."""
+    readme = REPOSITORY / 'README.md'
+    text = readme.read_text(encoding='utf-8')
+    assert text.count(report.BEGIN) == text.count(report.END) == 1
+    held = text.partition(report.BEGIN)[2].partition(report.END)[0]
+    assert held == '\n' + report.block(str(readme))
+
+
+def test_an_empty_folder_is_a_paper_not_run(tmp_path, capsys):
+    report.run([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert out.startswith('0 of 128 numbers are measured') and '###' not in out
+
+
+@pytest.mark.parametrize('make, message', [
+    (lambda path: [str(path / 'missing')], 'no such file or folder'),
+    (lambda path: [], 'no logs: name at least one'),
+    (lambda path: os.mkfifo(str(path / 'pipe')) or [str(path / 'pipe')], 'not a regular file'),
+])
+def test_bad_arguments_are_one_line(tmp_path, make, message):
+    with pytest.raises(InputError, match=message) as error:
+        report.run(make(tmp_path))
+    assert '\n' not in str(error.value)
+
+
+def test_an_out_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / 'file').write_text('')
+    classified(tmp_path / 'a', 'digits', 97.5)
+    with pytest.raises(InputError, match='can not be made a folder'):
+        report.run([str(tmp_path / 'a')], str(tmp_path / 'file'))
+
+
+@pytest.mark.parametrize('content', [b'', b'\x00' * 5000, os.urandom(5000), b'\x1f\x8b', gzip.compress(b'x')[:-6],
+                                     b'hello\n', b'{' * 100000, b'Namespace(\n', b'{"event": "start"}', b'\xff\xfe{\x00'])
+def test_a_file_that_is_no_log_is_said_to_be_none(tmp_path, content):
+    (tmp_path / 'x.log').write_bytes(content)
+    comparison = compared(tmp_path / 'x.log')
+    assert not any(one.filled or one.nearby for one in comparison.results) and comparison.notes
+
+
+@pytest.mark.parametrize('line', [b'Epoch[0] Batch [49]\tnothing here\n', b'{', b'\n'])
+def test_a_compression_bomb_is_cut_off(tmp_path, monkeypatch, line):
+    monkeypatch.setattr(read, 'MOST_CHARACTERS', 1 << 20)
+    (tmp_path / 'x.log.gz').write_bytes(gzip.compress(line * (3 << 20), 1))
+    began = time.process_time()
+    notes = read([str(tmp_path)]).notes
+    assert time.process_time() - began < 5
+    assert any('only the first 1 million characters' in note for note in notes)
+
+
+@pytest.mark.parametrize('encode', [
+    lambda text: text.replace(b'\n', b'\r\n'), gzip.compress, lambda text: text.decode().encode('utf-16'),
+    lambda text: b'\xef\xbb\xbf' + text, lambda text: text + b'\n\n', lambda text: text[:-1]])
+def test_the_same_log_in_other_clothes(tmp_path, encode):
+    path = classified(tmp_path / 'a', 'resnet50d-cosine', 77.9) / 'record.jsonl'
+    path.write_bytes(encode(path.read_bytes()))
+    assert result(compared(path), 6, '+ cosine decay', 'ResNet-50-D').values == (77.9,)
+
+
+@pytest.mark.parametrize('value', [None, True, -1, 2.5, '', 'x', [], [[]], {}, {'x': [1]}], ids=repr)
+def test_headers_of_any_type_are_read(tmp_path, value):
+    path = tmp_path / 'x.jsonl'
+    start = {'event': 'start', 'task': 'classify', 'recipe': as_dict(RECIPES['resnet50d-cosine']), 'data': IMAGENET,
+             **dict.fromkeys('precision device world_size limit git versions arguments num_gpus'.split(), 'x')}
+    epoch = {'event': 'epoch', 'epoch': 120, 'val_top1': 77.9, 'val_ap': {}, 'step': 5, 'val_images': 50000,
+             'val_correct_top1': 38950}
+    places = [(0, key) for key in start] + [(1, key) for key in epoch]
+    places += [(0, 'recipe', key) for key in start['recipe']] + [(0, 'data', key) for key in IMAGENET]
+    for keys in places:
+        lines = json.loads(json.dumps([start, epoch, {'event': 'resume', 'step': 3}]))
+        inner = lines[keys[0]] if len(keys) == 2 else lines[keys[0]][keys[1]]
+        inner[keys[-1]] = value
+        path.write_text('\n'.join(map(json.dumps, lines)) + '\n')
+        comparison = compared(path)
+        markdown.markdown(comparison, full=True), html.page(comparison, lambda *_: ''), compare.as_json(comparison)
+
+
+def mutations(seed, text):
+    """A damaged log, and whether every number in it is one of the original's (a flipped bit may make another)."""
+    rng = random.Random(seed)
+    kind = ('cut', 'flip', 'shuffle', 'front', 'again', 'crlf', 'gzip', 'nan', 'drop', 'gzip cut')[seed % 10]
+    lines = text.split(b'\n')
+    if kind == 'cut':
+        return text[:rng.randrange(len(text))], True
+    if kind == 'front':
+        return text[rng.randrange(len(text)):], False  # '12.5' may lose its 1
+    if kind == 'flip':
+        damaged = bytearray(text)
+        for _ in range(rng.randrange(1, 60)):
+            damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        return bytes(damaged), False
+    if kind == 'shuffle':
+        rng.shuffle(lines)
+    if kind == 'again':
+        lines = lines[:rng.randrange(len(lines))] + lines
+    if kind == 'drop':
+        lines = [line for line in lines if rng.random() < 0.7]
+    if kind == 'crlf':
+        return b'\r\n'.join(lines)[:rng.randrange(len(text))], True
+    if kind == 'nan':
+        lines = [re.sub(rb'\d\.\d+', b'nan', line) if rng.random() < 0.2 else line for line in lines]
+    if kind.startswith('gzip'):
+        packed = gzip.compress(text)
+        return packed[:rng.randrange(len(packed))] if kind == 'gzip cut' else packed, True
+    return b'\n'.join(lines), True
+
+
+def numbers(runs):
+    names = ('val_top1', 'val_top5', 'val_map', 'val_pixel_accuracy', 'val_miou', 'train_top1', 'loss', 'seconds')
+    return {(epoch, name, values[name])
+            for run in runs for epoch, values in run.epochs.items() for name in names if name in values}
+
+
+def originals(folder, shared):
+    yield (classified(folder / 'ours', 'resnet50d-cosine', 77.9) / 'record.jsonl').read_bytes()
+    for name in ('classification/imagenet/resnet50_v1d.log', 'detection/faster_rcnn_resnet50_v1b_voc_train.log',
+                 'segmentation/fcn_resnet50_voc.log'):
+        text = (shared / 'gluoncv-logs' / name).read_bytes() if shared else b''
+        lines = text.split(b'\n')
+        yield b'\n'.join(lines[:120] + lines[-400:])
+
+
+def test_a_hundred_damaged_logs_give_no_traceback_and_no_invented_number(tmp_path, shared_data):
+    texts, path = list(originals(tmp_path, shared_data)), tmp_path / 'x.log'
+    for seed in range(100):
+        text = texts[seed // 10 % 4]
+        path.write_bytes(text)
+        whole = numbers(read([str(path)]).runs)
+        assert len(whole) > 10
+        damaged, same_numbers = mutations(seed, text)
+        path.write_bytes(damaged)
+        logs = read([str(path)])
+        if same_numbers:
+            assert numbers(logs.runs) <= whole, seed
+        comparison = compare.compare(*logs)
+        text, page = markdown.markdown(comparison, full=True), html.page(comparison, lambda *_: '')
+        json.dumps(compare.as_json(comparison), allow_nan=False)
+        assert all(one.values == (77.9,) for one in comparison.results if one.filled and one.cell.metric == 'val_top1'), seed
+        assert text.startswith(wording.summary(comparison)) and page.endswith('</html>\n')
+
+
+def test_reporting_is_fast_and_needs_neither_mxnet_nor_numpy(shared_data):
+    code = ('import sys\nfrom gluon_bot import report\nreport.run([sys.argv[1]])\n'
+            'assert not {"mxnet", "numpy", "matplotlib"} & set(sys.modules), "heavy"')
+    began = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    subprocess.run([sys.executable, '-c', code, str(shared_data / 'gluoncv-logs')], check=True, cwd=str(REPOSITORY),
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - began < 3  # seconds of CPU: others may share the machine
+
+
+@pytest.mark.parametrize('given, expected', [
+    ([], 'report {}/logs --out report'), (['a b', '--json'], 'report a b --json --out report')])
+def test_the_script_is_the_command(tmp_path, given, expected):
+    (tmp_path / 'scripts').mkdir()
+    script = shutil.copy(str(REPOSITORY / 'scripts' / 'compare_logs.sh'), str(tmp_path / 'scripts'))
+    command = tmp_path / '.venv' / 'bin' / 'gluon-bot'
+    command.parent.mkdir(parents=True)
+    command.write_text('#!/bin/sh\necho "$@"\n')
+    command.chmod(0o755)
+    told = subprocess.run([script, *given], stdout=subprocess.PIPE, check=True).stdout.decode()
+    assert told == expected.format(tmp_path) + '\n'
+
+
+def test_without_matplotlib_the_page_has_no_curves(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    classified(tmp_path / 'a', 'resnet50-efficient', 76.4)
+    report.run([str(tmp_path / 'a')], str(tmp_path / 'out'))
+    assert 'matplotlib is not installed' in capsys.readouterr().err
+    assert '<img' not in (tmp_path / 'out' / 'report.html').read_text(encoding='utf-8')

@@ -1,0 +1,146 @@
+"""Files for clusters and containers: their commands are ours, their fields are those of the systems they are for."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gluon_bot.cli.parser import parser
+from gluon_bot.distributed import ssh
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEPLOY = REPOSITORY / 'deploy'
+MPIJOB_SPEC = {  # fields of MPIJob v2beta1 outside the pods' templates, from the operator's documentation
+    'slotsPerWorker': int, 'runLauncherAsWorker': bool, 'launcherCreationPolicy': ('AtStartup', 'WaitForWorkersReady'),
+    'sshAuthMountPath': str, 'mpiImplementation': ('OpenMPI', 'Intel', 'MPICH'), 'mpiReplicaSpecs': dict,
+    'runPolicy': {'cleanPodPolicy': ('None', 'Running', 'All'), 'ttlSecondsAfterFinished': int, 'activeDeadlineSeconds': int,
+                  'backoffLimit': int, 'schedulingPolicy': dict, 'suspend': bool}}
+REPLICA = {'replicas': int, 'restartPolicy': ('Never', 'OnFailure', 'Always'), 'template': dict}
+
+
+def conform(values, fields):
+    for name, value in values.items():
+        wanted = fields[name]
+        if isinstance(wanted, dict):
+            conform(value, wanted)
+        else:
+            assert value in wanted if isinstance(wanted, tuple) else type(value) is wanted, name
+
+
+def mpijob():
+    return yaml.safe_load((DEPLOY / 'kubernetes-mpijob.yaml').read_text())
+
+
+def pods():
+    job = yaml.safe_load((DEPLOY / 'kubernetes-job.yaml').read_text())
+    replicas = mpijob()['spec']['mpiReplicaSpecs']
+    return {'job': job['spec']['template'], 'launcher': replicas['Launcher']['template'],
+            'worker': replicas['Worker']['template']}
+
+
+def test_mpijob_has_the_fields_of_its_version():
+    job = mpijob()
+    assert set(job) == {'apiVersion', 'kind', 'metadata', 'spec'} and job['apiVersion'] == 'kubeflow.org/v2beta1'
+    conform(job['spec'], MPIJOB_SPEC)
+    assert list(job['spec']['mpiReplicaSpecs']) == ['Launcher', 'Worker']
+    for replica in job['spec']['mpiReplicaSpecs'].values():
+        conform(replica, REPLICA)
+
+
+def test_pods_have_the_fields_of_kubernetes():
+    validate = pytest.importorskip('kubernetes_validate', reason='kubernetes-validate is not installed')
+    validate.validate(yaml.safe_load((DEPLOY / 'kubernetes-job.yaml').read_text()), '1.28', strict=True)
+    for template in pods().values():
+        pod = {'apiVersion': 'v1', 'kind': 'PodTemplate', 'metadata': {'name': 'x'}, 'template': template}
+        validate.validate(pod, '1.28', strict=True)
+
+
+@pytest.mark.parametrize('name', ['job', 'launcher', 'worker'])
+def test_pods_mount_what_they_name_as_the_images_user(name):
+    spec = pods()[name]['spec']
+    container = spec['containers'][0]
+    assert {mount['name'] for mount in container['volumeMounts']} == {volume['name'] for volume in spec['volumes']}
+    dockerfile = (REPOSITORY / 'Dockerfile').read_text()
+    assert 'USER %d:' % spec['securityContext']['runAsUser'] in dockerfile and '/work/data' in dockerfile
+    assert 'useradd --create-home --uid 1000 gluon' in dockerfile
+    assert mpijob()['spec']['sshAuthMountPath'] == '/home/gluon/.ssh'
+    assert container['resources']['limits']['nvidia.com/gpu'] == 8
+
+
+def test_commands_of_the_manifests_are_ours(tmp_path):
+    options = parser().parse_args(pods()['job']['spec']['containers'][0]['args'])
+    assert options.workers == 8 and options.data == 'data/imagenet'
+    script = pods()['launcher']['spec']['containers'][0]['args'][0]
+    names = ['gluon-bot-%s.gluon-bot.default.svc' % pod for pod in ('launcher', 'worker-0')]
+    (tmp_path / 'hostfile').write_text(''.join('%s slots=8\n' % name for name in names))
+    (tmp_path / 'gluon-bot').write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / 'gluon-bot').chmod(0o755)
+    script = script.replace('/etc/mpi/hostfile', str(tmp_path / 'hostfile'))
+    words = subprocess.run(['bash', '-c', script], stdout=subprocess.PIPE, text=True, check=True,
+                           env={**os.environ, 'PATH': '%s:%s' % (tmp_path, os.environ['PATH'])}).stdout.splitlines()
+    options = parser().parse_args(words)
+    spec = mpijob()['spec']
+    machines = ssh.machines(options.hosts, options.workers)
+    assert machines == dict.fromkeys(names, 8)
+    hosts = 1 + spec['mpiReplicaSpecs']['Worker']['replicas']
+    assert sum(machines.values()) == options.workers == spec['slotsPerWorker'] * hosts
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """A function that runs slurm.sh where scontrol and train_imagenet.sh are stand-ins that note what they are told."""
+    (tmp_path / 'scripts').mkdir()
+    files = {
+        'scontrol': '#!/bin/sh\nif [ "$1" = show ]; then printf "node1\\nnode2\\n"; else echo "$@" >> noted; fi\n',
+        'scripts/train_imagenet.sh': '#!/bin/bash\necho "$HOSTS" "$@" > noted\ntrap "exit ${STOPPED:-130}" TERM\n'
+                                     'for i in $(seq "${TENTHS:-0}"); do sleep 0.1; done; exit "${CODE:-0}"\n'}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+
+    def start(*words, **variables):
+        environment = {**os.environ, 'PATH': '%s:%s' % (tmp_path, os.environ['PATH']),
+                       'SLURM_SUBMIT_DIR': str(tmp_path), 'SLURM_JOB_ID': '7', 'SLURM_JOB_NODELIST': 'node[1-2]',
+                       'SLURM_GPUS_ON_NODE': '8', **variables}
+        return subprocess.Popen(['bash', str(DEPLOY / 'slurm.sh'), *words], env=environment, stderr=subprocess.PIPE,
+                                text=True)
+    start.noted = tmp_path / 'noted'
+    return start
+
+
+def test_slurm_trains_on_all_nodes(slurm):
+    assert slurm('resnet50d-mixup', '--seed', '3').wait(20) == 0
+    assert slurm.noted.read_text() == 'node1:8,node2:8 resnet50d-mixup --seed 3\n'
+    assert slurm('resnet50d-mixup', CODE='2').wait(20) == 2
+    empty = slurm()
+    assert empty.wait(20) == 2 and 'usage: sbatch' in empty.stderr.read()
+
+
+@pytest.mark.parametrize('stopped, requeued', [('130', True), ('1', False)])
+def test_slurm_queues_a_stopped_job_again(slurm, stopped, requeued):
+    job = slurm('resnet50d-mixup', TENTHS='100', STOPPED=stopped)
+    while not slurm.noted.exists():
+        time.sleep(0.05)
+    time.sleep(0.3)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(20) == (0 if requeued else int(stopped))
+    assert ('requeue 7' in slurm.noted.read_text()) is requeued
+
+
+def test_shell_scripts_pass_the_linter():
+    if not shutil.which('shellcheck'):
+        pytest.skip('shellcheck is not installed')
+    done = subprocess.run(['shellcheck', str(DEPLOY / 'slurm.sh')], stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_both_targets_of_the_dockerfile_differ_in_their_bases_alone():
+    stages = dict(re.findall(r'(?ms)^FROM \S+ AS (\S+)\n(.*?)(?=^FROM|\Z)', (REPOSITORY / 'Dockerfile').read_text()))
+    assert list(stages) == ['cpu-build', 'gpu-build', 'cpu', 'gpu']
+    assert stages['cpu'].replace('cpu-build', 'gpu-build').strip() == stages['gpu'].strip()

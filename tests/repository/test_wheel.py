@@ -1,0 +1,54 @@
+"""The wheel holds all it needs: built, installed beside the packages of this environment, and used from another folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def run(*command, **options):
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          **options)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_works_outside_the_repository(tmp_path):
+    pytest.importorskip('build', reason='the package build is not installed')
+    source = tmp_path / 'source'  # setuptools leaves its work in the folder it builds
+    shutil.copytree(REPOSITORY / 'gluon_bot', source / 'gluon_bot')
+    for name in ('setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE'):
+        shutil.copy(REPOSITORY / name, source)
+    run(sys.executable, '-m', 'build', '--no-isolation', '--outdir', tmp_path, source)
+    wheel, = tmp_path.glob('gluon_bot-*.whl')
+    names = zipfile.ZipFile(wheel).namelist()
+    assert any(name.endswith('.dist-info/LICENSE') for name in names)
+    assert not any(name.startswith('tests') for name in names)
+
+    run(sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'fresh')
+    python = tmp_path / 'fresh' / 'bin' / 'python'
+    run(sys.executable, '-m', 'pip', '--python', python, 'install', '--no-deps', '--no-index', wheel)
+    packages = tmp_path / 'fresh' / 'lib' / ('python%d.%d' % sys.version_info[:2]) / 'site-packages'
+    (packages / 'others.pth').write_text(sysconfig.get_paths()['purelib'] + '\n')  # behind the wheel's own
+
+    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    elsewhere = tmp_path / 'elsewhere'
+    elsewhere.mkdir()
+
+    def gluon_bot(*words):
+        return run(python.with_name('gluon-bot'), *words, cwd=elsewhere, env=environment)
+    place = run(python, '-c', 'import gluon_bot; print(gluon_bot.__file__)', cwd=elsewhere, env=environment)
+    assert place.startswith(str(packages))
+    assert 'resnet50d-mixup' in gluon_bot('recipes')
+    assert '0 of 128 numbers are measured' in gluon_bot('report', REPOSITORY / 'logs', '--out', 'report')
+    assert 'data:image/svg+xml' in (elsewhere / 'report' / 'report.html').read_text()
+    gluon_bot('pack', 'digits', 'digits')
+    assert (elsewhere / 'digits' / 'train.rec').exists()

@@ -1,0 +1,173 @@
+"""The published logs, against numbers read off their last lines by hand, and damaged variants of their formats."""
+
+import pytest
+
+from gluon_bot.runs.gluoncv_log import LogReader
+
+
+def read(text):
+    notes = []
+    reader = LogReader('a.log', lambda number, note: notes.append((number, note)))
+    for number, line in enumerate(text.split('\n'), 1):
+        reader.feed(number, line)
+    reader.finish()
+    return reader.runs, notes
+
+
+@pytest.fixture
+def published(shared_data):
+    def read_log(name):
+        return read((shared_data / 'gluoncv-logs' / name).read_text(encoding='utf-8'))
+    return read_log
+
+
+@pytest.mark.parametrize('name, epochs, values', [
+    # `tail -3`: [Epoch 119] speed: 5051 samples/sec  time cost: 262.886739, validation: err-top1=0.215302 err-top5=0.057418
+    ('resnet50_v1d', 120, {'val_top1': 78.4698, 'val_top5': 94.2582, 'seconds': 262.886739, 'images_per_second': 5051}),
+    # [Epoch 199] validation: err-top1=0.209204 err-top5=0.054528
+    ('resnet50_v1d-mixup', 200, {'val_top1': 79.0796, 'val_top5': 94.5472, 'seconds': 270.611126}),
+    # [Epoch 119] validation: err-top1=0.223374 err-top5=0.062161
+    ('resnet50_v1b', 120, {'val_top1': 77.6626, 'val_top5': 93.7839}),
+    # [Epoch 119] validation: err-top1=0.226662 err-top5=0.063795
+    ('resnet50_v1', 120, {'val_top1': 77.3338, 'val_top5': 93.6205}),
+    # training: err-top1=0.201445 err-top5=0.067692 loss=0.815086, validation: err-top1=0.245160 err-top5=0.072760
+    ('resnet50_v1-baseline-2018', 150, {'val_top1': 75.484, 'val_top5': 92.724, 'train_top1': 79.8555, 'loss': 0.815086}),
+    # [Epoch 199] validation: err-top1=0.219786 err-top5=0.060288
+    ('inceptionv3-mixup', 200, {'val_top1': 78.0214, 'val_top5': 93.9712}),
+    # [Epoch 199] validation: err-top1=0.269212 err-top5=0.088329
+    ('mobilenet1.0-mixup', 200, {'val_top1': 73.0788, 'val_top5': 91.1671}),
+])
+def test_last_lines_of_classification_logs(published, name, epochs, values):
+    (run,), notes = published('classification/imagenet/%s.log' % name)
+    assert run.task == 'classify' and run.data == {'name': 'imagenet'} and sorted(run.epochs) == list(range(1, epochs + 1))
+    assert {key: run.epochs[epochs][key] for key in values} == values
+
+
+def test_last_lines_of_the_detection_log(published):
+    (run,), notes = published('detection/faster_rcnn_resnet50_v1b_voc_train.log')
+    last = run.epochs[20]
+    assert run.task == 'detect' and run.data == {'name': 'voc'} and len(run.epochs) == 20 and notes == []
+    assert last['val_map'] == 77.659679  # mAP=0.7765967923775811
+    assert len(last['val_ap']) == 20
+    assert last['val_ap']['aeroplane'] == 79.412933 and last['val_ap']['tvmonitor'] == 76.588038
+    assert last['seconds'] == 1326.142 and last['loss'] == 0.298  # 0.045 + 0.030 + 0.101 + 0.122
+    assert run.recipe['model'] == 'resnet50b' and run.recipe['short_side'] == 600 and run.recipe['lr_decay_epochs'] == [14]
+
+
+def test_the_segmentation_log_holds_two_runs_and_their_final_evaluations_are_no_epoch(published):
+    runs, notes = published('segmentation/fcn_resnet50_voc.log')
+    assert [(run.task, run.data, run.recipe) for run in runs] == [('segment', {'classes': 21}, {'epochs': 50})] * 2
+    assert [len(run.epochs) for run in runs] == [50, 50]
+    assert runs[0].epochs[50] == {'loss': 0.128, 'val_pixel_accuracy': 89.9, 'val_miou': 67.9}
+    assert runs[1].epochs[50] == {'loss': 0.141, 'val_pixel_accuracy': 85.2, 'val_miou': 63.4}
+    # the last line of the file repeats the score as one of an epoch 0; line 505 breaks off at 99 %, 506 is whole
+    assert runs[1].epochs[1] == {'loss': 0.192, 'val_pixel_accuracy': 84.0, 'val_miou': 58.5}
+
+
+def test_arguments_become_fields_of_the_recipe(published):
+    (run,), _ = published('classification/imagenet/resnet50_v1d-mixup.log')
+    assert run.recipe == {
+        'model': 'resnet50d', 'image_size': 224, 'epochs': 200, 'batch_size': 1024, 'base_lr': 0.1, 'lr_schedule': 'cosine',
+        'warmup_epochs': 5, 'momentum': 0.9, 'weight_decay': 0.0001, 'zero_gamma': True, 'no_bias_decay': True,
+        'precision': 'float16', 'label_smoothing': 0.1, 'mixup_alpha': 0.2}
+
+
+def test_the_variant_of_2018_states_less(published):
+    (run,), _ = published('classification/imagenet/resnet50_v1-baseline-2018.log')
+    assert run.recipe == {'model': 'resnet50', 'epochs': 150, 'batch_size': 256, 'base_lr': 0.1, 'momentum': 0.9,
+                          'weight_decay': 0.0001, 'lr_decay_epochs': [30, 60, 90], 'lr_decay_factor': 0.1}
+
+
+def test_training_accuracy_of_smoothed_targets_is_left_out(published):
+    (run,), notes = published('classification/imagenet/resnet50_v1b.log')
+    assert not any('train_top1' in values for values in run.epochs.values())
+    assert [number for number, _ in notes] == [0] and '74 % in epoch 1, where validation has 5 %' in notes[0][1]
+
+
+HEADER = ("Namespace(batch_size=%d, lr=0.1, lr_mode='step', lr_decay_epoch='2', model='resnet50_v1', num_epochs=3, "
+          'num_gpus=4, resume_epoch=%d)')
+
+
+def lines(first, last, error=0.5):
+    return '\n'.join('[Epoch %d] training: accuracy=0.400000\n[Epoch %d] speed: 500 samples/sec\ttime cost: 60.000000\n'
+                     '[Epoch %d] validation: err-top1=%.6f err-top5=0.100000' % (n, n, n, error) for n in range(first, last))
+
+
+def top1(run):
+    return [values.get('val_top1') for _, values in sorted(run.epochs.items())]
+
+
+def test_a_restart_goes_on_with_the_same_run():
+    runs, notes = read('\n'.join([HEADER % (64, 0), lines(0, 2, 0.5), HEADER % (64, 1), lines(1, 3, 0.3)]))
+    assert len(runs) == 1 and notes == [] and top1(runs[0]) == [50.0, 70.0, 70.0]
+
+
+def test_a_run_begun_again_is_another_run():
+    runs, _ = read('\n'.join([HEADER % (64, 0), lines(0, 2, 0.5), HEADER % (64, 0), lines(0, 3, 0.3)]))
+    assert [top1(run) for run in runs] == [[50.0, 50.0], [70.0, 70.0, 70.0]]
+
+
+def test_a_header_printed_twice_is_one_run_and_another_header_another():
+    runs, _ = read('\n'.join([HEADER % (64, 0), HEADER % (64, 0), lines(0, 3), HEADER % (32, 0), lines(0, 1)]))
+    assert [(run.recipe['batch_size'], len(run.epochs)) for run in runs] == [(256, 3), (128, 1)]
+
+
+def test_epochs_without_arguments_are_nobodys():
+    runs, notes = read(lines(0, 1) + '\n' + HEADER % (64, 0) + '\n' + lines(1, 3))
+    assert [(bool(run.recipe), sorted(run.epochs)) for run in runs] == [(False, [1]), (True, [2, 3])]
+    assert (1, 'an epoch before any arguments: whose it is can not be known') in notes
+
+
+@pytest.mark.parametrize('line', [
+    '[Epoch 0] validation: err-top1=0.2', '[Epoch 0] validation: err-top1=0.20920', '[Epoch 0] validation: err-t',
+    '[Epoch 0] validation: err-top1=nan', '[Epoch 0] validation: err-top1=1.500000',
+    '[Epoch 0] validation: err-top1=0.2\x009204',
+    '[Epoch 0] validation: err-top1=-0.200000', '[Epoch 99999999999999999999] validation: err-top1=0.200000',
+    '[Epoch 0] validation: err-top1=inf'])
+def test_a_number_that_is_cut_or_none_is_not_read(line):
+    runs, notes = read(HEADER % (64, 0) + '\n' + line)
+    assert all(values.get('val_top1') is None for run in runs for values in run.epochs.values())
+    assert [number for number, _ in notes] == [2]
+
+
+def test_cut_arguments_lose_the_one_the_cut_went_through():
+    (run,), notes = read("Namespace(batch_size=64, lr=0.1, model='resnet50_v1', num_gpus=4, num_epochs=12")
+    assert 'epochs' not in run.recipe and run.recipe['batch_size'] == 256 and len(notes) == 1
+
+
+DETECTION = "Namespace(batch_size=4, dataset='voc', epochs=20, lr=0.001, lr_warmup=-1, network='resnet50_v1b', wd=0.0005)\n"
+
+
+@pytest.mark.parametrize('table, expected', [
+    ('cat=0.5\ndog=0.7\nmAP=0.6', 60.0),
+    ('cat=0.5\ndog=nan\nmAP=0.5', 50.0),  # a class without objects
+    ('cat=0.5\ndog=0.7\nmAP=0.61', None),  # not their mean
+    ('mAP=0.6', None),
+    ('cat=0.5\n[Epoch 4] Training cost: 3.000, A=1\nmAP=0.5', None),
+])
+def test_a_map_must_be_the_mean_of_its_classes(table, expected):
+    (run,), notes = read(DETECTION + '[Epoch 3] Validation: \n' + table + '\n')
+    assert run.epochs.get(4, {}).get('val_map') == expected
+    assert (notes == []) == (expected is not None)
+
+
+def test_a_table_of_classes_cut_in_a_number_gives_nothing():
+    notes = []
+    reader = LogReader('a.log', lambda *note: notes.append(note))
+    for number, line in enumerate((DETECTION + '[Epoch 3] Validation: \ncat=0.5').split('\n'), 1):
+        reader.feed(number, line)
+    reader.feed(9, 'mAP=0.5', whole=False)
+    assert reader.runs[0].epochs == {} and len(notes) == 1
+
+
+@pytest.mark.parametrize('epoch', ['100000', '9' * 5000])
+def test_an_epoch_beyond_all_bounds_is_left_out(epoch):
+    (run,), notes = read(DETECTION + '[Epoch %s] Validation: \ncat=0.5\nmAP=0.5\n' % epoch)
+    assert run.epochs == {} and len(notes) == 1
+
+
+def test_hostile_arguments_are_text():
+    runs, _ = read("Namespace(model='__import__(\"os\").system(\"x\")', batch_size=__import__('os'), num_gpus=4, "
+                   'num_epochs=10**9)')
+    assert runs[0].recipe == {'model': '__import__("os").system("x")'}
+    assert read('Namespace(' + '(' * 60000)[0][0].recipe == {}

@@ -1,0 +1,116 @@
+"""What `gluon-bot runs` says: states from records, locks and ages; hand-computed times; damage is one line."""
+
+import fcntl
+import json
+import os
+import time
+
+import pytest
+
+from gluon_bot import InputError, files
+from gluon_bot.cli.main import main
+from gluon_bot.runs.record import RECORD
+from gluon_bot.runs.status import FAILED, RUNNING, STOPPED, find_runs, status_of
+
+START = {'event': 'start', 'task': 'classify', 'recipe': {'name': 'digits', 'epochs': 20, 'batch_size': 64},
+         'steps_an_epoch': 22}
+DONE = {'event': 'done', 'step': 440, 'seconds': 100.0}
+
+
+def epoch(number, seconds=10.0, top1=90.0):
+    return {'event': 'epoch', 'epoch': number, 'step': 22 * number, 'val_top1': top1, 'images_per_second': 150.0,
+            'seconds': seconds}
+
+
+@pytest.fixture
+def record(tmp_path):
+    """A function that writes a record of `lines`, last written to `silent_seconds` ago, to the run of that name."""
+    def write(name, lines, silent_seconds=0.0, end='\n'):
+        path = tmp_path / name / RECORD
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('\n'.join(line if isinstance(line, str) else json.dumps(line) for line in lines) + end)
+        os.utime(path, (time.time() - silent_seconds,) * 2)
+        return path.parent
+    return write
+
+
+@pytest.mark.parametrize('lines, state', [
+    ([START], STOPPED), ([START, epoch(1)], STOPPED), ([START, epoch(20), DONE], DONE),
+    ([START, epoch(1), {'event': 'failed', 'reason': 'the loss'}], FAILED)])
+def test_a_run_that_no_process_has_is_what_its_last_line_says(lines, state, record):
+    assert status_of(str(record('a', lines))).state == state
+
+
+def test_a_run_that_a_process_has_is_running(record):
+    folder = str(record('a', [START,
+                              *[epoch(n, seconds) for n, seconds in enumerate((30.0, 8.0, 10.0, 12.0, 10.0, 11.0), 1)],
+                              {'event': 'step', 'epoch': 7, 'step': 143, 'images_per_second': 140.0, 'seconds': 5.0}],
+                        silent_seconds=3))
+    with files.owned(folder, 0):
+        assert files.is_owned(folder) is True
+        one = status_of(folder)
+        assert (one.state, one.epoch, one.epochs, one.step, one.steps) == (RUNNING, 6, 20, 143, 440)
+        assert one.images_per_second == 140.0 and one.score == 'top-1 90.00 %'
+        # 13.5 of 20 epochs are left, each of the median of the last five, 10 seconds; 3 have passed
+        assert one.seconds_left == pytest.approx(132, abs=1)
+    assert files.is_owned(folder) is False
+    assert status_of(folder).state == STOPPED
+
+
+def test_a_failed_run_that_is_started_again_is_running(record):
+    folder = str(record('a', [START, {'event': 'failed', 'reason': 'x'}]))
+    with files.owned(folder, 0):
+        assert status_of(folder).state == RUNNING
+
+
+@pytest.mark.parametrize('silent_seconds, state', [(500, RUNNING), (700, STOPPED)])
+def test_without_locks_the_age_decides(silent_seconds, state, record, monkeypatch):
+    def no_locks(*_):
+        raise OSError(95, 'Operation not supported')
+    monkeypatch.setattr(fcntl, 'flock', no_locks)
+    folder = str(record('a', [START, epoch(1)], silent_seconds))
+    assert files.is_owned(folder) is None and status_of(folder).state == state
+    slow = str(record('b', [START, epoch(1, seconds=400.0)], silent_seconds))  # two epochs may pass in silence
+    assert status_of(slow).state == RUNNING
+
+
+def test_before_the_first_epoch_the_rate_tells_the_time(record):
+    folder = str(record('a', [START, {'event': 'step', 'epoch': 1, 'step': 11, 'images_per_second': 64.0}]))
+    with files.owned(folder, 0):  # an epoch is 22 batches of 64 at 64 images/s: 22 s; 19.5 are left
+        assert status_of(folder).seconds_left == pytest.approx(429, abs=1)
+
+
+@pytest.mark.parametrize('lines', [
+    [], ['nonsense', START], [epoch(1)], [{'event': 'start'}], [{'event': 'start', 'recipe': 'digits'}], ['\x00\xff', '{'],
+    ['[' * 100000]])
+def test_a_bad_record_is_one_line_beside_the_good(lines, record, tmp_path, capsys):
+    record('bad', lines)
+    record('good', [START, epoch(20), DONE])
+    assert main(['runs', str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert len(said.err.splitlines()) == 1 and RECORD in said.err
+    bad, good = said.out.splitlines()[1:]
+    assert bad.split() == ['bad', '-', 'unreadable', '-', '-', '-', '-', '-']
+    assert good.split()[:8] == ['good', 'digits', 'done', '20/20', 'top-1', '90.00', '%', '150']
+
+
+@pytest.mark.parametrize('junk', [None, 'x', -1, [1], {'a': 1}, True, 1e400, '\x1b[31m'])
+def test_no_value_of_a_record_stops_the_table(junk, record, tmp_path, capsys):
+    line = {name: junk for name in ('epoch', 'lr', 'val_top1', 'images_per_second', 'seconds')}
+    record('a', [{**START, 'task': junk, 'steps_an_epoch': junk,
+                  'recipe': {'name': junk, 'epochs': junk, 'batch_size': junk}},
+                 {'event': 'epoch', **line}, {'event': 'failed', 'reason': junk}], end='\n{"event": "st')
+    assert main(['runs', str(tmp_path)]) == main(['runs', str(tmp_path), '--json']) == 0
+    assert '\x1b' not in capsys.readouterr().out
+
+
+def test_runs_at_any_depth_as_json(record, tmp_path, capsys):
+    record('b/deep', [START])
+    record('a', [START, epoch(20), DONE])
+    record('a/checkpoints/old', [START])  # a run's own folder is not searched
+    assert main(['runs', str(tmp_path), '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one['name'], one['state'], one['scores']) for one in found] == [
+        ('a', 'done', {'val_top1': 90.0}), ('b/deep', 'stopped', {})]
+    with pytest.raises(InputError, match='no such folder'):
+        find_runs(str(tmp_path / 'nowhere'))

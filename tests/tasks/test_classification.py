@@ -1,0 +1,263 @@
+"""The real loop: every recipe takes a step, workers agree, a run that was stopped or killed ends as if it had not been."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from gluon_bot.cli.main import main
+from gluon_bot.data.samples import digits
+from gluon_bot.distributed import horovod, launcher
+from gluon_bot.models.build import build, initialize
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.runs import checkpoint
+from gluon_bot.runs.record import RECORD, comparable, read_lines
+from gluon_bot.tasks import classification
+from gluon_bot.tricks import low_precision
+from gluon_bot.tricks.low_precision import LossScale
+
+TINY = ['--limit', '192', '--log-every', '1', '--set', 'epochs=3', '--set', 'warmup_epochs=1', '--set', 'batch_size=16',
+        '--set', 'image_size=24']
+
+
+@pytest.fixture(scope='session')
+def digits_folder(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp('digits'))
+    digits.write_digits(folder)
+    return folder
+
+
+def gluon_bot(*arguments, **options):
+    """A `gluon-bot` process, its output captured, on one core a worker."""
+    return subprocess.Popen([sys.executable, '-m', 'gluon_bot', *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, **options)
+
+
+def finish(process, code=0):
+    """Wait for the process; fail with what it said unless it leaves with `code`."""
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == code, errors
+    assert 'Traceback' not in errors, errors
+    return output, errors
+
+
+def record(run):
+    return read_lines(os.path.join(run, RECORD))
+
+
+def wait_for_step(run, step, process):
+    """Until the record has the line of `step`."""
+    deadline = time.monotonic() + 120
+    path = Path(run, RECORD)
+    while not (path.exists() and '"step": %d,' % step in path.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.005)
+
+
+def same_run(a, b):
+    """The last checkpoints and the records are equal bit for bit, but for times and restarts."""
+    for name in ('parameters.npz', 'training.npz'):
+        first, second = (checkpoint.arrays(checkpoint.find(str(run)), name) for run in (a, b))
+        assert set(first) == set(second) and len(first) > 30
+        for key in first:
+            np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+    records = [comparable(record(run)) for run in (a, b)]
+    for lines in records:
+        lines[0].pop('git')  # whoever edits the checkout while tests run is no concern of theirs
+    assert records[0] == records[1]
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_every_recipe_takes_a_step(name):
+    # bfloat16 would be on for the whole process, and the tests that follow
+    recipe = replace(RECIPES[name], image_size=96 if 'inception' in name else 32, batch_size=2, precision='float32')
+    run = classification.new_state(recipe, 4, horovod.Ranks(), mx.cpu(), 1)._replace(
+        loss_scale=LossScale(recipe.loss_scale, fixed=False))
+    teacher = None
+    if recipe.teacher:
+        teacher = build('resnet18d', 4)
+        initialize(teacher, mx.cpu(), 1, recipe.image_size)
+    images = mx.nd.array(np.random.default_rng(0).normal(size=(2, 3, recipe.image_size, recipe.image_size)))
+    before = {name: array.asnumpy() for name, array in classification.state.parameters(run.network).items()}
+    loss, correct = classification.train_step(run, teacher, iter([(images, mx.nd.array([1, 3]))]), recipe, 4, 0, 1).asnumpy()
+    after = {name: array.asnumpy() for name, array in classification.state.parameters(run.network).items()}
+    moved = [name for name in after if (after[name] != before[name]).any()]
+    assert np.isfinite(loss) and loss > 0 and all(np.isfinite(array).all() for array in after.values())
+    # where zero gamma stops the gradient, the convolutions before it stand still in the first step
+    assert len(moved) > len(after) / 4 and any(name.startswith('output') for name in moved)
+
+
+def test_workers_and_accumulation_make_the_same_update(tmp_path):
+    worker = str(Path(__file__).parent / 'update_worker.py')
+    results = []
+    for name, size, accumulate in (('one', 1, 1), ('accumulated', 1, 2), ('two', 2, 1)):
+        out = str(tmp_path / (name + '.npz'))
+        command = [sys.executable, worker, out, str(accumulate), str(size)]
+        assert (subprocess.call(command) if size == 1 else launcher.start(command, size)) == 0
+        results.append(dict(np.load(out)))
+    one, accumulated, two = results
+    start = np.abs(one['0.weight']).max()
+    assert np.abs(one['0.weight'] - one.pop('first.0.weight')).max() > 1e-3 * start
+    for other in (accumulated, two):
+        for name in one:
+            np.testing.assert_allclose(other[name], one[name], atol=1e-5 * start, err_msg=name)
+
+
+@pytest.mark.parametrize('workers', [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_a_stopped_run_resumes_bit_for_bit(workers, digits_folder, tmp_path):
+    command = ['train', 'digits', '--data', digits_folder, '--workers', str(workers), *TINY]
+    straight, stopped = str(tmp_path / 'straight'), str(tmp_path / 'stopped')
+    finish(gluon_bot(*command, '--out', straight))
+    process = gluon_bot(*command, '--out', stopped)
+    wait_for_step(stopped, 15, process)  # early in the second of three epochs of twelve steps
+    process.send_signal(signal.SIGTERM)
+    _, errors = finish(process, 130)
+    assert errors.count('it is safe in') == 1 and 'None' not in errors
+    saved = checkpoint.find(stopped)
+    assert 12 < saved.step < 24 and not saved.meta['between_epochs']
+    finish(gluon_bot(*command, '--out', stopped, '--resume'))
+    same_run(straight, stopped)
+    assert [line['event'] for line in record(stopped)].count('resume') == 1
+
+
+def test_an_epoch_of_two_steps_can_be_stopped(digits_folder, tmp_path):
+    run = str(tmp_path / 'run')
+    process = gluon_bot('train', 'digits', '--data', digits_folder, '--out', run, *TINY, '--set', 'batch_size=96',
+                        '--set', 'epochs=500')
+    wait_for_step(run, 3, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = finish(process, 130)
+    assert errors.count('goes on with --resume') == 1 and checkpoint.find(run).step < 40
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(digits_folder, tmp_path):
+    command = ['train', 'digits', '--data', digits_folder, '--workers', '2', '--restarts', '1', *TINY]
+    straight, killed = str(tmp_path / 'straight'), str(tmp_path / 'killed')
+    finish(gluon_bot(*command, '--out', straight))
+    process = gluon_bot(*command, '--out', killed)
+    wait_for_step(killed, 15, process)
+    children = subprocess.run(['pgrep', '-P', str(process.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
+    assert len(children) == 2
+    os.kill(int(children[1]), signal.SIGKILL)
+    _, errors = finish(process)
+    assert 'restart 1 of 1' in errors
+    same_run(straight, killed)
+
+
+def test_a_run_end_to_end(digits_folder, tmp_path, capsys):
+    run = str(tmp_path / 'run')
+    assert main(['train', 'digits', '--data', digits_folder, '--out', run, *TINY, '--tensorboard', '--keep', '1']) == 0
+    lines = record(run)
+    assert [line['event'] for line in lines if line['event'] != 'step'] == ['start', 'epoch', 'epoch', 'epoch', 'done']
+    start, last = lines[0], [line for line in lines if line['event'] == 'epoch'][-1]
+    assert start['recipe']['epochs'] == 3 and start['data']['name'] == 'digits' and start['data']['train_images'] == 192
+    assert start['recipe']['name'].startswith('digits+epochs=3')
+    assert last['val_images'] == 192 and last['step'] == 36
+    assert last['val_top1'] == pytest.approx(100 * last['val_correct_top1'] / 192)
+    assert Path(run, 'curves.png').read_bytes()[:4] == b'\x89PNG' and list(Path(run, 'tensorboard').iterdir())
+    capsys.readouterr()
+    assert main(['evaluate', run, '--data', digits_folder, '--limit', '192', '--json', '--batch-size', '7']) == 0
+    assert json.loads(capsys.readouterr().out)['val_correct_top1'] == last['val_correct_top1']
+    output, _ = finish(gluon_bot('evaluate', run, '--data', digits_folder, '--json', '--batch-size', '50', '--workers', '3'))
+    assert main(['evaluate', run, '--data', digits_folder, '--json']) == 0
+    assert json.loads(output) == json.loads(capsys.readouterr().out)
+
+    # a student learns from it, and refuses a teacher that is not what its recipe says
+    student = ['train', 'digits', '--data', digits_folder, *TINY, '--set']
+    assert main([*student, 'teacher=digits', '--teacher', run, '--out', str(tmp_path / 'student')]) == 0
+    student = ['train', 'digits', '--data', digits_folder, *TINY, '--out', str(tmp_path / 'other'), '--set']
+    capsys.readouterr()
+    assert main([*student, 'teacher=digits']) == 2 and 'train that first' in capsys.readouterr().err
+    assert main([*student, 'teacher=resnet152d-smooth', '--teacher', run]) == 2
+    assert 'the teacher is a resnet18d' in capsys.readouterr().err
+    # a finished run is left alone; another recipe does not go on with it
+    assert main(['train', 'digits', '--data', digits_folder, '--out', run, *TINY, '--resume']) == 0
+    assert 'all 3 epochs are done' in capsys.readouterr().err
+    assert main(['train', 'digits', '--data', digits_folder, '--out', run, *TINY, '--resume', '--seed', '1']) == 2
+    assert 'was made with seed=0 (now 1)' in capsys.readouterr().err
+    assert main(['train', 'digits', '--data', digits_folder, '--out', run, *TINY]) == 2
+    assert 'holds a run already' in capsys.readouterr().err
+
+
+def test_another_number_of_workers_goes_on_with_the_same_batch(digits_folder, tmp_path):
+    run = str(tmp_path / 'run')
+    command = ['train', 'digits', '--data', digits_folder, '--out', run, '--resume', *TINY]
+    process = gluon_bot(*command, '--workers', '2')
+    wait_for_step(run, 15, process)
+    process.send_signal(signal.SIGTERM)
+    finish(process, 130)
+    finish(gluon_bot(*command))
+    lines = record(run)
+    assert [line['step'] for line in lines if line['event'] == 'epoch'] == [12, 24, 36]
+    assert [line['world_size'] for line in lines if 'world_size' in line] == [2, 1]
+
+
+def test_a_loss_that_is_not_finite_stops_all_ranks(digits_folder, tmp_path):
+    _, errors = finish(gluon_bot('train', 'digits', '--data', digits_folder, '--out', str(tmp_path), '--workers', '2', *TINY,
+                                 '--set', 'base_lr=1e30', '--restarts', '2'), 1)
+    assert errors.count('is not finite at learning rate') == 1 and 'last good checkpoint: none yet' in errors
+    assert 'restart' not in errors
+    assert record(str(tmp_path))[-1]['event'] == 'failed'
+
+
+def test_a_float16_recipe_says_what_the_device_makes_of_it(digits_folder, tmp_path):
+    finish(gluon_bot('train', 'digits', '--data', digits_folder, '--out', str(tmp_path), *TINY, '--set', 'precision=float16',
+                     '--set', 'loss_scale=128', '--set', 'epochs=2'))
+    lines = record(str(tmp_path))
+    assert lines[0]['recipe']['precision'] == 'float16'
+    assert lines[0]['precision'] == low_precision.supported('float16', mx.cpu(), low_precision.cpu_flags())
+    assert all(np.isfinite(line['loss']) for line in lines if 'loss' in line)
+
+
+@pytest.mark.parametrize('more, said', [
+    (['--workers', '5'], 'can not be divided over 5 workers'),
+    (['--accumulate', '7'], 'can not be divided over 1 workers with --accumulate 7'),
+    (['--set', 'batch_size=100000'], 'batch'),
+    (['--set', 'model=resnet18x'], 'model must be one of'),
+    (['--teacher', 'x'], 'has no teacher'),
+    (['--limit', '3'], 'do not fill one batch of 64'), (['--limit', '-1'], 'limit'), (['--limit', 'nan'], 'limit'),
+    (['--keep', '0'], 'keep'),
+    (['--workers', '0'], 'workers'), (['--restarts', '-1'], 'restarts'), (['--hosts', 'a;b'], 'hosts'),
+    (['--seed', '-1'], 'seed'),
+    (['--epochs', '3'], 'unrecognized'), (['--set', 'image_size=17000'], 'image_size'),
+])
+def test_bad_arguments_are_one_line(more, said, digits_folder, tmp_path, capsys):
+    try:
+        code = main(['train', 'digits', '--data', digits_folder, '--out', str(tmp_path / 'run'), *more])
+    except SystemExit as left:
+        code = left.code
+    errors = capsys.readouterr().err
+    assert code == 2 and said in errors and 'Traceback' not in errors
+    assert len([line for line in errors.splitlines() if line.startswith('gluon-bot')]) == 1
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('words', [['train', 'digits', '--data', 'nowhere', '--out', 'x'],
+                                   ['evaluate', 'nowhere', '--data', 'nowhere'],
+                                   ['train', 'nobody', '--data', 'x', '--out', 'y'], ['verify', 'nowhere'],
+                                   ['pack', 'nowhere', 'out']])
+def test_missing_places_are_one_line(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not [name for name in os.listdir(tmp_path) if os.path.isfile(name)]
+
+
+def test_the_dry_run_writes_nothing(digits_folder, tmp_path):
+    run = tmp_path / 'run'  # in a process of its own, whose memory it says
+    said, _ = finish(gluon_bot('train', 'digits', '--data', digits_folder, '--out', str(run), '--dry-run', '--workers', '2'))
+    assert '2 workers x 1 accumulated x 32 images' in said
+    seconds, gigabytes = (float(re.search(pattern, said).group(1))
+                          for pattern in (r'about ([0-9.]+) ?s an update', r'([0-9.]+) GB a worker'))
+    assert 0 < seconds < 60 and 0.1 < gigabytes < 10 and 'by one worker alone on cpu(0) in float32' in said
+    assert not run.exists()

@@ -1,0 +1,290 @@
+"""Detection and segmentation: the losses, the same update on any number of workers, and whole runs as a user starts them."""
+
+import json
+import os
+import signal
+import subprocess
+from dataclasses import replace
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import gluon
+from test_train import finish, gluon_bot, record, same_run, wait_for_step
+
+from gluon_bot import InputError
+from gluon_bot.cli.main import main
+from gluon_bot.data import ade20k, transforms, voc
+from gluon_bot.data.samples import scenes
+from gluon_bot.distributed import horovod
+from gluon_bot.models import fcn
+from gluon_bot.models.faster_rcnn import faster_rcnn, initialize
+from gluon_bot.recipes import paper
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.runs import checkpoint
+from gluon_bot.tasks import detection, finetuning, segmentation
+from gluon_bot.training import setup
+from gluon_bot.training.losses import detection_losses, pixel_cross_entropy
+
+SMALL = {'detect': dict(short_side=96, long_side=96, rpn_channels=16, rpn_samples=16, rpn_train_pre_nms=50,
+                        rpn_train_post_nms=10, rpn_test_pre_nms=20, rpn_test_post_nms=5, roi_samples=4, roi_size=2,
+                        anchor_scales=(1, 2, 4)),
+         'segment': dict(base_size=64, crop_size=48)}
+BY_MODEL = {(recipe.task, RECIPES[recipe.backbone].model): recipe for recipe in FINE_TUNINGS.values()}
+
+
+@pytest.fixture(scope='session')
+def scenes_folder(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp('scenes') / 'data')
+    scenes.write_scenes(folder, images=24)
+    return folder
+
+
+def test_detection_losses_are_gluoncvs():
+    rng = np.random.default_rng(0)
+    anchors, regions, classes, boxes = 30, 8, 4, 3
+    rpn_scores, rpn_offsets = rng.normal(size=(2, anchors, 1)), rng.normal(size=(2, anchors, 4))
+    rpn_classes = rng.integers(-1, 2, (2, anchors))
+    rpn_boxes, rpn_masks = rng.normal(size=(2, anchors, 4)), (rpn_classes[..., None] > 0) * np.ones(4)
+    scores, class_targets = rng.normal(size=(2, regions, classes)), rng.integers(-1, classes, (2, regions))
+    offsets, box_targets = rng.normal(size=(2, boxes, classes - 1, 4)), rng.normal(size=(2, boxes, classes - 1, 4))
+    box_masks = rng.integers(0, 2, offsets.shape)
+    array = {name: mx.nd.array(value) for name, value in locals().items() if isinstance(value, np.ndarray)}
+    outputs = [None] * 12
+    outputs[0], outputs[1], outputs[5], outputs[6] = (array[name]
+                                                      for name in ('scores', 'offsets', 'rpn_scores', 'rpn_offsets'))
+    outputs[8:11] = (array[name] for name in ('class_targets', 'box_targets', 'box_masks'))
+    found = detection_losses(outputs, array['rpn_classes'], array['rpn_boxes'], array['rpn_masks']).asnumpy()
+
+    # as in GluonCV's script: mean over the images of each one's mean, times the size, by the number of samples
+    sampled, chosen = (rpn_classes >= 0).sum(), (class_targets >= 0).sum()
+    objectness = gluon.loss.SigmoidBinaryCrossEntropyLoss()(array['rpn_scores'].squeeze(-1), array['rpn_classes'],
+                                                             array['rpn_classes'] >= 0) * rpn_classes.size / sampled
+    placed = gluon.loss.HuberLoss(rho=1 / 9)(array['rpn_offsets'], array['rpn_boxes'],
+                                             array['rpn_masks']) * rpn_boxes.size / sampled
+    named = gluon.loss.SoftmaxCrossEntropyLoss()(array['scores'], mx.nd.maximum(array['class_targets'], 0),
+                                                 array['class_targets'].expand_dims(-1) >= 0) * class_targets.size / chosen
+    fitted = gluon.loss.HuberLoss()(array['offsets'], array['box_targets'], array['box_masks']) * offsets.size / chosen
+    expected = [loss.mean().asscalar() for loss in (objectness, placed, named, fitted)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_pixel_cross_entropy_by_hand():
+    scores = np.zeros((1, 2, 1, 3))
+    scores[0, 0] = [[np.log(3), 0, 5]]  # softmax (3/4, 1/4), (1/2, 1/2), and a pixel without a label
+    loss = pixel_cross_entropy(mx.nd.array(scores), mx.nd.array([[[0, 1, -1]]]))
+    assert loss.asscalar() == pytest.approx(np.log(4 / 3) + np.log(2), rel=1e-6)
+
+
+class OnePixel(gluon.HybridBlock):
+    """Scores of three classes from each pixel alone, so that a batch can be cut without a difference."""
+
+    def __init__(self):
+        super().__init__()
+        self.scores = gluon.nn.Conv2D(3, 1, in_channels=3)
+
+    def hybrid_forward(self, F, x):
+        return self.scores(x), self.scores(x) * 0.5
+
+
+def test_the_segmentation_loss_is_the_mean_over_all_labelled_pixels_of_an_update():
+    rng = np.random.default_rng(0)
+    images, masks = rng.integers(0, 256, (4, 6, 6, 3)), rng.integers(0, 3, (4, 6, 6))
+    masks[2, 1:] = -1  # far fewer labels in the second half
+    recipe = FINE_TUNINGS['scenes-segmentation']
+    after = []
+    for parts in (1, 2):
+        network = OnePixel()
+        mx.random.seed(0)
+        network.initialize()
+        training = finetuning.new_state(network, recipe, horovod.Ranks(), mx.cpu(), parts)
+        batches = ((mx.nd.array(image, dtype='uint8'), mx.nd.array(mask))
+                   for image, mask in zip(np.split(images, parts), np.split(masks, parts)))
+        loss = segmentation.train_step(training, batches, recipe, 0, parts).asscalar() / 4
+        after.append((loss, network.scores.weight.data().asnumpy()))
+    assert after[0][0] == pytest.approx(after[1][0], rel=1e-5)
+    np.testing.assert_allclose(after[1][1], after[0][1], rtol=1e-5)
+
+
+def test_an_update_is_of_the_same_images_on_any_number_of_workers(scenes_folder):
+    dataset = voc.Boxes(scenes_folder, 'train')
+    names = mx.gluon.data.SimpleDataset(dataset.names)
+
+    def batches(rank, size, accumulate=1, done=0, epoch=1):
+        recipe = replace(FINE_TUNINGS['scenes-segmentation'], seed=3, batch_size=4)
+        asked = finetuning.describe(recipe, '', {'classes': [], 'train_images': 18, 'val_images': 1}, 18, '', size,
+                                       accumulate,
+                                None)
+        ranks = horovod.Ranks()
+        ranks.rank, ranks.size = rank, size
+        small = list(finetuning.small_batches(asked, names, list, epoch, done, ranks, mx.cpu()))
+        return [sum(small[begin:begin + accumulate], []) for begin in range(0, len(small), accumulate)]
+
+    whole = batches(0, 1)
+    assert len(whole) == 4 and len(set(sum(whole, []))) == 16
+    assert [first + second for first, second in zip(batches(0, 2), batches(1, 2))] == whole
+    accumulated = zip(batches(0, 2, accumulate=2), batches(1, 2, accumulate=2))
+    assert [sorted(first + second) for first, second in accumulated] == [sorted(batch) for batch in whole]
+    assert batches(0, 1, done=3) == whole[3:] and batches(1, 2, 2, done=3) == batches(1, 2, 2)[3:]
+    assert whole != batches(0, 1, epoch=2)
+
+
+@pytest.mark.parametrize('task', ['detect', 'segment'])
+def test_loading_processes_change_nothing(task, scenes_folder):
+    if task == 'segment':
+        recipe = FINE_TUNINGS['scenes-segmentation']
+        items, stack = transforms.Augmented(ade20k.Masks(scenes_folder, 'train'), transform(recipe), 0, 0), transforms.stack
+    else:
+        recipe = replace(FINE_TUNINGS['scenes-detection'], **SMALL['detect'])
+        dataset = voc.Boxes(scenes_folder, 'train')
+        items, stack = detection.training_items(faster_rcnn_of(recipe, dataset), dataset, recipe, 0)
+    here, elsewhere = ([[part.asnumpy() for part in batch] for batch in
+                        mx.gluon.data.DataLoader(items, 2, batchify_fn=stack, num_workers=processes)]
+                       for processes in (0, 2))
+    assert len(here) == len(elsewhere) == len(items) / 2
+    for batch, other in zip(here, elsewhere):
+        assert len(batch) == len(other) == {'segment': 2, 'detect': 5}[task] and len(batch[0]) == 2
+        for part, other_part in zip(batch, other):
+            np.testing.assert_array_equal(part, other_part)
+
+
+def faster_rcnn_of(recipe, dataset):
+    network, _ = faster_rcnn(recipe, dataset.classes, images=2)
+    initialize(network, mx.cpu(), 0)
+    return network
+
+
+def transform(recipe):
+    return lambda image, mask: transforms.random_crop_with_mask(image, mask, recipe.base_size, recipe.crop_size,
+                                                                flip=recipe.random_flip)
+
+
+@pytest.mark.parametrize('key', BY_MODEL, ids='-'.join)
+def test_every_recipe_takes_a_step(key, scenes_folder):
+    recipe = replace(BY_MODEL[key], batch_size=2, **SMALL[key[0]])
+    if key[0] == 'detect':
+        dataset = voc.Boxes(scenes_folder, 'train')
+        network = faster_rcnn_of(recipe, dataset)
+        items, stack = detection.training_items(network, dataset, recipe, 0)
+    else:
+        dataset = ade20k.Masks(scenes_folder, 'train')
+        network, _ = fcn.fcn(recipe, len(dataset.classes))
+        fcn.initialize(network, mx.cpu(), 0)
+        items, stack = transforms.Augmented(dataset, transform(recipe), 0, 0), transforms.stack
+    training = finetuning.new_state(network, recipe, horovod.Ranks(), mx.cpu(), 1)
+    before = {name: parameter.data().asnumpy() for name, parameter in network._collect_params_with_prefix().items()}
+    batches = iter(mx.gluon.data.DataLoader(items, 2, batchify_fn=stack))
+    sums = (detection.train_step(training, batches, recipe, 0, 1, set()) if key[0] == 'detect' else
+            segmentation.train_step(training, batches, recipe, 0, 1)).asnumpy()
+    assert len(sums) == len(setup.QUANTITIES[recipe.task]) and np.isfinite(sums).all() and sums[0] > 0
+    for name, parameter in network._collect_params_with_prefix().items():
+        moved = (parameter.data().asnumpy() != before[name]).any()
+        assert np.isfinite(parameter.data().asnumpy()).all(), name
+        if parameter.grad_req == 'null' and not name.endswith(('running_mean', 'running_var')):
+            assert not moved, name
+        elif name.startswith(('head', 'class_predictor', 'rpn.score')) and name.endswith('weight'):
+            assert moved, name
+
+
+def test_multi_scale_is_a_mean_over_scales_and_mirror_images(scenes_folder):
+    recipe = replace(FINE_TUNINGS['scenes-segmentation'], base_size=64)
+    network = OnePixel()
+    network.initialize(mx.init.Normal(1))
+    image, _ = ade20k.Masks(scenes_folder, 'val')[0]
+    pixels = transforms.normalised_batch(mx.nd.array(image, dtype='uint8')).expand_dims(0)
+    height, width = image.shape[:2]
+    expected, sides = 0, []
+    for scale in (0.5, 0.75, 1, 1.25, 1.5, 1.75):
+        sides.append(round(64 * scale))
+        resized = mx.nd.contrib.BilinearResize2D(pixels, height=sides[-1], width=sides[-1])
+        for mirrored in (False, True):
+            seen = mx.nd.softmax(network(resized[:, :, :, ::-1] if mirrored else resized)[0], axis=1)
+            seen = mx.nd.contrib.BilinearResize2D(seen, height=height, width=width).asnumpy()
+            expected = expected + (seen[..., ::-1] if mirrored else seen)
+    assert sides == [32, 48, 64, 80, 96, 112]
+    found = segmentation.probabilities(network, image, recipe, mx.cpu(), multi_scale=True).asnumpy()
+    np.testing.assert_allclose(found, expected / 12, atol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-4)
+    single = segmentation.probabilities(network, image, recipe, mx.cpu()).asnumpy()
+    np.testing.assert_allclose(single, mx.nd.softmax(network(pixels)[0], axis=1).asnumpy(), atol=1e-6)
+
+
+def arguments(task, folder, out, *more):
+    recipe = {'detect': 'scenes-detection', 'segment': 'scenes-segmentation'}[task]
+    settings = {**{field: value if not isinstance(value, tuple) else ','.join(map(str, value))
+                   for field, value in SMALL[task].items()},
+                'epochs': 2, 'batch_size': 4, 'warmup_epochs': 0, 'pretrained': 'false', 'base_lr': 0.005}
+    if task == 'detect':
+        settings['lr_decay_epochs'] = 1
+    words = [word for field, value in settings.items() for word in ('--set', '%s=%s' % (field, value))]
+    return [task, recipe, '--data', folder, '--out', str(out), '--limit', '16', '--log-every', '1', *words, *more]
+
+
+@pytest.mark.parametrize('task', ['detect', pytest.param('segment', marks=pytest.mark.slow)])
+def test_a_killed_worker_is_started_again_and_changes_nothing(task, scenes_folder, tmp_path):
+    straight, killed = tmp_path / 'straight', tmp_path / 'killed'
+    words = ['--workers', '2', '--accumulate', '2']
+    finish(gluon_bot(*arguments(task, scenes_folder, straight, *words)))
+    process = gluon_bot(*arguments(task, scenes_folder, killed, *words, '--restarts', '2'))
+    wait_for_step(killed, 6, process)  # in the second of two epochs of four steps
+    workers = subprocess.run(['pgrep', '-P', str(process.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
+    os.kill(int(workers[1]), signal.SIGKILL)
+    _, errors = finish(process)
+    assert 'restart 1 of 2 from the last checkpoint' in errors and 'resuming' in errors
+    same_run(straight, killed)
+    lines = record(straight)
+    assert lines[0]['task'] == task and [line['epoch'] for line in lines if line['event'] == 'epoch'] == [1, 2]
+    assert set(setup.QUANTITIES[task]) < set(lines[-2]) and paper.MAIN_METRIC[task] in lines[-2]
+
+    # each image once, on any number of ranks
+    scores = []
+    for workers in ('1', '2'):
+        output, _ = finish(gluon_bot('evaluate', str(straight), '--data', scenes_folder, '--json', '--workers', workers))
+        scores.append(json.loads(output))
+    assert scores[0] == scores[1] and scores[0]['val_images'] == 6
+    if task == 'segment':
+        finish(gluon_bot('evaluate', str(straight), '--data', scenes_folder, '--multi-scale'))
+    else:
+        _, errors = finish(gluon_bot('evaluate', str(straight), '--data', scenes_folder, '--multi-scale'), 2)
+        assert '--multi-scale is for segmentation' in errors
+
+
+def test_where_a_run_starts_from(tmp_path, digits_run):
+    pretrained = FINE_TUNINGS['scenes-detection']
+    with pytest.raises(InputError, match="starts from 'digits': train that first and give its run with --backbone"):
+        finetuning.backbone(pretrained, '')
+    with pytest.raises(InputError, match='starts from random values, but --backbone was given'):
+        finetuning.backbone(replace(pretrained, pretrained=False), digits_run)
+    with pytest.raises(InputError, match="is a resnet18d, recipe 'voc-resnet50d-cosine' wants a resnet50d"):
+        finetuning.backbone(FINE_TUNINGS['voc-resnet50d-cosine'], digits_run)
+    parameters, origin = finetuning.backbone(pretrained, digits_run)
+    assert origin['backbone']['recipe'] == 'digits' and origin['backbone']['val_top1'] == 12.5
+    assert 'stem.0.weight' in parameters
+    assert finetuning.backbone(replace(pretrained, pretrained=False), '') == ({}, {})
+
+
+@pytest.mark.parametrize('task, name, small', [
+    ('detect', 'scenes-detection', 'short_side=96'), ('segment', 'scenes-segmentation', 'crop_size=48')])
+def test_the_dry_run_measures_the_real_step(task, name, small, scenes_folder, tmp_path, capsys):
+    words = [task, name, '--data', scenes_folder, '--out', str(tmp_path / 'run'), '--set', 'pretrained=false',
+             '--set', small, '--set', 'batch_size=2', '--dry-run']
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert 'an update' in said and 'of 2 images on cpu(0) in float32' in said and '2 images at a time' in said
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.fixture
+def digits_run(tmp_path):
+    """A run's folder with a classifier that has learnt nothing."""
+    from gluon_bot.models.build import build, initialize
+    from gluon_bot.models.parameters import network_arrays
+    from gluon_bot.recipes.fields import as_dict
+    network = build('resnet18d', 10)
+    initialize(network, mx.cpu(), 0, 32)
+    arrays = {name: array.asnumpy() for name, array in network_arrays(network).items()}
+    meta = {'task': 'classify', 'recipe': as_dict(RECIPES['digits']), 'classes': list('0123456789'), 'epoch': 1, 'step': 5,
+            'data': {'name': 'digits'}, 'line': {'val_top1': 12.5}}
+    checkpoint.save(str(tmp_path / 'digits'), meta, arrays, {})
+    return str(tmp_path / 'digits')

@@ -1,0 +1,38 @@
+"""One rank of a job that takes two updates on a network without batch norm: update_worker.py OUT ACCUMULATE SIZE."""
+
+import sys
+from dataclasses import replace
+
+import mxnet as mx
+import numpy as np
+
+from gluon_bot.distributed import horovod
+from gluon_bot.models.parameters import network_arrays
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.tasks import classification
+from gluon_bot.training import state
+
+out, accumulate, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+network = mx.gluon.nn.HybridSequential()
+network.add(mx.gluon.nn.Conv2D(8, 3, in_channels=3, activation='relu'), mx.gluon.nn.GlobalAvgPool2D(),
+            mx.gluon.nn.Dense(4, in_units=8))
+classification.build = lambda *_, **__: network
+ranks = horovod.join()
+assert ranks.size == size, 'the launcher started %d ranks' % ranks.size
+recipe = replace(RECIPES['resnet50-baseline'], image_size=16, batch_size=16, base_lr=1.0)
+run = classification.new_state(recipe, 4, ranks, mx.cpu(), accumulate)
+state.restore(run, None, None)
+
+first = network[0].weight.data().asnumpy()
+rng = np.random.default_rng(0)
+micro = 16 // size // accumulate
+for step in range(2):
+    images, labels = rng.normal(size=(16, 3, 16, 16)).astype('float32'), rng.integers(0, 4, 16).astype('float32')
+    mine = slice(ranks.rank * micro * accumulate, (ranks.rank + 1) * micro * accumulate)
+    batches = iter([(mx.nd.array(images[mine][i:i + micro]), mx.nd.array(labels[mine][i:i + micro]))
+                    for i in range(0, micro * accumulate, micro)])
+    classification.train_step(run, None, batches, recipe, 4, step, accumulate)
+mx.nd.waitall()  # no rank may leave while another still waits for it
+if ranks.first:
+    np.savez(out, **{'first.0.weight': first},
+             **{name: array.asnumpy() for name, array in network_arrays(network).items()})

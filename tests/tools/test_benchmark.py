@@ -1,0 +1,79 @@
+"""The benchmark measures what it says; how fast this machine is, no test asks."""
+
+import json
+import statistics
+from dataclasses import replace
+
+import pytest
+
+from gluon_bot import InputError, RunError
+from gluon_bot.cli.main import main
+from gluon_bot.data.samples import digits
+from gluon_bot.models import flops
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.tools import benchmark
+
+TINY = ['--set', 'batch_size=4', '--set', 'image_size=24', '--repeats', '2', '--steps', '1', '--json']
+
+
+@pytest.fixture(scope='module')
+def digits_folder(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp('digits'))
+    digits.write_digits(folder)
+    return folder
+
+
+def test_rounds_take_the_sides_in_turn():
+    order = []
+    sides = {name: lambda name=name: order.append(name) or len(order) for name in 'ab'}
+    assert benchmark.rounds(sides, 3) == {'a': [1, 3, 5], 'b': [2, 4, 6]} and order == list('ababab')
+
+
+def test_a_figure_is_a_median_with_its_spread():
+    assert benchmark.spread([5.0, 1.0, 3.0]) == {'median': 3.0, 'lowest': 1.0, 'highest': 5.0}
+    assert benchmark.ratio([2.0, 3.0, 10.0], [1.0, 2.0, 4.0]) == {'median': 2.0, 'lowest': 1.5, 'highest': 2.5}
+
+
+def test_the_table_leaves_out_what_was_not_measured():
+    result = {'rows': [{'recipe': 'a', 'images_per_second': benchmark.spread([1.0, 2.0]), 'efficiency': 0.5},
+                       {'recipe': 'b'}],
+              'repeats': 2, 'steps': 3, 'gpus': '', 'processor': 'some CPU', 'cpus': 4}
+    assert benchmark.table(result).splitlines() == [
+        'recipe  images/s   efficiency', 'a       1.5 [1-2]  0.5', 'b       -          -',
+        'medians of 2 rounds of 3 steps [lowest-highest], on some CPU, 4 cores']
+
+
+def test_scaling_takes_one_worker_then_more_and_counts_what_they_exchange(capsys, monkeypatch):
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)  # which a command run in this process before has left
+    assert main(['benchmark', 'scaling', 'digits', '--workers', '2', *TINY]) == 0
+    result = json.loads(capsys.readouterr().out)
+    one, two = result['rows']
+    assert (one['workers'], two['workers']) == (1, 2) and one['efficiency'] == 1 and two['efficiency'] > 0
+    assert one['allreduce_bytes'] == 0 and two['allreduce_bytes'] == 4 * flops.figures('resnet18d', 24).parameters
+    assert two['omp_threads'] == max(1, one['omp_threads'] // 2)  # each has its share of the cores
+    assert result['repeats'] == 2 and result['versions']['mxnet'] and result['processor']
+    speed = two['images_per_second']
+    assert 0 < speed['lowest'] <= speed['median'] <= speed['highest']
+    assert speed['median'] == pytest.approx(statistics.mean([speed['lowest'], speed['highest']]))  # of two rounds
+
+
+@pytest.mark.parametrize('what, figures',
+                         [('data', {'images_per_second'}), ('evaluate', {'forward_images_per_second', 'ratio'}),
+                                           ('train', {'cached_images_per_second', 'waiting_share', 'ratio'})])
+def test_what_reads_records(what, figures, digits_folder, capsys, monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '2')
+    assert main(['benchmark', what, 'digits', '--data', digits_folder, *TINY]) == 0
+    rows = json.loads(capsys.readouterr().out)['rows']
+    assert [row.get('decode_threads') for row in rows] == ([1, 2] if what == 'data' else [None])
+    for row in rows:
+        assert figures <= set(row) and all(row[name]['median'] > 0 for name in figures)
+
+
+def test_what_is_missing_or_too_small_is_one_line(digits_folder):
+    recipe = RECIPES['digits']
+    with pytest.raises(InputError, match='--data'):
+        benchmark.run('train', [recipe])
+    with pytest.raises(InputError, match='nothing was measured'):
+        benchmark.run('train', [replace(recipe, batch_size=4096)], digits_folder, repeats=1, steps=1)
+    with pytest.raises((InputError, RunError)):
+        benchmark.run('scaling', [replace(recipe, batch_size=3, image_size=24)], workers=2, repeats=1, steps=1)

@@ -1,0 +1,129 @@
+"""The doctor names what is missing and what to do, claims nothing else, and survives what it looks at."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import namedtuple
+
+import pytest
+
+from gluon_bot.cli.main import main
+from gluon_bot.data.samples import digits
+from gluon_bot.tools import doctor
+
+BUILT = {'mxnet': '1.9.1', 'features': ['CUDA', 'CUDNN', 'OPENCV'], 'gpus': 1, 'horovod': 'gloo nccl'}
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data')
+    digits.write_digits(str(folder))
+    return folder
+
+
+@pytest.fixture
+def broken_mxnet(tmp_path):
+    """An environment whose mxnet lacks a library, as on a machine without cuDNN."""
+    (tmp_path / 'mxnet').mkdir()
+    (tmp_path / 'mxnet/__init__.py').write_text("raise OSError('libcudnn.so.8: cannot open shared object file')\n")
+    return {**os.environ, 'PYTHONPATH': os.pathsep.join([str(tmp_path)] + [path for path in sys.path if path])}
+
+
+def gluon_bot(words, environment):
+    return subprocess.run([sys.executable, '-m', 'gluon_bot', *words], env=environment, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True)
+
+
+def test_here_nothing_decisive_is_wrong(data, tmp_path, capsys):
+    assert main(['doctor', '--data', str(data), '--out', str(tmp_path / 'not/yet'), '--json']) == 0
+    found = {finding['check']: finding for finding in json.loads(capsys.readouterr().out)}
+    assert {'python', 'numpy', 'mxnet', 'gluoncv', 'gpu', 'horovod', 'cores', 'data', 'out'} <= set(found)
+    assert 'OPENCV' in found['mxnet']['found'] and '1438 + 359 images' in found['data']['found']
+    assert list(tmp_path.iterdir()) == []  # what was written to measure is gone, and no folder made
+
+
+def test_what_is_wrong_is_said_and_exit_1(data, tmp_path, capsys):
+    (tmp_path / 'file').write_text('')
+    assert main(['doctor', '--data', str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith('wrong')] == [next(line for line in lines
+                                                                         if 'no finished train data' in line)]
+    rec = (data / 'val.rec').read_bytes()
+    (data / 'val.rec').write_bytes(rec[:-4])
+    assert doctor.reading(str(data)).state == doctor.WRONG
+    (data / 'val.rec').write_bytes(rec)
+    assert doctor.reading(str(data)).state == doctor.OK
+
+
+def test_disk_under_out(tmp_path, monkeypatch):
+    assert doctor.writing('/proc/nothing').state == doctor.WRONG
+    usage = namedtuple('usage', 'total used free')
+    monkeypatch.setattr(doctor.shutil, 'disk_usage', lambda folder: usage(10 ** 12, 10 ** 12, 10 ** 9))
+    full = doctor.writing(str(tmp_path))
+    assert full.state == doctor.WRONG and '1.0 GB free' in full.found and 'make room' in full.advice
+
+
+@pytest.mark.parametrize('wheel, gpus_seen, listed, state, said', [
+    ('mxnet', 0, '', 'ok', 'none'),
+    ('mxnet-cu117', 0, '', 'note', '--gpus all'),
+    ('mxnet', 0, 'Tesla T4, 7.5\n', 'note', 'install.sh gpu'),
+    ('mxnet-cu117', 1, 'Tesla T4, 7.5\n', 'ok', 'Tesla T4 (compute capability 7.5)'),
+    ('mxnet-cu117', 1, 'Tesla T4, 7.5\nTesla T4, 7.5\n', 'wrong', 'MXNet sees 1 of them'),
+    ('mxnet-cu117', 1, 'NVIDIA H100 80GB HBM3, 9.0\n', 'wrong', 'hold code for 5.0 to 8.9')])
+def test_gpus(wheel, gpus_seen, listed, state, said):
+    finding = doctor.gpu(wheel, {**BUILT, 'gpus': gpus_seen}, listed)
+    assert finding.state == state and said in finding.found + finding.advice
+
+
+def test_libraries_are_loaded():
+    here, missing = doctor.libraries({'libm.so.6': 'the C library', 'libcudnn-not-here.so.8': 'cuDNN 8'})
+    assert here == ('libm.so.6', 'ok', 'loads', '')
+    assert missing.state == doctor.WRONG and 'cannot open' in missing.found and missing.advice.startswith('install cuDNN 8')
+
+
+@pytest.mark.parametrize('version, state', [('1.23.5', 'ok'), ('1.24.0', 'wrong'), ('2.0.1', 'wrong'), (None, 'wrong')])
+def test_numpy(monkeypatch, version, state):
+    monkeypatch.setattr(doctor, '_version', lambda name: version)
+    assert doctor.numpy().state == state
+
+
+@pytest.mark.parametrize('version, state',
+                         [((3, 7, 9), 'wrong'), ((3, 8, 0), 'ok'), ((3, 11, 9), 'ok'), ((3, 12, 0), 'wrong')])
+def test_python(monkeypatch, version, state):
+    monkeypatch.setattr(doctor.sys, 'version_info', version)
+    assert doctor.python().state == state
+
+
+def test_mxnet_and_horovod():
+    assert doctor.mxnet('', {}).state == doctor.WRONG
+    assert doctor.mxnet('mxnet', BUILT).state == doctor.OK
+    assert 'can not decode images' in doctor.mxnet('mxnet', {**BUILT, 'features': []}).advice
+    assert doctor.horovod(BUILT).state == doctor.OK
+    for built in ({**BUILT, 'horovod': ''}, {**BUILT, 'horovod': 'gloo'}, {'error': 'libcuda.so.1'}):
+        assert doctor.horovod(built).state == doctor.NOTE
+    assert doctor.horovod({**BUILT, 'horovod': 'gloo', 'gpus': 0}).state == doctor.OK
+
+
+def test_cores(monkeypatch):
+    monkeypatch.setattr(doctor.os, 'sched_getaffinity', lambda process: {0, 1, 2, 3})
+    monkeypatch.setenv('OMP_NUM_THREADS', '4')
+    assert doctor.cores().state == doctor.OK
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    assert doctor.cores().state == doctor.NOTE and 'unset' in doctor.cores().advice
+
+
+def test_an_mxnet_that_does_not_load_is_told_by_doctor_and_by_train(broken_mxnet):
+    told = gluon_bot(['doctor'], broken_mxnet)
+    assert told.returncode == 1 and told.stderr == ''
+    assert re.search('(?m)^wrong +mxnet +mxnet does not load: OSError: libcudnn.so.8: cannot open', told.stdout)
+    train = gluon_bot(['train', 'digits', '--data', 'nowhere', '--out', 'nowhere'], broken_mxnet)
+    assert train.returncode == 2 and len(train.stderr.splitlines()) == 1 and 'libcudnn.so.8' in train.stderr
+
+
+def test_an_mxnet_that_kills_its_process_is_told(monkeypatch):
+    monkeypatch.setattr(doctor.sys, 'executable', '/bin/false')
+    assert doctor.probe() == {'error': 'its process died with code 1'}
+    monkeypatch.setattr(doctor.sys, 'executable', '/nothing/there')
+    assert 'error' in doctor.probe()

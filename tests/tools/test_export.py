@@ -1,0 +1,160 @@
+"""Exported files answer as the checkpoint does, say how to feed them, and appear whole or not at all."""
+
+import json
+import sys
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from gluon_bot.cli.main import main
+from gluon_bot.models.build import build, initialize
+from gluon_bot.models.parameters import network_arrays
+from gluon_bot.models.zoo import standard_image_size
+from gluon_bot.recipes import paper
+from gluon_bot.recipes.classification import RECIPES, Recipe
+from gluon_bot.recipes.fields import as_dict
+from gluon_bot.runs import checkpoint
+from gluon_bot.tasks import classification
+from gluon_bot.tools import export
+
+CLASSES = ['c%d' % number for number in range(7)]
+IN_TABLES = sorted({RECIPES[cell.recipe].model for cell in paper.CELLS if cell.table <= 6 and cell.recipe}
+                   | {'resnet152d'})
+QUICK = ('mobilenet', 'resnet50d')
+
+
+def saved_run(folder, model, image_size, task='classify'):
+    """A checkpoint with random parameters, normalisation and running statistics too."""
+    network = build(model, len(CLASSES))
+    initialize(network, mx.cpu(), seed=0, image_size=image_size)
+    rng = np.random.default_rng(0)
+    parameters = {name: array.asnumpy() if name.endswith('weight')
+                  else rng.uniform(0.8, 1.25, array.shape).astype(np.float32)
+                  for name, array in network_arrays(network).items()}
+    recipe = Recipe('tried', model=model, image_size=image_size, precision='float16')
+    meta = {'task': task, 'recipe': as_dict(recipe), 'classes': CLASSES, 'data': {'name': 'made up'}, 'epoch': 2,
+            'step': 9,
+            'line': {'val_top1': 12.5}}
+    checkpoint.save(str(folder), meta, parameters, {})
+    return str(folder)
+
+
+def random_images(image_size):
+    return [np.random.default_rng(1).standard_normal((number, 3, image_size, image_size)).astype(np.float32)
+            for number in (1, 3)]
+
+
+def expected_logits(run, images):
+    network = classification.load(run, mx.cpu(), wanted_precision='float32')[0]
+    return [network(mx.nd.array(batch)).asnumpy() for batch in images]
+
+
+def assert_same(given, expected):
+    for one, other in zip(given, expected):
+        assert one.shape == other.shape and one.dtype == np.float32
+        assert np.abs(one - other).max() <= 1e-4 * max(1, np.abs(other).max())
+        assert np.abs(other).max() > 1e-3  # there is something to compare
+
+
+def size_of(model):
+    return 75 if model == 'inception-v3' else 32
+
+
+@pytest.mark.parametrize('model',
+                         [pytest.param(model, marks=[] if model in QUICK else pytest.mark.slow) for model in IN_TABLES])
+def test_every_network_of_the_tables_answers_alike(model, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    size = size_of(model)
+    run, images = saved_run(tmp_path / 'run', model, size), random_images(size)
+    expected = expected_logits(run, images)
+    assert main(['export', run, '--format', 'symbol', '--out', str(tmp_path / 'out')]) == 0
+    assert main(['export', run, '--format', 'onnx', '--out', str(tmp_path / 'out')]) == 0
+    block = mx.gluon.SymbolBlock.imports(str(tmp_path / 'out/model-symbol.json'), ['data'],
+                                         str(tmp_path / 'out/model-0000.params'))
+    assert_same([block(mx.nd.array(batch)).asnumpy() for batch in images], expected)
+    session = onnxruntime.InferenceSession(str(tmp_path / 'out/model.onnx'), providers=['CPUExecutionProvider'])
+    assert [entry.name for entry in session.get_inputs()] == ['data']  # no parameter among them
+    assert session.get_inputs()[0].shape == ['N', 3, size, size] and session.get_outputs()[0].shape == ['N', 7]
+    assert_same([session.run(['logits'], {'data': batch})[0] for batch in images], expected)
+
+
+def test_the_module_api_loads_the_symbol(tmp_path):
+    run, (image, _) = saved_run(tmp_path / 'run', 'resnet18d', 32), random_images(32)
+    assert export.run(run, 'symbol', str(tmp_path)) == [
+        str(tmp_path / name) for name in ('model-0000.params', 'model-symbol.json', 'metadata.json')]
+    symbol, arguments, auxiliary = mx.model.load_checkpoint(str(tmp_path / 'model'), 0)
+    assert {array.dtype for array in [*arguments.values(), *auxiliary.values()]} == {np.float32}
+    module = mx.mod.Module(symbol, label_names=None)
+    module.bind([('data', image.shape)], for_training=False)
+    module.set_params(arguments, auxiliary)
+    module.forward(mx.io.DataBatch([mx.nd.array(image)]))
+    assert_same([module.get_outputs()[0].asnumpy()], expected_logits(run, [image]))
+
+
+def test_metadata_say_how_to_feed_it(tmp_path, capsys):
+    onnx = pytest.importorskip('onnx')
+    run = saved_run(tmp_path / 'run', 'mobilenet', 32)
+    assert main(['export', run, '--format', 'onnx', '--out', str(tmp_path / 'out')]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / 'out' / name) for name in ('model.onnx', 'metadata.json')]
+    described = json.loads((tmp_path / 'out/metadata.json').read_text())
+    assert described['preprocessing'] == {
+        'channels': 'RGB', 'values': '0 to 255', 'resize_short_side': 37, 'interpolation': 'bilinear', 'center_crop': 32,
+        'mean': [123.68, 116.779, 103.939], 'standard_deviation': [58.393, 57.12, 57.375],
+        'formula': '(value - mean) / standard_deviation'}
+    assert described['classes'] == CLASSES and described['val_top1'] == 12.5
+    assert described['output']['softmax_included'] is False
+    model = onnx.load(str(tmp_path / 'out/model.onnx'))
+    assert {entry.key: json.loads(entry.value) for entry in model.metadata_props} == described
+    assert model.opset_import[0].version == 13
+
+
+def test_standard_sizes_of_the_paper():
+    assert [standard_image_size(model) for model in ('inception-v3', 'resnet50d')] == [299, 224]
+    large = export.metadata(RECIPES['inception-v3-efficient'],
+                            {'classes': CLASSES, 'epoch': 1, 'step': 1, 'files': {'parameters.npz': {'sha256': ''}}})
+    assert large['input']['shape'] == ['N', 3, 299, 299] and large['preprocessing']['resize_short_side'] == 342
+
+
+def test_without_onnx_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'onnx', None)
+    assert main(['export', str(tmp_path), '--format', 'onnx', '--out', str(tmp_path / 'out')]) == 2
+    assert 'pip install onnx==' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
+def test_without_onnxruntime_the_file_is_written_and_said_to_be_untried(tmp_path, monkeypatch, capsys):
+    pytest.importorskip('onnx')
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    assert main(['export', saved_run(tmp_path / 'run', 'mobilenet', 32), '--format', 'onnx', '--out',
+                 str(tmp_path / 'out')]) == 0
+    assert 'not tried' in capsys.readouterr().err and (tmp_path / 'out/model.onnx').exists()
+
+
+def test_what_can_not_be_exported_is_one_line(tmp_path, capsys):
+    for folder, task, message in (('nothing', None, 'no checkpoint here'),
+                                  ('detector', 'detect', 'is a checkpoint to detect, not to classify')):
+        run = saved_run(tmp_path / folder, 'mobilenet', 32, task) if task else str(tmp_path / folder)
+        assert main(['export', run, '--format', 'symbol', '--out', str(tmp_path / 'out')]) == 2
+        said = capsys.readouterr().err
+        assert message in said and len(said.splitlines()) == 1 and not (tmp_path / 'out').exists()
+
+
+def test_another_checkpoints_files_are_not_mixed_in(tmp_path, capsys):
+    export.run(saved_run(tmp_path / 'one', 'mobilenet', 32), 'symbol', str(tmp_path / 'out'))
+    before = (tmp_path / 'out/model-0000.params').read_bytes()
+    other = saved_run(tmp_path / 'other', 'resnet18d', 32)
+    assert main(['export', other, '--format', 'symbol', '--out', str(tmp_path / 'out')]) == 2
+    assert 'another checkpoint' in capsys.readouterr().err and (tmp_path / 'out/model-0000.params').read_bytes() == before
+
+
+def test_files_that_answer_otherwise_do_not_appear(tmp_path, monkeypatch, capsys):
+    graph = export._graph
+
+    def damaged(network):
+        symbol, arrays = graph(network)
+        return symbol, {name: array + 0.01 if name.endswith('dense0_bias') else array for name, array in arrays.items()}
+
+    monkeypatch.setattr(export, '_graph', damaged)
+    run = saved_run(tmp_path / 'run', 'resnet18d', 32)
+    assert main(['export', run, '--format', 'symbol', '--out', str(tmp_path / 'out')]) == 1
+    assert 'differ by' in capsys.readouterr().err and list((tmp_path / 'out').iterdir()) == []

@@ -1,0 +1,148 @@
+"""Predictions on single files: what the evaluation computes, a picture of each, and nothing on bad input."""
+
+import json
+import os
+from dataclasses import replace
+
+import mxnet as mx
+import numpy as np
+import pytest
+from data_samples import encoded, noise, write_tree
+from PIL import Image
+
+from gluon_bot.cli.main import main
+from gluon_bot.data.classification import validation_batches
+from gluon_bot.data.records import pack
+from gluon_bot.models.parameters import network_arrays
+from gluon_bot.recipes.classification import recipe_named
+from gluon_bot.recipes.fields import as_dict, override
+from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.runs import checkpoint
+from gluon_bot.tasks import classification, detection, segmentation
+from gluon_bot.tools import predict
+
+RECIPE = override(recipe_named('digits'), ['image_size=48'])
+DETECTION = replace(FINE_TUNINGS['scenes-detection'], rpn_test_pre_nms=50, rpn_test_post_nms=10)
+SEGMENTATION = replace(FINE_TUNINGS['scenes-segmentation'], base_size=160, crop_size=64)
+
+
+def saved(folder, network, recipe, task, classes):
+    """A checkpoint of a network with random parameters; returns its folder."""
+    meta = {'task': task, 'recipe': as_dict(recipe), 'classes': classes, 'epoch': 1, 'step': 1}
+    arrays = {name: array.asnumpy() for name, array in network_arrays(network).items()}
+    return checkpoint.save(str(folder), meta, arrays, {})
+
+
+@pytest.fixture(scope='module')
+def checkpoints(tmp_path_factory):
+    """One of each task."""
+    folder = tmp_path_factory.mktemp('runs')
+    names = ['class %d' % number for number in range(6)]
+    networks = {'classify': (classification.evaluation_network(RECIPE, 6, mx.cpu())[0], RECIPE),
+                'detect': (detection.evaluation_network(DETECTION, names, mx.cpu()), DETECTION),
+                'segment': (segmentation.evaluation_network(SEGMENTATION, 6, mx.cpu()), SEGMENTATION)}
+    return {task: saved(folder / task, *network, task, names) for task, network in networks.items()}
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """Files of different shapes and kinds."""
+    wide, turned = noise(1, 64, 120), Image.Exif()
+    turned[0x0112] = 6
+    files = {'wide.jpg': encoded(wide), 'tall.jpg': encoded(noise(2, 136, 72)), 'small.jpg': encoded(noise(3, 24, 16)),
+             'turned.jpg': encoded(wide, exif=turned), 'grey.jpg': encoded(noise(4, 80, 72)[:, :, 0]),
+             'lossless.png': encoded(np.broadcast_to(np.arange(120)[:, None], (64, 120, 3)), 'PNG')}
+    write_tree(tmp_path, files)
+    return [str(tmp_path / name) for name in files]
+
+
+def test_a_classifier_sees_what_its_evaluation_sees(samples, checkpoints, tmp_path):
+    """The same pixels and logits as from records; a PNG goes into a record as a JPEG, and differs by that."""
+    files = {'%s/%d/x%s' % (split, label, os.path.splitext(path)[1]): open(path, 'rb').read()
+             for label, path in enumerate(samples) for split in ('train', 'val')}
+    data = str(tmp_path / 'records')
+    pack.pack(write_tree(tmp_path / 'tree', files), data)
+    network = classification.load(checkpoints['classify'], mx.cpu())[0]
+    (batch, labels), = validation_batches(data, RECIPE, 0, 1, len(samples))
+    assert sorted(labels.asnumpy()) == list(range(len(samples)))
+    for pixels, label in zip(batch, labels.asnumpy()):
+        seen = predict.validation_pixels(predict.read(samples[int(label)]), RECIPE)
+        pixels = pixels.expand_dims(0)
+        tolerance = 0 if samples[int(label)].endswith('.jpg') else 0.05  # deviations of a channel
+        np.testing.assert_allclose(seen.asnumpy(), pixels.asnumpy(), rtol=0, atol=tolerance, err_msg=samples[int(label)])
+        np.testing.assert_allclose(network(seen).asnumpy(), network(pixels).asnumpy(), rtol=0, atol=1e-6 + tolerance)
+
+
+@pytest.mark.parametrize('task, entries', [('classify', 'classes'), ('detect', 'boxes'), ('segment', 'areas')])
+def test_each_task_has_results_and_pictures(task, entries, samples, checkpoints, tmp_path, capsys):
+    out = tmp_path / 'pictures'
+    words = ['predict', *samples[:2], '--checkpoint', checkpoints[task], '--out', str(out), '--score-threshold', '0']
+    assert main(words + ['--json']) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert sorted(os.listdir(out)) == ['tall.png', 'wide.png']
+    for result, path in zip(results, samples):
+        assert (result['image'], result['task']) == (path, task) and len(result[entries]) >= 1
+        assert max(Image.open(result['picture']).size) > 700
+        assert all(entry['class'].startswith('class ') for entry in result[entries])
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(': class ')[0] for line in lines] == samples[:2]
+    if task == 'classify':
+        expected = mx.nd.softmax(classification.load(checkpoints[task], mx.cpu())[0](
+            predict.validation_pixels(predict.read(samples[0]), RECIPE))).asnumpy()[0]
+        best = results[0]['classes'][0]
+        assert best['probability'] == pytest.approx(expected.max(), abs=1e-6)
+        assert best['class'] == 'class %d' % expected.argmax() and len(results[0]['classes']) == 5
+    if task == 'detect':
+        boxes = np.array([entry['box'] for entry in results[0]['boxes']])
+        assert (boxes >= 0).all() and boxes[:, 2].max() <= 120 and boxes[:, 3].max() <= 64
+    if task == 'segment':
+        assert sum(entry['share'] for entry in results[0]['areas']) == pytest.approx(1)
+
+
+def test_boxes_below_the_threshold_are_left_out(samples, checkpoints, tmp_path, capsys):
+    assert main(['predict', samples[0], '--checkpoint', checkpoints['detect'], '--out', str(tmp_path / 'p'),
+                 '--score-threshold', '1']) == 0
+    assert capsys.readouterr().out == '%s: nothing\n' % samples[0]
+
+
+def test_pictures_overwrite_neither_each_other_nor_the_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert predict.picture_paths(['a/cat.jpg', 'b/cat.jpg', 'b/cat-2.png', 'cat.JPG', 'dog'], 'out') == [
+        os.path.join('out', name) for name in ('cat.png', 'cat-2.png', 'cat-2-2.png', 'cat-3.png', 'dog.png')]
+    assert predict.picture_paths(['cat.png', './cat.jpg'], '.') == ['./cat-2.png', './cat-3.png']
+
+
+def test_one_bad_image_and_nothing_is_written(samples, checkpoints, tmp_path, capsys):
+    bad = tmp_path / 'cut\x1b[1m.jpg'
+    bad.write_bytes(encoded(noise(1, 64, 64))[:-400])
+    missing, out = str(tmp_path / 'nowhere.jpg'), str(tmp_path / 'out')
+    for path, said in ((str(bad), 'cut\\x1b[1m.jpg: image: '), (missing, 'nowhere.jpg: image: No such file')):
+        assert main(['predict', samples[0], path, '--checkpoint', checkpoints['classify'], '--out', out]) == 2
+        errors = capsys.readouterr().err
+        assert said in errors and len(errors.splitlines()) == 1
+    assert not os.path.exists(out)
+
+
+def test_places_that_can_not_be_used(samples, checkpoints, tmp_path, capsys):
+    assert main(['predict', samples[0], '--checkpoint', str(tmp_path), '--out', str(tmp_path / 'out')]) == 2
+    assert main(['predict', samples[0], '--checkpoint', checkpoints['classify'], '--out', samples[1]]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_line_too_thin_for_the_network(checkpoints, tmp_path, capsys):
+    thin = str(tmp_path / 'thin.png')
+    Image.new('RGB', (300, 4), 'red').save(thin)
+    for task, code in (('classify', 0), ('detect', 2), ('segment', 2)):
+        assert main(['predict', thin, '--checkpoint', checkpoints[task], '--out', str(tmp_path / 'out')]) == code
+        if code:
+            assert capsys.readouterr().err.startswith('gluon-bot: %s: 300 x 4 pixels are too narrow' % thin)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (90, 16), (2000, 700)])
+def test_small_and_large_images(size, checkpoints, tmp_path):
+    Image.new('RGB', size, 'red').save(tmp_path / 'image.png')
+    for task, path in checkpoints.items():
+        if task != 'segment' or size != (1, 1):
+            result, = predict.run([str(tmp_path / 'image.png')], path, str(tmp_path / task))
+            assert max(Image.open(result['picture']).size) < 1500
