@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / 'gluon_bot'
 
 # from the bottom; a folder imports from its own row only itself
-LAYERS = (('',), ('files', 'console'), ('distributed',), ('recipes',), ('tricks',), ('runs', 'data'), ('models',), ('report',),
+LAYERS = (('',), ('files', 'console'), ('distributed', 'recipes'), ('tricks',), ('runs', 'data'), ('report', 'models'),
           ('training',), ('tasks',), ('tools',), ('cli',), ('__main__',))
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 LIGHT = {'', 'files', 'console', 'recipes', 'report'}  # these load without any of HEAVY

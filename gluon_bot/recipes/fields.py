@@ -12,7 +12,6 @@ from typing import Any, Dict, Iterable, Tuple, Type
 
 from gluon_bot import InputError
 from gluon_bot.console import did_you_mean
-from gluon_bot.recipes.classification import Recipe
 
 
 def override(recipe: Any, settings: Iterable[str]) -> Any:
@@ -42,7 +41,7 @@ def as_dict(recipe: Any) -> Dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(recipe).items()}
 
 
-def from_dict(values: Dict[str, Any], kind: Type[Any] = Recipe) -> Any:
+def from_dict(values: Dict[str, Any], kind: Type[Any]) -> Any:
     """The inverse of `as_dict`, for any recipe dataclass. A field that is missing (older
     records lack newer ones) has its default, which is no effect.
 

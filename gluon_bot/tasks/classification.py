@@ -232,7 +232,7 @@ def load(path: str, context: mx.Context, class_names: Optional[Sequence[str]] = 
     """
     found = checkpoint.find(path)
     check_task(found, 'classify')
-    recipe = from_dict(found.meta['recipe'])
+    recipe = from_dict(found.meta['recipe'], Recipe)
     check_classes(found, class_names)
     used_recipe = replace(recipe, precision=wanted_precision or recipe.precision)
     network, used = evaluation_network(used_recipe, len(found.meta['classes']), context)

@@ -11,7 +11,7 @@ from gluon_bot import InputError
 from gluon_bot.data import transforms
 from gluon_bot.data.classification import batch_numbers, steps_an_epoch
 from gluon_bot.distributed import environment, horovod
-from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.classification import RECIPES, Recipe
 from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.recipes.finetuning import Detection, FineTuning, Segmentation
 from gluon_bot.runs import checkpoint
@@ -47,7 +47,7 @@ def backbone(recipe: FineTuning, path: str) -> Tuple[Dict[str, np.ndarray], Dict
                          "random values with --set pretrained=false" % (recipe.name, recipe.backbone))
     found = checkpoint.find(path)
     checkpoint.check_task(found, 'classify')
-    trained, wanted = from_dict(found.meta['recipe']), RECIPES[recipe.backbone].model
+    trained, wanted = from_dict(found.meta['recipe'], Recipe), RECIPES[recipe.backbone].model
     if trained.model != wanted:
         raise InputError("%s: the network is a %s, recipe '%s' wants a %s"
                          % (found.path, trained.model, recipe.name, wanted))

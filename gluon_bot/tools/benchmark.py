@@ -131,7 +131,7 @@ def _measure(request: Dict[str, Any]) -> None:
     launcher.follow_parent()
     environment.prepare(int(os.environ.get('HOROVOD_LOCAL_SIZE', 1)))
     from gluon_bot.distributed import horovod
-    recipe = from_dict(request['recipe'])
+    recipe = from_dict(request['recipe'], Recipe)
     ranks = horovod.join()
     with without_native_lines('MKLDNN Pooling'):
         rows = MEASUREMENTS[request['what']](recipe, request['data'], ranks, request['repeats'], request['steps'])

@@ -23,7 +23,7 @@ from mutations import mutated  # noqa: E402
 from gluon_bot import InputError  # noqa: E402
 from gluon_bot.data import ade20k, trees, voc  # noqa: E402
 from gluon_bot.data.records import ilsvrc, images, manifest, pack, recordio, sources  # noqa: E402
-from gluon_bot.recipes.classification import RECIPES  # noqa: E402
+from gluon_bot.recipes.classification import RECIPES, Recipe  # noqa: E402
 from gluon_bot.recipes.fields import as_dict, from_dict, override  # noqa: E402
 from gluon_bot.runs import checkpoint  # noqa: E402
 from gluon_bot.runs.read import read  # noqa: E402
@@ -126,7 +126,7 @@ def read_frame(path):
 
 
 def read_checkpoint(path):
-    from_dict(checkpoint.find(os.path.dirname(path)).meta['recipe'])
+    from_dict(checkpoint.find(os.path.dirname(path)).meta['recipe'], Recipe)
 
 
 def read_mask(path):

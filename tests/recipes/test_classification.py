@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gluon_bot import InputError
-from gluon_bot.recipes.classification import RECIPES, recipe_named, tricks
+from gluon_bot.recipes.classification import RECIPES, Recipe, recipe_named, tricks
 from gluon_bot.recipes.fields import as_dict, from_dict, override
 
 GOLDEN = Path(__file__).parent / 'golden' / 'recipes.json'
@@ -78,17 +78,17 @@ def test_an_unknown_recipe_suggests_the_nearest():
 
 def test_dict_and_back():
     for recipe in RECIPES.values():
-        assert from_dict(json.loads(json.dumps(as_dict(recipe)))) == recipe
+        assert from_dict(json.loads(json.dumps(as_dict(recipe))), Recipe) == recipe
 
 
 @pytest.mark.parametrize('change', [{'epochs': '3'}, {'epochs': 3.5}, {'zero_gamma': 1}, {'unknown': 1}, {'name': 5},
                                     {'base_lr': None}, {'lr_decay_epochs': ['x']}, {'epochs': 0}])
 def test_from_dict_refuses(change):
     with pytest.raises(InputError):
-        from_dict({**as_dict(RECIPES['digits']), **change})
+        from_dict({**as_dict(RECIPES['digits']), **change}, Recipe)
 
 
 def test_a_field_older_records_lack_has_no_effect():
     values = as_dict(RECIPES['resnet50-baseline'])
     del values['mixup_alpha']
-    assert from_dict(values) == RECIPES['resnet50-baseline']
+    assert from_dict(values, Recipe) == RECIPES['resnet50-baseline']
