@@ -12,8 +12,8 @@ from PIL import Image
 
 from gluon_bot import InputError
 from gluon_bot.console import Progress
-from gluon_bot.data.images import Unreadable, decode
-from gluon_bot.data.workers import ordered
+from gluon_bot.data.records.images import Unreadable, decode
+from gluon_bot.data.records.process_pool import ordered
 from gluon_bot.files import read_bounded
 
 MOST_LIST_BYTES = 8 << 20  # of a list of names or classes
