@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from gluon_bot import paper
-from gluon_bot.report.plots import COLOURS
+from gluon_bot.recipes import paper
+from gluon_bot.runs.curves import COLOURS
 
 GPUS_A_MACHINE = 8
 GPUS = [1 << power for power in range(11)]  # 1 to 1,024

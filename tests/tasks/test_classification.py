@@ -6,13 +6,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
+from processes import finish, gluon_bot, record, same_run, wait_for_step
 
 from gluon_bot.cli.main import main
 from gluon_bot.data.samples import digits
@@ -20,7 +20,6 @@ from gluon_bot.distributed import horovod, launcher
 from gluon_bot.models.build import build, initialize
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.runs import checkpoint
-from gluon_bot.runs.record import RECORD, comparable, read_lines
 from gluon_bot.tasks import classification
 from gluon_bot.tricks import low_precision
 from gluon_bot.tricks.low_precision import LossScale
@@ -34,46 +33,6 @@ def digits_folder(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp('digits'))
     digits.write_digits(folder)
     return folder
-
-
-def gluon_bot(*arguments, **options):
-    """A `gluon-bot` process, its output captured, on one core a worker."""
-    return subprocess.Popen([sys.executable, '-m', 'gluon_bot', *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, **options)
-
-
-def finish(process, code=0):
-    """Wait for the process; fail with what it said unless it leaves with `code`."""
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == code, errors
-    assert 'Traceback' not in errors, errors
-    return output, errors
-
-
-def record(run):
-    return read_lines(os.path.join(run, RECORD))
-
-
-def wait_for_step(run, step, process):
-    """Until the record has the line of `step`."""
-    deadline = time.monotonic() + 120
-    path = Path(run, RECORD)
-    while not (path.exists() and '"step": %d,' % step in path.read_text()):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.005)
-
-
-def same_run(a, b):
-    """The last checkpoints and the records are equal bit for bit, but for times and restarts."""
-    for name in ('parameters.npz', 'training.npz'):
-        first, second = (checkpoint.arrays(checkpoint.find(str(run)), name) for run in (a, b))
-        assert set(first) == set(second) and len(first) > 30
-        for key in first:
-            np.testing.assert_array_equal(first[key], second[key], err_msg=key)
-    records = [comparable(record(run)) for run in (a, b)]
-    for lines in records:
-        lines[0].pop('git')  # whoever edits the checkout while tests run is no concern of theirs
-    assert records[0] == records[1]
 
 
 @pytest.mark.parametrize('name', RECIPES)

@@ -10,7 +10,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import gluon
-from test_train import finish, gluon_bot, record, same_run, wait_for_step
+from processes import finish, gluon_bot, record, same_run, wait_for_step
 
 from gluon_bot import InputError
 from gluon_bot.cli.main import main

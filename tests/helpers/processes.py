@@ -1,0 +1,52 @@
+"""Runs as processes of their own, as a user starts them, and what they leave behind."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from gluon_bot.runs import checkpoint
+from gluon_bot.runs.record import RECORD, comparable, read_lines
+
+
+def gluon_bot(*arguments, **options):
+    """A `gluon-bot` process, its output captured, on one core a worker."""
+    return subprocess.Popen([sys.executable, '-m', 'gluon_bot', *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, **options)
+
+
+def finish(process, code=0):
+    """Wait for the process; fail with what it said unless it leaves with `code`."""
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == code, errors
+    assert 'Traceback' not in errors, errors
+    return output, errors
+
+
+def record(run):
+    return read_lines(os.path.join(run, RECORD))
+
+
+def wait_for_step(run, step, process):
+    """Until the record has the line of `step`."""
+    deadline = time.monotonic() + 120
+    path = Path(run, RECORD)
+    while not (path.exists() and '"step": %d,' % step in path.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.005)
+
+
+def same_run(a, b):
+    """The last checkpoints and the records are equal bit for bit, but for times and restarts."""
+    for name in ('parameters.npz', 'training.npz'):
+        first, second = (checkpoint.arrays(checkpoint.find(str(run)), name) for run in (a, b))
+        assert set(first) == set(second) and len(first) > 30
+        for key in first:
+            np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+    records = [comparable(record(run)) for run in (a, b)]
+    for lines in records:
+        lines[0].pop('git')  # whoever edits the checkout while tests run is no concern of theirs
+    assert records[0] == records[1]
