@@ -408,7 +408,8 @@ def test_an_out_that_is_a_file_is_refused(tmp_path):
 
 @pytest.mark.parametrize('content', [b'', b'\x00' * 5000, os.urandom(5000), b'\x1f\x8b', gzip.compress(b'x')[:-6],
                                      b'hello\n', b'{' * 100000, b'Namespace(\n', b'{"event": "start"}', b'\xff\xfe{\x00'],
-                         ids=['empty', 'zeros', 'random', 'gzip magic', 'cut gzip', 'text', 'braces', 'namespace', 'start', 'utf-16'])
+                         ids=['empty', 'zeros', 'random', 'gzip magic', 'cut gzip', 'text', 'braces', 'namespace', 'start',
+                              'utf-16'])
 def test_a_file_that_is_no_log_is_said_to_be_none(tmp_path, content):
     (tmp_path / 'x.log').write_bytes(content)
     comparison = compared(tmp_path / 'x.log')
