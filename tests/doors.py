@@ -4,8 +4,10 @@ Tests of the training step know the program by its command line and its files al
 put a small network in the place of a large one, it is needed here and nowhere else.
 """
 
+import importlib
 import json
 import os
+from dataclasses import replace
 from typing import Any, Callable, Dict, List, NamedTuple
 
 import mxnet as mx
@@ -14,6 +16,7 @@ import numpy as np
 from gluon_bot import checkpoint, detect, loop, models, precision, segment, state
 from gluon_bot.__main__ import main
 from gluon_bot.data import scenes
+from gluon_bot.finetune import FINE_TUNINGS
 from gluon_bot.recipes import RECIPES, as_dict
 
 
@@ -105,6 +108,19 @@ def rates_of_updates(patch: Any) -> List[float]:
     return rates
 
 
+def optimizers_used(patch: Any) -> List[mx.optimizer.Optimizer]:
+    """The list that will hold the optimizer of each trainer that is made."""
+    optimizers: List[mx.optimizer.Optimizer] = []
+    make = mx.gluon.Trainer.__init__
+
+    def noted(trainer: mx.gluon.Trainer, *arguments: Any, **named: Any) -> None:
+        make(trainer, *arguments, **named)
+        optimizers.append(trainer.optimizer)
+
+    patch.setattr(mx.gluon.Trainer, '__init__', noted)
+    return optimizers
+
+
 def batches_loaded(patch: Any) -> List[List[np.ndarray]]:
     """The list that will hold each small batch that MXNet's loader of fine-tuning gives."""
     batches: List[List[np.ndarray]] = []
@@ -169,6 +185,24 @@ class Built:
             return gave
 
         patch.setattr(kind, '__call__', call, raising=False)
+
+
+def segment_with(patch: Any, make: Callable[[int], mx.gluon.HybridBlock]) -> None:
+    """Have segmenters built by make(classes) from now on; they can not start from a classifier."""
+    patch.setattr(segment, 'fcn', lambda recipe, classes, norm=None: (make(classes), None))
+
+
+def narrow_networks(patch: Any) -> None:
+    """Give ResNets, and what stands on them, a fiftieth of their parameters."""
+    for name in ('resnet', 'faster_rcnn', 'fcn'):
+        patch.setattr(importlib.import_module('gluon_bot.models.' + name), 'STAGE_WIDTHS', (64, 16, 32, 64))
+
+
+def new_network(command: str, **changed: Any) -> mx.gluon.HybridBlock:
+    """The detector or segmenter of a recipe with such fields, for five classes, without any values."""
+    if command == 'detect':
+        return detect.faster_rcnn(replace(FINE_TUNINGS['scenes-detection'], **changed), list('abcde'))[0]
+    return segment.fcn(replace(FINE_TUNINGS['scenes-segmentation'], **changed), 5)[0]
 
 
 def write_scenes(folder: str, images: int) -> str:

@@ -14,12 +14,20 @@ COMMON = dict(pretrained=True, epochs=2, batch_size=4, base_lr=0.02, lr_batch_si
 MEAN, DEVIATION = np.array([123.68, 116.779, 103.939]), np.array([58.393, 57.12, 57.375])
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module', autouse=True)
+def narrow():
+    patch = pytest.MonkeyPatch()
+    doors.narrow_networks(patch)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope='module')
 def scenes(tmp_path_factory):
     return doors.write_scenes(str(tmp_path_factory.mktemp('scenes') / 'data'), 16)
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def classifier(tmp_path_factory):
     return doors.untrained_classifier(str(tmp_path_factory.mktemp('classifier')))
 
@@ -76,7 +84,7 @@ class Replayed:
 def test_an_update_of_a_detector(scenes, classifier, tmp_path, monkeypatch):
     replayed = Replayed('detect', monkeypatch, scenes, classifier, tmp_path / 'run', epochs=2, short_side=96, long_side=96,
                         frozen_stages=2, rpn_channels=16, rpn_samples=16, rpn_train_pre_nms=50, rpn_train_post_nms=20,
-                        rpn_test_pre_nms=20, rpn_test_post_nms=5, roi_samples=16, roi_size=2, anchor_scales=(1, 2, 4))
+                        rpn_test_pre_nms=20, rpn_test_post_nms=5, roi_samples=8, roi_size=2, anchor_scales=(1, 2, 4))
 
     def losses(batch):
         images, objects, rpn_classes, rpn_boxes, rpn_masks = batch
@@ -102,11 +110,12 @@ def test_an_update_of_a_detector(scenes, classifier, tmp_path, monkeypatch):
     names = ('rpn_class_loss', 'rpn_box_loss', 'class_loss', 'box_loss')
     assert [line[name] for name in names] == pytest.approx(list(found), rel=1e-3)
     assert line['loss'] == pytest.approx(found.sum(), rel=1e-3)
+    after = replayed.run.parameters(2)
     for name, array in classifier.parameters(5).items():  # what is frozen is the classifier's
         place = {'stem': 'features.0', 'stage1': 'features.1', 'stage2': 'features.2', 'stage3': 'features.3',
                  'stage4': 'top_features.0'}.get(name.split('.')[0])
         if place and not trained(place + name[name.index('.'):]):
-            np.testing.assert_array_equal(replayed.run.parameters(2)[place + name[name.index('.'):]], array, err_msg=name)
+            np.testing.assert_array_equal(after[place + name[name.index('.'):]], array, err_msg=name)
 
 
 def test_an_update_of_a_segmenter(scenes, classifier, tmp_path, monkeypatch):
