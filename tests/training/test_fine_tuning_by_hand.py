@@ -7,6 +7,7 @@ import pytest
 from gluoncv.loss import MixSoftmaxCrossEntropyLoss
 from mxnet import gluon
 
+pytestmark = pytest.mark.filterwarnings('ignore:Parameter normalizedperclass:UserWarning')
 MOMENTUM, DECAY = 0.8, 0.02
 RATES = [0.005, 0.0025]  # 0.02 * 4 / 16, and half of it in the second of two epochs of one update
 COMMON = dict(pretrained=True, epochs=2, batch_size=4, base_lr=0.02, lr_batch_size=16, warmup_epochs=0, lr_schedule='step',

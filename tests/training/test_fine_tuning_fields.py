@@ -13,6 +13,8 @@ from small_segmenter import HIGH, WIDE, SmallSegmenter, write_objects, write_ram
 
 from gluon_bot.finetune import Detection, Segmentation
 
+pytestmark = pytest.mark.filterwarnings('ignore:Parameter normalizedperclass:UserWarning')
+
 COMMON = dict(pretrained=False, epochs=3, batch_size=4, base_lr=0.02, lr_batch_size=16, lr_schedule='step',
               warmup_epochs=1, lr_decay_epochs=(2,), lr_decay_factor=0.25, momentum=0.7, weight_decay=0.003,
               random_flip=True)
@@ -21,6 +23,7 @@ RATES = [0.0025, 0.005, 0.005, 0.005, 0.00125, 0.00125]  # 0.02 * 4 / 16 = 0.005
 SMALL = dict(short_side=64, long_side=96, frozen_stages=1, rpn_channels=16, anchor_scales=(1, 3), rpn_samples=12,
              rpn_train_pre_nms=50, rpn_train_post_nms=20, rpn_test_pre_nms=21, rpn_test_post_nms=7, roi_samples=8,
              roi_size=3)
+CROPS = dict(base_size=64, crop_size=32)
 
 
 def check_effect(kind, field, *arguments):
@@ -30,8 +33,8 @@ def check_effect(kind, field, *arguments):
 
 
 @pytest.mark.parametrize('field', [field.name for field in fields(Segmentation)])
-def test_a_field_of_segmentation_has_its_effect(field, ramps, tmp_path, monkeypatch):
-    check_effect(OfSegmentation, field, ramps, tmp_path, monkeypatch)
+def test_a_field_of_segmentation_has_its_effect(field, ramps, segmentation, tmp_path, monkeypatch):
+    check_effect(OfSegmentation, field, ramps, segmentation, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize('field', [field.name for field in fields(Detection)])
@@ -62,11 +65,16 @@ def objects(tmp_path_factory):
 @pytest.fixture(scope='module')
 def detection(objects, tmp_path_factory):
     """A run in which no field has its default."""
-    patch = pytest.MonkeyPatch()
-    watched = Watched('detect', 'scenes-detection', objects[0], tmp_path_factory.mktemp('run') / 'run', patch,
-                      **{**COMMON, **SMALL})
-    patch.undo()
-    return watched
+    with pytest.MonkeyPatch.context() as patch:
+        return Watched('detect', 'scenes-detection', objects[0], tmp_path_factory.mktemp('run') / 'run', patch,
+                       **{**COMMON, **SMALL})
+
+
+@pytest.fixture(scope='module')
+def segmentation(ramps, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        return Watched('segment', 'scenes-segmentation', ramps, tmp_path_factory.mktemp('run') / 'run', patch,
+                       **{**COMMON, **CROPS})
 
 
 class Watched:
@@ -139,18 +147,14 @@ class Common:
 class OfSegmentation(Common):
     command, recipe, small = 'segment', 'scenes-segmentation', dict(base_size=64, crop_size=48)
 
-    def __init__(self, data, out, patch):
-        self.data, self.out, self.patch, self.runs = data, out, patch, 0
-
-    @property
-    def watched(self):
-        return self.watch()
+    def __init__(self, data, segmentation, out, patch):
+        self.data, self.watched, self.out, self.patch, self.runs = data, segmentation, out, patch, 0
 
     def watch(self, *words, **settings):
         self.runs += 1
         self.patch.undo()
         return Watched('segment', self.recipe, self.data, self.out / str(self.runs), self.patch, *words,
-                       **{**COMMON, 'base_size': 64, 'crop_size': 32, **settings})
+                       **{**COMMON, **CROPS, **settings})
 
     def long_sides(self, **settings):
         """(of the scaled images in pixels, whether mirrored), from the slope of red in 24 crops."""
