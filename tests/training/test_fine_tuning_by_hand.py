@@ -69,6 +69,7 @@ class Replayed:
         losses, gradients = self.gradients(before, 1, loss_of)
         assert set(gradients) == {name for name in before if trained(name)}
         assert {name[len('momentum/'):] for name in state} == set(gradients)
+        assert {self.parameters[name].wd_mult for name in gradients} == {1}  # too small to see where biases start at 0
         for name, gradient in gradients.items():
             velocity = -state['momentum/' + name] / (RATES[0] * faster(name))
             velocity = MOMENTUM * velocity + gradient + DECAY * before[name]
