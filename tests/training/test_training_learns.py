@@ -23,9 +23,9 @@ def test_a_trick_makes_a_difference(child, parent, data, built, teacher, tmp_pat
     weights = []
     for name in (child, parent):
         recipe = asdict(recipes.RECIPES[name])
-        run = doors.train('train', name, data.folder, tmp_path / name,
+        run = doors.train('train', name, data.folder, tmp_path / name, '--limit', '8',
                           *(['--teacher', teacher.folder] if recipe['teacher'] else []),
-                          **dict(PLAIN, epochs=6, batch_size=recipe['batch_size'] // 128, precision='float32',
+                          **dict(PLAIN, epochs=7, batch_size=recipe['batch_size'] // 128, precision='float32',
                                  base_lr=25.6, weight_decay=0.01))
         weights.append(run.parameters(run.steps[-1]))
     changed = max(np.abs(weights[0][name] - weights[1][name]).max() for name in weights[0])
@@ -46,9 +46,9 @@ def falls(run, most):
 
 def test_a_classifier_learns_digits_with_the_tricks_on(narrow, tmp_path):
     doors.gluon_bot('pack', 'digits', tmp_path / 'digits')
-    run = doors.train('train', 'digits', tmp_path / 'digits', tmp_path / 'run', '--limit', '512', epochs=4,
+    run = doors.train('train', 'digits', tmp_path / 'digits', tmp_path / 'run', '--limit', '320', epochs=4,
                       warmup_epochs=1, image_size=24, batch_size=32)
-    assert falls(run, 0.8) and run.lines('epoch')[-1]['val_top1'] > 60  # one in ten is chance
+    assert falls(run, 0.8) and run.lines('epoch')[-1]['val_top1'] > 50  # one in ten is chance
 
 
 def test_a_segmenter_learns_to_tell_colours(narrow, tmp_path):
@@ -59,7 +59,7 @@ def test_a_segmenter_learns_to_tell_colours(narrow, tmp_path):
 
 
 def test_a_detector_learns_to_find_rectangles(narrow, tmp_path):
-    write_objects(str(tmp_path / 'data'), 48, 9, (64, 64))
+    write_objects(str(tmp_path / 'data'), 48, 6, (64, 64))
     run = doors.train('detect', 'scenes-detection', tmp_path / 'data', tmp_path / 'run', pretrained=False, epochs=7,
                       batch_size=4, lr_batch_size=4, base_lr=0.03, lr_decay_epochs=(), short_side=64, long_side=64,
                       rpn_channels=32, rpn_train_post_nms=50, roi_samples=16, anchor_scales=(1, 2))
