@@ -1,0 +1,225 @@
+"""The doors through which tests enter training: commands in, checkpoints and records out, and what passes MXNet meanwhile.
+
+Tests of the training step know the program by its command line and its files alone; where a module's name is needed, to
+put a small network in the place of a large one, it is needed here and nowhere else.
+"""
+
+import importlib
+import json
+import os
+from dataclasses import replace
+from typing import Any, Callable, Dict, List, NamedTuple
+
+import mxnet as mx
+import numpy as np
+
+from gluon_bot import checkpoint, detect, loop, models, precision, segment, state
+from gluon_bot.__main__ import main
+from gluon_bot.data import scenes
+from gluon_bot.finetune import FINE_TUNINGS
+from gluon_bot.recipes import RECIPES, as_dict
+
+
+class Run:
+    """What a finished command left in a run's folder."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    @property
+    def record(self) -> List[Dict[str, Any]]:
+        with open(os.path.join(self.folder, 'record.jsonl')) as file:
+            return [json.loads(line) for line in file]
+
+    def lines(self, event: str) -> List[Dict[str, Any]]:
+        return [line for line in self.record if line['event'] == event]
+
+    @property
+    def steps(self) -> List[int]:
+        """Of the checkpoints that are there."""
+        return sorted(int(name[5:]) for name in os.listdir(os.path.join(self.folder, 'checkpoints')) if name[5:].isdigit())
+
+    def path(self, step: int) -> str:
+        return os.path.join(self.folder, 'checkpoints', 'step-%08d' % step)
+
+    def meta(self, step: int) -> Dict[str, Any]:
+        with open(os.path.join(self.path(step), 'checkpoint.json')) as file:
+            return json.load(file)
+
+    def parameters(self, step: int) -> Dict[str, np.ndarray]:
+        return checkpoint.arrays(checkpoint.find(self.path(step)), 'parameters.npz')
+
+    def training(self, step: int) -> Dict[str, np.ndarray]:
+        """The optimizer's arrays: 'momentum/' before a parameter's name."""
+        return checkpoint.arrays(checkpoint.find(self.path(step)), 'training.npz')
+
+
+def train(command: str, recipe: str, data: str, out: str, *words: str, code: int = 0, **settings: Any) -> Run:
+    """Run `gluon-bot train`, `detect` or `segment` in this process: a checkpoint an epoch, a line of the record a step."""
+    settings_words = [word for field, value in settings.items() for word in ('--set', '%s=%s' % (field, _text(value)))]
+    assert main([command, recipe, '--data', str(data), '--out', str(out), '--log-every', '1', '--keep', '1000',
+                 *settings_words, *words]) == code
+    return Run(str(out))
+
+
+def gluon_bot(*words: str) -> None:
+    """Any other command; it must succeed."""
+    assert main([str(word) for word in words]) == 0
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def build_with(patch: Any, make: Callable[[str, int, bool], mx.gluon.HybridBlock]) -> None:
+    """Have classifiers built by make(model, classes, zero_gamma) from now on."""
+    patch.setattr(models, 'build', lambda name, classes=1000, zero_gamma=False, layout='NCHW':
+                  make(name, classes, zero_gamma))
+
+
+def without_curves(patch: Any) -> None:
+    """Leave out the picture after each epoch, which takes longer than the epochs here."""
+    patch.setattr(loop.plots, 'run_curves', lambda folder: None)
+
+
+def scaled_loss_in_float32(patch: Any) -> None:
+    """Have a float16 recipe train as on a device with low precision, its loss scaled, but compute in float32."""
+    patch.setattr(precision, 'supported', lambda wanted, context, flags: 'bfloat16' if wanted == 'float16' else wanted)
+    patch.setattr(precision, 'apply', lambda network, used: None)
+
+
+def cpu_with(patch: Any, flags: str) -> None:
+    """Have the CPU tell these instruction sets."""
+    patch.setattr(precision, 'cpu_flags', lambda: flags)
+
+
+def rates_of_updates(patch: Any) -> List[float]:
+    """The list that will hold the learning rate of each update that MXNet's trainer does."""
+    rates: List[float] = []
+    update = mx.gluon.Trainer._update
+
+    def noted(trainer: mx.gluon.Trainer, *arguments: Any) -> None:
+        rates.append(trainer.learning_rate)
+        update(trainer, *arguments)
+
+    patch.setattr(mx.gluon.Trainer, '_update', noted)
+    return rates
+
+
+def optimizers_used(patch: Any) -> List[mx.optimizer.Optimizer]:
+    """The list that will hold the optimizer of each trainer that is made."""
+    optimizers: List[mx.optimizer.Optimizer] = []
+    make = mx.gluon.Trainer.__init__
+
+    def noted(trainer: mx.gluon.Trainer, *arguments: Any, **named: Any) -> None:
+        make(trainer, *arguments, **named)
+        optimizers.append(trainer.optimizer)
+
+    patch.setattr(mx.gluon.Trainer, '__init__', noted)
+    return optimizers
+
+
+def batches_loaded(patch: Any) -> List[List[np.ndarray]]:
+    """The list that will hold each small batch that MXNet's loader of fine-tuning gives."""
+    batches: List[List[np.ndarray]] = []
+    iterate = mx.gluon.data.DataLoader.__iter__
+
+    def noted(loader: mx.gluon.data.DataLoader) -> Any:
+        for batch in iterate(loader):
+            batches.append([part.asnumpy() for part in batch])
+            yield batch
+
+    patch.setattr(mx.gluon.data.DataLoader, '__iter__', noted)
+    return batches
+
+
+def seeds_set(patch: Any) -> List[int]:
+    """The list that will hold each seed that MXNet's generator is given."""
+    seeds: List[int] = []
+    seed = mx.random.seed
+
+    def noted(number: int, *arguments: Any, **named: Any) -> None:
+        seeds.append(number)
+        seed(number, *arguments, **named)
+
+    patch.setattr(mx.random, 'seed', noted)
+    return seeds
+
+
+class Call(NamedTuple):
+    """What a network was given and gave."""
+
+    recorded: bool  # for a gradient
+    given: List[np.ndarray]
+    gave: List[np.ndarray]
+
+
+class Built:
+    """The detectors or segmenters of a command, in the order they are built, and their calls. The first is trained."""
+
+    def __init__(self, patch: Any, command: str) -> None:
+        self.networks: List[mx.gluon.HybridBlock] = []
+        self.calls: List[Call] = []
+        module, name = {'detect': (detect, 'faster_rcnn'), 'segment': (segment, 'fcn')}[command]
+        build = getattr(module, name)
+
+        def noted(*arguments: Any, **named: Any) -> Any:
+            network, backbone = build(*arguments, **named)
+            self.networks.append(network)
+            self._watch(patch, type(network))
+            return network, backbone
+
+        patch.setattr(module, name, noted)
+
+    def _watch(self, patch: Any, kind: type) -> None:
+        if '__call__' in vars(kind):
+            return
+
+        def call(network: mx.gluon.HybridBlock, *given: Any) -> Any:
+            gave = mx.gluon.HybridBlock.__call__(network, *given)
+            if isinstance(given[0], mx.nd.NDArray):
+                self.calls.append(Call(mx.autograd.is_recording(), [part.asnumpy() for part in given],
+                                       [part.asnumpy() for part in gave if part is not None]))
+            return gave
+
+        patch.setattr(kind, '__call__', call, raising=False)
+
+
+def segment_with(patch: Any, make: Callable[[int], mx.gluon.HybridBlock]) -> None:
+    """Have segmenters built by make(classes) from now on; they can not start from a classifier."""
+    patch.setattr(segment, 'fcn', lambda recipe, classes, norm=None: (make(classes), None))
+
+
+def narrow_networks(patch: Any) -> None:
+    """Give ResNets, and what stands on them, a fiftieth of their parameters."""
+    for name in ('resnet', 'faster_rcnn', 'fcn'):
+        patch.setattr(importlib.import_module('gluon_bot.models.' + name), 'STAGE_WIDTHS', (64, 16, 32, 64))
+
+
+def new_network(command: str, **changed: Any) -> mx.gluon.HybridBlock:
+    """The detector or segmenter of a recipe with such fields, for five classes, without any values."""
+    if command == 'detect':
+        return detect.faster_rcnn(replace(FINE_TUNINGS['scenes-detection'], **changed), list('abcde'))[0]
+    return segment.fcn(replace(FINE_TUNINGS['scenes-segmentation'], **changed), 5)[0]
+
+
+def write_scenes(folder: str, images: int) -> str:
+    """Digits on photographs, in VOC and ADE20K layout, 128 x 128 pixels each."""
+    scenes.write_scenes(folder, images=images)
+    return folder
+
+
+def untrained_classifier(folder: str) -> Run:
+    """A run of the recipe `digits` whose network has its first values, and running statistics of its own."""
+    network, rng = models.build('resnet18d', 10), np.random.default_rng(1)
+    models.initialize(network, mx.cpu(), 0, 32)
+    arrays = {name: array.asnumpy() for name, array in state.parameters(network).items()}
+    for name, array in arrays.items():
+        if 'running' in name:
+            array += rng.uniform(0, 0.1, array.shape)
+    meta = {'task': 'classify', 'recipe': as_dict(RECIPES['digits']), 'classes': list('0123456789'), 'epoch': 1, 'step': 5,
+            'data': {'name': 'digits'}, 'line': {'val_top1': 12.5}}
+    checkpoint.save(folder, meta, arrays, {})
+    return Run(folder)
