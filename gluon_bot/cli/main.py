@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import importlib
 import io
 import json
 import os
@@ -176,8 +175,8 @@ def _train(options: argparse.Namespace) -> int:
 def _fine_tune(options: argparse.Namespace) -> int:
     from gluon_bot.recipes.fields import override
     from gluon_bot.recipes.finetuning import fine_tuning_named
-    from gluon_bot.tasks import finetuning
-    task: Any = importlib.import_module('gluon_bot.' + options.command)  # detect or segment
+    from gluon_bot.tasks import detection, finetuning, segmentation
+    task: Any = {'detect': detection, 'segment': segmentation}[options.command]
     settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
     recipe = override(fine_tuning_named(options.recipe, options.command), settings)
     if options.dry_run or _is_launcher(options):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_segmenter import HIGH, WIDE, SmallSegmenter, write_objects, write_ramps
 
-from gluon_bot.finetune import Detection, Segmentation
+from gluon_bot.recipes.finetuning import Detection, Segmentation
 
 pytestmark = pytest.mark.filterwarnings('ignore:Parameter normalizedperclass:UserWarning')
 

@@ -16,7 +16,7 @@ from scipy import stats
 from small_data import DEVIATION, MEAN, PLAIN, normalised, packed
 from small_network import Settings, shares
 
-from gluon_bot.recipes import Recipe
+from gluon_bot.recipes.classification import Recipe
 
 EIGENVALUES = np.array([55.46, 4.794, 1.148])
 EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])

@@ -8,7 +8,7 @@ import pytest
 from small_data import PLAIN
 from small_segmenter import write_objects, write_regions
 
-from gluon_bot import recipes
+from gluon_bot.recipes.classification import RECIPES
 
 pytestmark = pytest.mark.filterwarnings('ignore:Parameter normalizedperclass:UserWarning')
 # parent and child of the paper's tables, which differ in one trick, at the child's own values
@@ -22,7 +22,7 @@ TRICKS = [('resnet50-256-warmup', 'resnet50-baseline'), ('resnet50-256-zero-gamm
 def test_a_trick_makes_a_difference(child, parent, data, built, teacher, tmp_path):
     weights = []
     for name in (child, parent):
-        recipe = asdict(recipes.RECIPES[name])
+        recipe = asdict(RECIPES[name])
         run = doors.train('train', name, data.folder, tmp_path / name, '--limit', '8',
                           *(['--teacher', teacher.folder] if recipe['teacher'] else []),
                           **dict(PLAIN, epochs=7, batch_size=recipe['batch_size'] // 128, precision='float32',

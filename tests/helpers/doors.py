@@ -13,11 +13,17 @@ from typing import Any, Callable, Dict, List, NamedTuple
 import mxnet as mx
 import numpy as np
 
-from gluon_bot import checkpoint, detect, loop, models, precision, segment, state
-from gluon_bot.__main__ import main
-from gluon_bot.data import scenes
-from gluon_bot.finetune import FINE_TUNINGS
-from gluon_bot.recipes import RECIPES, as_dict
+from gluon_bot.cli.main import main
+from gluon_bot.data.samples import scenes
+from gluon_bot.models.build import build, initialize
+from gluon_bot.models.parameters import network_arrays
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.fields import as_dict
+from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.runs import checkpoint
+from gluon_bot.tasks import classification, detection, segmentation
+from gluon_bot.training import loop
+from gluon_bot.tricks import low_precision
 
 
 class Run:
@@ -75,24 +81,24 @@ def _text(value: Any) -> str:
 
 def build_with(patch: Any, make: Callable[[str, int, bool], mx.gluon.HybridBlock]) -> None:
     """Have classifiers built by make(model, classes, zero_gamma) from now on."""
-    patch.setattr(models, 'build', lambda name, classes=1000, zero_gamma=False, layout='NCHW':
+    patch.setattr(classification, 'build', lambda name, classes=1000, zero_gamma=False, layout='NCHW':
                   make(name, classes, zero_gamma))
 
 
 def without_curves(patch: Any) -> None:
     """Leave out the picture after each epoch, which takes longer than the epochs here."""
-    patch.setattr(loop.plots, 'run_curves', lambda folder: None)
+    patch.setattr(loop.curves, 'run_curves', lambda folder: None)
 
 
 def scaled_loss_in_float32(patch: Any) -> None:
     """Have a float16 recipe train as on a device with low precision, its loss scaled, but compute in float32."""
-    patch.setattr(precision, 'supported', lambda wanted, context, flags: 'bfloat16' if wanted == 'float16' else wanted)
-    patch.setattr(precision, 'apply', lambda network, used: None)
+    patch.setattr(low_precision, 'supported', lambda wanted, context, flags: 'bfloat16' if wanted == 'float16' else wanted)
+    patch.setattr(low_precision, 'apply', lambda network, used: None)
 
 
 def cpu_with(patch: Any, flags: str) -> None:
     """Have the CPU tell these instruction sets."""
-    patch.setattr(precision, 'cpu_flags', lambda: flags)
+    patch.setattr(low_precision, 'cpu_flags', lambda: flags)
 
 
 def rates_of_updates(patch: Any) -> List[float]:
@@ -162,7 +168,7 @@ class Built:
     def __init__(self, patch: Any, command: str) -> None:
         self.networks: List[mx.gluon.HybridBlock] = []
         self.calls: List[Call] = []
-        module, name = {'detect': (detect, 'faster_rcnn'), 'segment': (segment, 'fcn')}[command]
+        module, name = {'detect': (detection, 'faster_rcnn'), 'segment': (segmentation, 'fcn')}[command]
         build = getattr(module, name)
 
         def noted(*arguments: Any, **named: Any) -> Any:
@@ -189,7 +195,7 @@ class Built:
 
 def segment_with(patch: Any, make: Callable[[int], mx.gluon.HybridBlock]) -> None:
     """Have segmenters built by make(classes) from now on; they can not start from a classifier."""
-    patch.setattr(segment, 'fcn', lambda recipe, classes, norm=None: (make(classes), None))
+    patch.setattr(segmentation, 'fcn', lambda recipe, classes, norm=None: (make(classes), None))
 
 
 def narrow_networks(patch: Any) -> None:
@@ -201,8 +207,8 @@ def narrow_networks(patch: Any) -> None:
 def new_network(command: str, **changed: Any) -> mx.gluon.HybridBlock:
     """The detector or segmenter of a recipe with such fields, for five classes, without any values."""
     if command == 'detect':
-        return detect.faster_rcnn(replace(FINE_TUNINGS['scenes-detection'], **changed), list('abcde'))[0]
-    return segment.fcn(replace(FINE_TUNINGS['scenes-segmentation'], **changed), 5)[0]
+        return detection.faster_rcnn(replace(FINE_TUNINGS['scenes-detection'], **changed), list('abcde'))[0]
+    return segmentation.fcn(replace(FINE_TUNINGS['scenes-segmentation'], **changed), 5)[0]
 
 
 def write_scenes(folder: str, images: int) -> str:
@@ -213,9 +219,9 @@ def write_scenes(folder: str, images: int) -> str:
 
 def untrained_classifier(folder: str) -> Run:
     """A run of the recipe `digits` whose network has its first values, and running statistics of its own."""
-    network, rng = models.build('resnet18d', 10), np.random.default_rng(1)
-    models.initialize(network, mx.cpu(), 0, 32)
-    arrays = {name: array.asnumpy() for name, array in state.parameters(network).items()}
+    network, rng = build('resnet18d', 10), np.random.default_rng(1)
+    initialize(network, mx.cpu(), 0, 32)
+    arrays = {name: array.asnumpy() for name, array in network_arrays(network).items()}
     for name, array in arrays.items():
         if 'running' in name:
             array += rng.uniform(0, 0.1, array.shape)
