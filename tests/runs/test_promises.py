@@ -9,10 +9,16 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_bot import RunError, checkpoint, dist, files, state, tuning
-from gluon_bot.data import manifest, writer
-from gluon_bot.finetune import FINE_TUNINGS
-from gluon_bot.recipes import RECIPES, as_dict
+from gluon_bot import RunError, files
+from gluon_bot.data.records import manifest, writer
+from gluon_bot.distributed import horovod
+from gluon_bot.models.parameters import running_statistics
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.fields import as_dict
+from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.runs import checkpoint
+from gluon_bot.tasks import finetuning
+from gluon_bot.training import state
 
 
 class Disk:
@@ -49,7 +55,8 @@ class Disk:
 
 def saved(run, step, value):
     meta = {'recipe': as_dict(RECIPES['digits']), 'classes': ['0', '1'], 'epoch': step, 'step': step}
-    return checkpoint.save(str(run), meta, {'weight': np.full(5, value, 'float32')}, {'momentum/weight': np.zeros(5, 'float32')})
+    return checkpoint.save(str(run), meta, {'weight': np.full(5, value, 'float32')},
+                           {'momentum/weight': np.zeros(5, 'float32')})
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
@@ -87,7 +94,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
 def test_records_are_on_the_disk_before_they_have_names_and_manifests_come_last(tmp_path, monkeypatch):
     from data_samples import encoded, noise
 
-    from gluon_bot.data import images
+    from gluon_bot.data.records import images
     disk = Disk(monkeypatch, tmp_path)
     with writer.writing_into(str(tmp_path)):
         writers = [writer.SplitWriter(str(tmp_path), split, ['cat']) for split in manifest.SPLITS]
@@ -167,7 +174,7 @@ class Statistics:
     """As the running statistics of two ranks in one process: rank 0 gathers and averages what it is told of rank 1."""
 
     def __new__(cls, others):
-        ranks = dist.Ranks()
+        ranks = horovod.Ranks()
         ranks.size = 2
         ranks.broadcast = lambda arrays, name: None
         ranks.broadcast_object = lambda value, name: value
@@ -184,10 +191,11 @@ def test_each_rank_has_its_own_statistics_after_a_resume_in_mid_epoch_and_others
     others = {'1.running_mean': np.float32([-3, 0, 9]), '1.running_var': np.float32([2, 1, 8])}
     mean = {'1.running_mean': np.float32([-1, 1, 6]), '1.running_var': np.float32([3, 3, 7])}
     ranks = Statistics(others)
-    training = tuning.new_state(network, FINE_TUNINGS['scenes-segmentation'], dist.Ranks(), mx.cpu(), 1)._replace(ranks=ranks)
+    recipe = FINE_TUNINGS['scenes-segmentation']
+    training = finetuning.new_state(network, recipe, horovod.Ranks(), mx.cpu(), 1)._replace(ranks=ranks)
 
     def give(values):
-        for name, array in state.running_statistics(network).items():
+        for name, array in running_statistics(network).items():
             array[:] = mx.nd.array(values[name])
 
     give(mine)
@@ -203,5 +211,5 @@ def test_each_rank_has_its_own_statistics_after_a_resume_in_mid_epoch_and_others
         give({name: value * 0 for name, value in mean.items()})
         ranks.rank, ranks.size = rank, size
         state.restore(training, found, found.meta)
-        for name, array in state.running_statistics(network).items():
+        for name, array in running_statistics(network).items():
             np.testing.assert_array_equal(array.asnumpy(), expected[name], err_msg='rank %d of %d' % (rank, size))

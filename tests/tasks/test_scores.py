@@ -6,10 +6,15 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_bot import InputError, RunError, checkpoint, detect, dist, evaluate, metrics, segment, state, tuning
-from gluon_bot.data import imagenet, transfer
-from gluon_bot.finetune import FINE_TUNINGS
-from gluon_bot.recipes import RECIPES, as_dict
+from gluon_bot import InputError, RunError
+from gluon_bot.data import classification, transforms
+from gluon_bot.distributed import horovod
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.fields import as_dict
+from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.runs import checkpoint
+from gluon_bot.tasks import classification, detection, finetuning, segmentation
+from gluon_bot.training import metrics, state
 
 
 def logits_with_places(places, classes, rng):
@@ -59,40 +64,41 @@ def batches_of(labels, size, rank=0, ranks=1):
 @pytest.mark.parametrize('batch_size', [1, 4, 11, 64])
 def test_top1_and_top5_through_evaluate(batch_size, monkeypatch):
     logits, labels = logits_with_places(PLACES, 10, np.random.default_rng(2))
-    monkeypatch.setattr(imagenet, 'validation_batches', lambda *_, **__: batches_of(labels, batch_size))
-    found = evaluate.evaluate(Given(logits), '', 11, RECIPES['digits'], dist.Ranks(), mx.cpu(), 'float32', batch_size)
+    monkeypatch.setattr(classification, 'validation_batches', lambda *_, **__: batches_of(labels, batch_size))
+    found = classification.evaluate(Given(logits), '', 11, RECIPES['digits'], horovod.Ranks(), mx.cpu(), 'float32', batch_size)
     assert found == {'val_top1': 100 * 2 / 11, 'val_top5': 100 * 8 / 11, 'val_images': 11, 'val_correct_top1': 2,
                      'val_correct_top5': 8}
 
 
 def test_an_image_that_is_missing_or_counted_twice_ends_the_evaluation(monkeypatch):
     logits, labels = logits_with_places(PLACES, 10, np.random.default_rng(3))
-    monkeypatch.setattr(imagenet, 'validation_batches', lambda *_, **__: batches_of(labels, 4))
+    monkeypatch.setattr(classification, 'validation_batches', lambda *_, **__: batches_of(labels, 4))
     for images in (10, 12):
         with pytest.raises(RunError, match='11 images were evaluated instead of %d' % images):
-            evaluate.evaluate(Given(logits), 'x', images, RECIPES['digits'], dist.Ranks(), mx.cpu(), 'float32', 4)
+            classification.evaluate(Given(logits), 'x', images, RECIPES['digits'], horovod.Ranks(), mx.cpu(), 'float32', 4)
     logits[7, 3] = np.nan
     with pytest.raises(RunError, match='not finite'):
-        evaluate.evaluate(Given(logits), 'x', 11, RECIPES['digits'], dist.Ranks(), mx.cpu(), 'float32', 4)
+        classification.evaluate(Given(logits), 'x', 11, RECIPES['digits'], horovod.Ranks(), mx.cpu(), 'float32', 4)
 
 
 def test_swapped_class_names_are_refused(tmp_path):
-    meta = {'task': 'classify', 'recipe': as_dict(RECIPES['digits']), 'classes': ['cat', 'dog', 'cow'], 'epoch': 1, 'step': 1}
+    meta = {'task': 'classify', 'recipe': as_dict(RECIPES['digits']), 'classes': ['cat', 'dog', 'cow'],
+            'epoch': 1, 'step': 1}
     found = checkpoint.find(checkpoint.save(str(tmp_path), meta, {}, {}))
-    evaluate.check_classes(found, ('cat', 'dog', 'cow'))
+    checkpoint.check_classes(found, ('cat', 'dog', 'cow'))
     for names in (['dog', 'cat', 'cow'], ['cat', 'cow', 'dog'], ['cat', 'dog'], ['cat', 'dog', 'cow', 'pig']):
         with pytest.raises(InputError, match='was trained on 3 classes'):
-            evaluate.check_classes(found, names)
+            checkpoint.check_classes(found, names)
         with pytest.raises(InputError, match='was trained on 3 classes'):
-            evaluate.load(found.path, mx.cpu(), names)
+            classification.load(found.path, mx.cpu(), names)
 
 
-@pytest.mark.parametrize('kind, task', [(detect, 'detect'), (segment, 'segment')])
+@pytest.mark.parametrize('kind, task', [(detection, 'detect'), (segmentation, 'segment')])
 def test_swapped_class_names_are_refused_by_detection_and_segmentation(kind, task, tmp_path):
     recipe = FINE_TUNINGS[{'detect': 'scenes-detection', 'segment': 'scenes-segmentation'}[task]]
     meta = {'task': task, 'recipe': as_dict(recipe), 'classes': ['cat', 'dog'], 'epoch': 1, 'step': 1}
     found = checkpoint.find(checkpoint.save(str(tmp_path), meta, {}, {}))
-    assert tuning.open_checkpoint(found.path, type(recipe), ('cat', 'dog'))[1] == recipe
+    assert finetuning.open_checkpoint(found.path, type(recipe), ('cat', 'dog'))[1] == recipe
     with pytest.raises(InputError, match='was trained on 2 classes'):
         kind.load(found.path, mx.cpu(), ('dog', 'cat'))
 
@@ -125,8 +131,8 @@ def test_difficult_objects_through_evaluate(monkeypatch):
     def detections(*_):
         classes, scores, boxes = zip(*next(answers))
         return np.array(classes), np.float32(scores), np.float32(boxes)
-    monkeypatch.setattr(detect, 'detections', detections)
-    found = detect.evaluate(None, BOXES, FINE_TUNINGS['scenes-detection'], dist.Ranks(), mx.cpu())
+    monkeypatch.setattr(detection, 'detections', detections)
+    found = detection.evaluate(None, BOXES, FINE_TUNINGS['scenes-detection'], horovod.Ranks(), mx.cpu())
     cats = (6 * 1 + 5 * 2 / 3) / 11
     assert found['val_objects'] == 3 and found['val_images'] == 3
     assert found['val_ap'] == {'cat': pytest.approx(100 * cats), 'dog': pytest.approx(100)}  # cows: none in the data
@@ -155,7 +161,7 @@ def test_ignored_pixels_through_segment():
     masks = [np.int32([[0, 0, -1, 1], [1, 1, -1, 2]]), np.int32([[0, -1], [1, -1]])]
     said = [np.int32([[0, 0, 2, 1], [1, 1, 0, 2]]), np.int32([[1, 1], [0, 2]])]
     data = Pictures([(np.zeros((*mask.shape, 3), np.uint8), mask) for mask in masks])
-    found = segment.evaluate(Scores(said), data, FINE_TUNINGS['scenes-segmentation'], dist.Ranks(), mx.cpu())
+    found = segmentation.evaluate(Scores(said), data, FINE_TUNINGS['scenes-segmentation'], horovod.Ranks(), mx.cpu())
     assert found == {'val_pixel_accuracy': pytest.approx(100 * 6 / 8), 'val_images': 2, 'val_labelled_pixels': 8,
                      'val_miou': pytest.approx(100 * (2 / 4 + 3 / 5 + 1) / 3)}
 
@@ -164,15 +170,15 @@ def test_ignored_pixels_through_segment():
 def test_each_rank_counts_its_own_pictures(rank, monkeypatch):
     """Rank 0 of two evaluates the first and third image, rank 1 the second; what it says of them goes to the sums."""
     told = []
-    ranks = dist.Ranks()
+    ranks = horovod.Ranks()
     ranks.rank, ranks.size = rank, 2
     ranks.sum_ = lambda array, name: told.append(array.asnumpy().astype(int).tolist()) or array
     ranks.concatenate = lambda array, name: array.asnumpy()
     seen = []
     pictures = Pictures(BOXES)
-    monkeypatch.setattr(detect, 'detections', lambda network, image, *_: (
+    monkeypatch.setattr(detection, 'detections', lambda network, image, *_: (
         seen.append(image), np.zeros(0, int), np.zeros(0, np.float32), np.zeros((0, 4), np.float32))[1:])
-    detect.evaluate(None, pictures, FINE_TUNINGS['scenes-detection'], ranks, mx.cpu())
+    detection.evaluate(None, pictures, FINE_TUNINGS['scenes-detection'], ranks, mx.cpu())
     assert len(seen) == [2, 1][rank]
     assert told == [[[1, 0, 0, 0], [1, 1, 0, 0]][rank]]  # objects that are not difficult, and no broken boxes
 
@@ -182,7 +188,7 @@ def test_running_statistics_of_two_ranks_are_their_mean():
     network.add(mx.gluon.nn.Dense(2, in_units=2), mx.gluon.nn.BatchNorm(in_channels=2))
     network.initialize()
     asked = []
-    ranks = dist.Ranks()
+    ranks = horovod.Ranks()
     ranks.average = lambda arrays, name: asked.extend(arrays)
     state.average_running_statistics(network, ranks)
     norm = network[1]
@@ -211,7 +217,7 @@ class Two:
 
 def test_sums_and_means_over_two_ranks_against_numpy():
     mine, other = np.float32([1, 5, -2]), np.float32([3, -1, 7])
-    ranks = dist.Ranks(Two(other))
+    ranks = horovod.Ranks(Two(other))
     averaged = mx.nd.array(mine)
     ranks.average([averaged], 'x')
     np.testing.assert_array_equal(averaged.asnumpy(), (mine + other) / 2)
@@ -234,9 +240,9 @@ def test_training_pixels_of_detection_are_normalised_as_the_classifiers():
     train_set = One([(mx.nd.array(image, dtype='uint8'), np.float32([[10, 20, 60, 70, 1, 0]]))])
     recipe = replace(FINE_TUNINGS['scenes-detection'], short_side=96, long_side=128, rpn_channels=16, rpn_samples=16,
                      anchor_scales=(1, 2, 4), random_flip=False)
-    network, _ = detect.faster_rcnn(recipe, One.classes, images=1)
-    detect.initialize(network, mx.cpu(), 0)
-    items, stacked = detect.training_items(network, train_set, recipe, 0)
+    network, _ = detection.faster_rcnn(recipe, One.classes, images=1)
+    detection.initialize(network, mx.cpu(), 0)
+    items, stacked = detection.training_items(network, train_set, recipe, 0)
     pixels, objects, *_ = stacked([items[0]])
     assert pixels.shape == (1, 3, 96, 128)
     expected = np.broadcast_to(((colour - MEAN) / STD)[:, None, None], (3, 96, 128))
@@ -249,4 +255,4 @@ def test_pixels_of_evaluation_are_normalised_as_the_classifiers():
     colour = np.array([200, 100, 50])
     image = mx.nd.array(np.broadcast_to(np.uint8(colour), (4, 5, 3)), dtype='uint8')
     expected = np.broadcast_to(((colour - MEAN) / STD)[:, None, None], (3, 4, 5))
-    np.testing.assert_allclose(transfer.normalised(image).asnumpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(transforms.normalised_batch(image).asnumpy(), expected, atol=1e-5)

@@ -8,7 +8,8 @@ import pytest
 from data_samples import dataset, write_tree
 
 from gluon_bot import InputError
-from gluon_bot.data import framing, manifest, recordio, workers
+from gluon_bot.data.records import manifest, pack, process_pool, recordio, verify
+from gluon_bot.data.records.verify import verify_records
 
 # the checksum's definition, written down a second time: SHA-256 of the other fields but the format, as JSON with sorted keys
 WITHOUT_CHECKSUM = ('format', 'manifest_sha256')
@@ -19,9 +20,9 @@ def packed(tmp_path_factory):
     """A packed data folder: 6 validation images, 3 of each of 2 classes."""
     folder = tmp_path_factory.mktemp('packed')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, 'cores', lambda: 1)
+        patch.setattr(process_pool, 'cores', lambda: 1)
         patch.setenv('XDG_CACHE_HOME', str(folder / 'cache'))
-        recordio.pack(write_tree(folder / 'pets', dataset()), str(folder / 'out'))
+        pack.pack(write_tree(folder / 'pets', dataset()), str(folder / 'out'))
     return folder / 'out'
 
 
@@ -127,22 +128,22 @@ def test_a_manifest_of_other_sizes_is_noticed_at_once(kind, packed, values, tmp_
         (tmp_path / name).write_bytes((packed / name).read_bytes())
     write(tmp_path, {**values, kind + '_bytes': values[kind + '_bytes'] + 4})
     with pytest.raises(InputError, match=r'val\.%s: %d bytes, but its manifest says' % (kind, values[kind + '_bytes'])):
-        recordio.check(str(tmp_path), 'val')
+        verify.check(str(tmp_path), 'val')
 
 
 def test_a_valid_record_swapped_in_is_found_by_the_sum_of_the_file(packed, values, tmp_path, monkeypatch):
     """Two images of one class change places: each record, the index, all counts and sizes stay right."""
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    monkeypatch.setattr(workers, 'cores', lambda: 1)
+    monkeypatch.setattr(process_pool, 'cores', lambda: 1)
     data = (packed / 'val.rec').read_bytes()
-    offsets = framing.read_index(str(packed / 'val.idx'), 6, len(data)).tolist()
-    found = [framing.read_image_record(data[begin:end]) for begin, end in zip(offsets, offsets[1:])]
+    offsets = recordio.read_index(str(packed / 'val.idx'), 6, len(data)).tolist()
+    found = [recordio.read_image_record(data[begin:end]) for begin, end in zip(offsets, offsets[1:])]
     first, second = [number for number, (label, _, _) in enumerate(found) if label == found[0][0]][:2]
     assert found[first][2] != found[second][2]
 
     def folder_with(images):
         """A folder with these images, the index and manifest agreeing with them in all but val.rec's SHA-256."""
-        frames = [framing.image_record(int(label), number, image)
+        frames = [recordio.image_record(int(label), number, image)
                   for (label, number, _), image in zip(found, images)]
         places = [sum(map(len, frames[:number])) for number in range(6)]
         index = ''.join('%d\t%d\n' % pair for pair in enumerate(places)).encode()
@@ -152,10 +153,10 @@ def test_a_valid_record_swapped_in_is_found_by_the_sum_of_the_file(packed, value
         return str(tmp_path)
 
     images = [image for _, _, image in found]
-    assert recordio.check(folder_with(images), 'val').images == 6
+    assert verify.check(folder_with(images), 'val').images == 6
     images[first], images[second] = images[second], images[first]
     assert os.path.getsize(os.path.join(folder_with(images), 'val.rec')) == len(data)
-    for call in (lambda: recordio.check(str(tmp_path), 'val'), lambda: recordio.verify(str(tmp_path), workers=1)):
+    for call in (lambda: verify.check(str(tmp_path), 'val'), lambda: verify_records(str(tmp_path), workers=1)):
         with pytest.raises(InputError, match='1 problem, .*val.rec: its SHA-256 is not the one in the manifest'):
             call()
 
@@ -163,8 +164,8 @@ def test_a_valid_record_swapped_in_is_found_by_the_sum_of_the_file(packed, value
 def test_an_index_with_other_bytes_is_found_by_its_sum(packed, values, tmp_path, monkeypatch):
     """Spaces instead of tabs: the same offsets, in a file as long as before."""
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    monkeypatch.setattr(workers, 'cores', lambda: 1)
+    monkeypatch.setattr(process_pool, 'cores', lambda: 1)
     (tmp_path / 'val.rec').write_bytes((packed / 'val.rec').read_bytes())
     (tmp_path / 'val.idx').write_bytes((packed / 'val.idx').read_bytes().replace(b'\t', b' '))
     with pytest.raises(InputError, match='1 problem, .*val.idx: its SHA-256 is not the one in the manifest'):
-        recordio.check(str(tmp_path), 'val')
+        verify.check(str(tmp_path), 'val')
