@@ -17,6 +17,47 @@ def test_every_recipe_equals_the_golden_file():
     assert [as_dict(recipe) for recipe in RECIPES.values()] == json.loads(GOLDEN.read_text())
 
 
+def fields(recipe, *names):
+    return tuple(getattr(recipe, name) for name in names)
+
+
+def test_the_baseline_is_section_2():
+    """Batch 256, rate 0.1 divided by 10 at epochs 30, 60 and 90 of 120; momentum 0.9, decay 1e-4; Section 2.1's pictures."""
+    for name, size in (('resnet50-baseline', 224), ('mobilenet-baseline', 224), ('inception-v3-baseline', 299)):
+        recipe = RECIPES[name]
+        assert fields(recipe, 'epochs', 'batch_size', 'base_lr', 'lr_schedule', 'lr_decay_epochs', 'lr_decay_factor',
+                      'warmup_epochs') == (120, 256, 0.1, 'step', (30, 60, 90), 0.1, 0)
+        assert fields(recipe, 'momentum', 'weight_decay', 'precision', 'image_size') == (0.9, 1e-4, 'float32', size)
+        assert fields(recipe, 'crop_area_min', 'crop_area_max', 'crop_aspect_min', 'crop_aspect_max', 'random_flip',
+                      'color_jitter', 'pca_noise') == (0.08, 1, 3 / 4, 4 / 3, True, 0.4, 0.1)
+
+
+def test_a_large_batch_is_section_3():
+    """Batch 1024 at 0.1 * 1024 / 256, 5 epochs of warmup, no bias decay, float16; zero gamma where there are blocks."""
+    for model in ('resnet50', 'resnet50b', 'resnet50c', 'resnet50d', 'mobilenet', 'inception-v3'):
+        recipe = RECIPES[model + '-efficient']
+        assert fields(recipe, 'batch_size', 'peak_lr', 'warmup_epochs', 'no_bias_decay', 'precision', 'model', 'epochs') == (
+            1024, pytest.approx(0.4), 5, True, 'float16', model, 120)
+        assert recipe.zero_gamma or not model.startswith('resnet')
+
+
+def test_the_stack_of_table_6_is_section_5():
+    """Cosine; smoothing 0.1; a teacher at temperature 20; mixup of 0.2 for 200 epochs: each row has those above it."""
+    for model in ('resnet50d', 'mobilenet', 'inception-v3'):
+        rows = {row: fields(RECIPES['%s-%s' % (model, row)], 'lr_schedule', 'label_smoothing', 'teacher', 'mixup_alpha', 'epochs')
+                for row in ('efficient', 'cosine', 'smooth', 'distill', 'mixup', 'distill-mixup')}
+        assert rows == {'efficient': ('step', 0, '', 0, 120), 'cosine': ('cosine', 0, '', 0, 120),
+                        'smooth': ('cosine', 0.1, '', 0, 120), 'distill': ('cosine', 0.1, 'resnet152d-smooth', 0, 120),
+                        'mixup': ('cosine', 0.1, '', 0.2, 200),
+                        'distill-mixup': ('cosine', 0.1, 'resnet152d-mixup', 0.2, 200)}
+        assert RECIPES[model + '-distill'].distill_temperature == 20
+    # the teacher has cosine and smoothing, and is trained with mixup where the student is
+    assert fields(RECIPES['resnet152d-smooth'], 'model', 'lr_schedule', 'label_smoothing', 'mixup_alpha') == (
+        'resnet152d', 'cosine', 0.1, 0)
+    assert fields(RECIPES['resnet152d-mixup'], 'model', 'lr_schedule', 'label_smoothing', 'mixup_alpha', 'epochs') == (
+        'resnet152d', 'cosine', 0.1, 0.2, 200)
+
+
 def test_tables_3_to_6_are_32_distinct_runs():
     models = {'resnet50', 'resnet50b', 'resnet50c', 'resnet50d', 'inception-v3', 'mobilenet'}
     runs = [recipe for recipe in RECIPES.values() if recipe.model in models and recipe.name != 'resnet50b-baseline']

@@ -18,6 +18,18 @@ def test_every_recipe_equals_the_golden_file():
     assert [as_dict(recipe) for recipe in FINE_TUNINGS.values()] == json.loads(GOLDEN.read_text())
 
 
+def test_the_rows_are_what_is_decided_of_them():
+    """Faster-RCNN: short side 600, long at most 1000, momentum SGD with decay 5e-4; FCN: crops of 480 of 520, poly 0.01."""
+    detection, segmentation = (FINE_TUNINGS[name + '-resnet50d-cosine'] for name in ('voc', 'ade20k'))
+    assert (detection.short_side, detection.long_side, detection.momentum, detection.weight_decay) == (600, 1000, 0.9, 5e-4)
+    assert (detection.lr_schedule, detection.lr_decay_epochs, detection.epochs, detection.warmup_epochs) == (
+        'step', (14,), 20, 1)
+    assert (segmentation.base_size, segmentation.crop_size, segmentation.batch_size, segmentation.base_lr) == (
+        520, 480, 16, 0.01)
+    assert (segmentation.lr_schedule, segmentation.weight_decay, segmentation.epochs, segmentation.auxiliary_weight) == (
+        'poly', 1e-4, 120, 0.5)
+
+
 def test_tables_8_and_9_differ_between_rows_in_the_backbone_alone():
     for prefix, kind in (('voc-', Detection), ('ade20k-', Segmentation)):
         rows = [FINE_TUNINGS[prefix + backbone] for backbone in BACKBONES]

@@ -26,7 +26,7 @@ def record(folder, epochs, name='digits', end=''):
     lines = [{'event': 'start', 'task': 'classify', 'recipe': {'name': name, 'epochs': 20, 'batch_size': 64, 'model': name},
               'steps_an_epoch': 22, 'data': {'name': name, 'classes': 10, 'train_images': 1438}, 'device': name,
               'world_size': 1}]
-    lines += [{'event': 'epoch', 'epoch': n, 'step': 22 * n, 'val_top1': 4.0 * n, 'loss': 2.0, 'lr': 0.1,
+    lines += [{'event': 'epoch', 'epoch': n, 'step': 22 * n, 'val_top1': 100.0 / n, 'loss': 2.0, 'lr': 0.1,
                'images_per_second': 150.0,
                'seconds': 10.0} for n in range(1, epochs + 1)]
     folder.mkdir(exist_ok=True)
@@ -69,7 +69,7 @@ def test_the_page_follows_the_record(tmp_path):
         assert 'running' in text and '<b>0 / 20</b>' in text and '<img' not in text
         record(folder, 2, end='{"event": "step", "epoch": 3, "st')  # a line that is being written
         status, headers, text = ask(port)
-        assert status == 200 and '<b>2 / 20</b>' in text and '<b>8.00</b><span>top-1, %</span>' in text
+        assert status == 200 and '<b>2 / 20</b>' in text and '<b>50.00</b><span>top-1, %</span>' in text
         assert '<b>3m00s</b><span>left</span>' in text or '<b>2m59s</b><span>left</span>' in text  # 18 epochs of 10 s
         assert text.count('<img') == 2 and '<progress max="440" value="44">' in text  # accuracy and learning rate
         assert 'http-equiv="refresh" content="5"' in text

@@ -57,6 +57,11 @@ def test_a_run_that_a_process_has_is_running(record):
     assert status_of(folder).state == STOPPED
 
 
+def test_the_score_is_the_last_epochs_and_not_the_best(record):
+    one = status.status(str(record('a', [START, epoch(1, top1=80.0), epoch(2, top1=95.0), epoch(3, top1=70.0)])))
+    assert one.score == 'top-1 70.00 %' and one.scores == {'val_top1': 70.0}
+
+
 def test_a_failed_run_that_is_started_again_is_running(record):
     folder = str(record('a', [START, {'event': 'failed', 'reason': 'x'}]))
     with files.owned(folder, 0):

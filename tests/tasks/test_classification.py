@@ -18,10 +18,10 @@ from gluon_bot.cli.main import main
 from gluon_bot.data.samples import digits
 from gluon_bot.distributed import horovod, launcher
 from gluon_bot.models.build import build, initialize
+from gluon_bot.models.parameters import network_arrays
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import classification
-from gluon_bot.tricks import low_precision
 from gluon_bot.tricks.low_precision import LossScale
 
 TINY = ['--limit', '192', '--log-every', '1', '--set', 'epochs=3', '--set', 'warmup_epochs=1', '--set', 'batch_size=16',
@@ -35,24 +35,61 @@ def digits_folder(tmp_path_factory):
     return folder
 
 
+def softmax(logits):
+    """Of each row, in float64."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def watched(network):
+    """A list to which each forward of the network adds (its input, its output), as numpy arrays."""
+    seen = []
+    network.register_forward_hook(lambda block, inputs, output: seen.append((inputs[0].asnumpy(), output.asnumpy())))
+    return seen
+
+
 @pytest.mark.parametrize('name', RECIPES)
-def test_every_recipe_takes_a_step(name):
+def test_every_recipe_takes_the_step_of_its_tricks(name):
+    """Of the logits that the networks gave: the loss, and the step of the last layer's bias, by the paper's equations."""
     # bfloat16 would be on for the whole process, and the tests that follow
     recipe = replace(RECIPES[name], image_size=96 if 'inception' in name else 32, batch_size=2, precision='float32')
-    run = classification.new_state(recipe, 4, horovod.Ranks(), mx.cpu(), 1)._replace(
-        loss_scale=LossScale(recipe.loss_scale, fixed=False))
+    scale = LossScale(recipe.loss_scale, fixed=False)
+    run = classification.new_state(recipe, 4, horovod.Ranks(), mx.cpu(), 1)._replace(loss_scale=scale)
     teacher = None
     if recipe.teacher:
         teacher = build('resnet18d', 4)
         initialize(teacher, mx.cpu(), 1, recipe.image_size)
-    images = mx.nd.array(np.random.default_rng(0).normal(size=(2, 3, recipe.image_size, recipe.image_size)))
-    before = {name: array.asnumpy() for name, array in classification.state.parameters(run.network).items()}
-    loss, correct = classification.train_step(run, teacher, iter([(images, mx.nd.array([1, 3]))]), recipe, 4, 0, 1).asnumpy()
-    after = {name: array.asnumpy() for name, array in classification.state.parameters(run.network).items()}
-    moved = [name for name in after if (after[name] != before[name]).any()]
-    assert np.isfinite(loss) and loss > 0 and all(np.isfinite(array).all() for array in after.values())
-    # where zero gamma stops the gradient, the convolutions before it stand still in the first step
-    assert len(moved) > len(after) / 4 and any(name.startswith('output') for name in moved)
+        taught = watched(teacher)
+    seen = watched(run.network)
+    images = np.random.default_rng(0).normal(size=(2, 3, recipe.image_size, recipe.image_size)).astype('float32')
+    batches = iter([(mx.nd.array(images), mx.nd.array([1, 3]))])
+    loss, right = classification.train_step(run, teacher, batches, recipe, 4, 0, 1).asnumpy()
+    (mixed, logits), = seen
+    # how much of the first image is in the first one that the network saw: lambda, or 1 without mixup
+    share = ((mixed[0] - images[1]) * (images[0] - images[1])).sum() / ((images[0] - images[1]) ** 2).sum()
+    np.testing.assert_allclose(mixed, images * share + images[::-1] * (1 - share), atol=1e-4)
+    eps = recipe.label_smoothing
+    targets = np.where(np.eye(4)[[1, 3]] == 1, 1 - eps, eps / 3)
+    targets = targets * share + targets[::-1] * (1 - share)
+    probabilities = softmax(logits)
+    expected = -(targets * np.log(probabilities)).sum()
+    gradient = (probabilities - targets).mean(axis=0)
+    if recipe.teacher:
+        (shown, teacher_logits), = taught
+        np.testing.assert_array_equal(shown, mixed)
+        softened, towards = softmax(logits / 20), softmax(teacher_logits / 20)
+        expected -= 400 * (towards * np.log(softened)).sum()
+        gradient += 20 * (softened - towards).mean(axis=0)
+    assert loss == pytest.approx(expected, rel=1e-4)
+    assert right == 100 * (logits.argmax(axis=1) == targets.argmax(axis=1)).sum()
+    if not recipe.mixup_alpha:
+        assert share == pytest.approx(1, abs=1e-5)
+    after = {name: array.asnumpy() for name, array in network_arrays(run.network).items()}
+    bias, = [array for name, array in after.items() if name.startswith('output') and name.endswith('bias')]
+    base_lr = 0.2 if name == 'digits' else 0.1
+    rate = base_lr * 2 / 256  # linear scaling; the first step of momentum 0.9 goes 1.9 times as far
+    np.testing.assert_allclose(bias, -rate * 1.9 * gradient, rtol=1e-3, atol=1e-3 * rate * np.abs(gradient).max())
+    assert all(np.isfinite(array).all() for array in after.values())
 
 
 def test_workers_and_accumulation_make_the_same_update(tmp_path):
@@ -64,6 +101,10 @@ def test_workers_and_accumulation_make_the_same_update(tmp_path):
         assert (subprocess.call(command) if size == 1 else launcher.start(command, size)) == 0
         results.append(dict(np.load(out)))
     one, accumulated, two = results
+    # rank r had running means of 3r and variances of 3r + 1
+    for found, mean, variance in ((one, 0, 1), (accumulated, 0, 1), (two, 1.5, 2.5)):
+        np.testing.assert_array_equal(found.pop('statistics.mean'), np.full(4, mean))
+        np.testing.assert_array_equal(found.pop('statistics.variance'), np.full(4, variance))
     start = np.abs(one['0.weight']).max()
     assert np.abs(one['0.weight'] - one.pop('first.0.weight')).max() > 1e-3 * start
     for other in (accumulated, two):
@@ -86,6 +127,29 @@ def test_a_stopped_run_resumes_bit_for_bit(workers, digits_folder, tmp_path):
     finish(gluon_bot(*command, '--out', stopped, '--resume'))
     same_run(straight, stopped)
     assert [line['event'] for line in record(stopped)].count('resume') == 1
+
+
+def test_a_run_that_accumulates_resumes_in_mid_epoch(digits_folder, tmp_path, monkeypatch):
+    """Stopped by a signal during the third of six updates of the second epoch, each of two small batches."""
+    words = ['train', 'digits', '--data', digits_folder, '--limit', '48', '--accumulate', '2', '--set', 'epochs=2',
+             '--set', 'warmup_epochs=1', '--set', 'batch_size=8', '--set', 'image_size=16', '--out']
+    straight, stopped = str(tmp_path / 'straight'), str(tmp_path / 'stopped')
+    assert main([*words, straight]) == 0
+    step_of, steps = classification.train_step, []
+
+    def train_step(*arguments):
+        steps.append(arguments[-2])
+        if steps[-1] == 8 and len(steps) == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step_of(*arguments)
+    monkeypatch.setattr(classification, 'train_step', train_step)
+    assert main([*words, stopped]) == 130
+    saved = checkpoint.find(stopped)
+    assert 8 < saved.step < 12 and saved.meta['epoch'] == 1 and not saved.meta['between_epochs']
+    assert saved.meta['tally']['images'] == 8 * (saved.step - 6)
+    assert main([*words, stopped, '--resume']) == 0
+    assert steps == [*range(saved.step), *range(saved.step, 12)]
+    same_run(straight, stopped)
 
 
 def test_an_epoch_of_two_steps_can_be_stopped(digits_folder, tmp_path):
@@ -170,12 +234,20 @@ def test_a_loss_that_is_not_finite_stops_all_ranks(digits_folder, tmp_path):
 
 
 def test_a_float16_recipe_says_what_the_device_makes_of_it(digits_folder, tmp_path):
-    finish(gluon_bot('train', 'digits', '--data', digits_folder, '--out', str(tmp_path), *TINY, '--set', 'precision=float16',
-                     '--set', 'loss_scale=128', '--set', 'epochs=2'))
+    flags = subprocess.run(['grep', '-m1', '^flags', '/proc/cpuinfo'], stdout=subprocess.PIPE, text=True).stdout.split()
+    used = 'bfloat16' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'float32'
+    _, errors = finish(gluon_bot('train', 'digits', '--data', digits_folder, '--out', str(tmp_path), *TINY,
+                                 '--set', 'precision=float16', '--set', 'loss_scale=128', '--set', 'epochs=2'))
+    assert '1 workers on cpu(0), %s (this device has no float16)' % used in errors
     lines = record(str(tmp_path))
     assert lines[0]['recipe']['precision'] == 'float16'
-    assert lines[0]['precision'] == low_precision.supported('float16', mx.cpu(), low_precision.cpu_flags())
-    assert all(np.isfinite(line['loss']) for line in lines if 'loss' in line)
+    assert lines[0]['precision'] == used
+    saved = checkpoint.find(str(tmp_path)).meta
+    assert saved['precision'] == used
+    # float32 wants no scale; 24 updates do not change the recipe's, and are counted
+    scale = 1.0 if used == 'float32' else 128.0
+    assert saved['loss_scale'] == {'value': scale, 'updates_since_overflow': 24}
+    assert [line['step'] for line in lines if line['event'] == 'epoch'] == [12, 24]
 
 
 @pytest.mark.parametrize('more, said', [

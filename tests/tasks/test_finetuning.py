@@ -88,23 +88,43 @@ class OnePixel(gluon.HybridBlock):
         return self.scores(x), self.scores(x) * 0.5
 
 
+def pixel_losses(scores, masks):
+    """(sum over labelled pixels of -log softmax(z)_y, its gradient by the scores): numpy, float64."""
+    powers = np.exp(scores)
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    chosen = np.stack([masks == index for index in range(scores.shape[1])], axis=1)
+    labelled = (masks >= 0)[:, None]
+    return -np.log(probabilities)[chosen].sum(), (probabilities - chosen) * labelled
+
+
 def test_the_segmentation_loss_is_the_mean_over_all_labelled_pixels_of_an_update():
+    """In one small batch or two: the loss and the new weights are those of numpy, from the equations."""
     rng = np.random.default_rng(0)
     images, masks = rng.integers(0, 256, (4, 6, 6, 3)), rng.integers(0, 3, (4, 6, 6))
     masks[2, 1:] = -1  # far fewer labels in the second half
     recipe = FINE_TUNINGS['scenes-segmentation']
-    after = []
+    # all labelled pixels of the four images together; the auxiliary scores are half of the others, their loss is too
+    weight, bias = rng.normal(size=(3, 3)), rng.normal(size=3)
+    pixels = ((images - [123.68, 116.779, 103.939]) / [58.393, 57.12, 57.375]).transpose(0, 3, 1, 2)
+    scores = np.einsum('kc,nchw->nkhw', weight, pixels) + bias[:, None, None]
+    (loss, towards), (auxiliary_loss, auxiliary_towards) = (pixel_losses(scores * part, masks) for part in (1, 0.5))
+    labelled = (masks >= 0).sum()
+    expected = (loss + 0.5 * auxiliary_loss) / labelled
+    gradient = (towards + 0.5 * 0.5 * auxiliary_towards) / labelled
+    new_weight = weight - 0.02 * (np.einsum('nkhw,nchw->kc', gradient, pixels) + 1e-4 * weight)
+    new_bias = bias - 0.02 * (gradient.sum((0, 2, 3)) + 1e-4 * bias)
     for parts in (1, 2):
         network = OnePixel()
-        mx.random.seed(0)
         network.initialize()
+        network.scores.weight.set_data(mx.nd.array(weight.reshape(3, 3, 1, 1)))
+        network.scores.bias.set_data(mx.nd.array(bias))
         training = finetuning.new_state(network, recipe, horovod.Ranks(), mx.cpu(), parts)
         batches = ((mx.nd.array(image, dtype='uint8'), mx.nd.array(mask))
                    for image, mask in zip(np.split(images, parts), np.split(masks, parts)))
-        loss = segmentation.train_step(training, batches, recipe, 0, parts).asscalar() / 4
-        after.append((loss, network.scores.weight.data().asnumpy()))
-    assert after[0][0] == pytest.approx(after[1][0], rel=1e-5)
-    np.testing.assert_allclose(after[1][1], after[0][1], rtol=1e-5)
+        summed = segmentation.train_step(training, batches, recipe, 0, parts).asscalar()
+        assert summed / 4 == pytest.approx(expected, rel=1e-5)
+        np.testing.assert_allclose(network.scores.weight.data().asnumpy()[:, :, 0, 0], new_weight, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(network.scores.bias.data().asnumpy(), new_bias, rtol=1e-5, atol=1e-6)
 
 
 def test_an_update_is_of_the_same_images_on_any_number_of_workers(scenes_folder):
@@ -161,7 +181,8 @@ def transform(recipe):
 
 
 @pytest.mark.parametrize('key', BY_MODEL, ids='-'.join)
-def test_every_recipe_takes_a_step(key, scenes_folder):
+def test_every_recipe_takes_the_step_of_its_losses(key, scenes_folder):
+    """Of the scores that the network gave: the losses, and the step of the biases of the last layers, in numpy."""
     recipe = replace(BY_MODEL[key], batch_size=2, **SMALL[key[0]])
     if key[0] == 'detect':
         dataset = voc.Boxes(scenes_folder, 'train')
@@ -173,11 +194,18 @@ def test_every_recipe_takes_a_step(key, scenes_folder):
         fcn.initialize(network, mx.cpu(), 0)
         items, stack = transforms.Augmented(dataset, transform(recipe), 0, 0), transforms.stack
     training = finetuning.new_state(network, recipe, horovod.Ranks(), mx.cpu(), 1)
+    seen = []
+    network.register_forward_hook(lambda block, inputs, outputs: seen.append([part.asnumpy() for part in outputs]))
     before = {name: parameter.data().asnumpy() for name, parameter in network._collect_params_with_prefix().items()}
-    batches = iter(mx.gluon.data.DataLoader(items, 2, batchify_fn=stack))
+    batch = next(iter(mx.gluon.data.DataLoader(items, 2, batchify_fn=stack)))
+    batches = iter([batch])
     sums = (detection.train_step(training, batches, recipe, 0, 1, set()) if key[0] == 'detect' else
             segmentation.train_step(training, batches, recipe, 0, 1)).asnumpy()
-    assert len(sums) == len(setup.QUANTITIES[recipe.task]) and np.isfinite(sums).all() and sums[0] > 0
+    assert len(sums) == len(setup.QUANTITIES[recipe.task]) and len(seen) == 1
+    biases = {name: parameter.data().asnumpy() for name, parameter in network._collect_params_with_prefix().items()
+              if name.endswith('bias')}
+    (check_detection_step if key[0] == 'detect' else check_segmentation_step)(
+        recipe, seen[0], [part.asnumpy() for part in batch], sums / 2, biases)
     for name, parameter in network._collect_params_with_prefix().items():
         moved = (parameter.data().asnumpy() != before[name]).any()
         assert np.isfinite(parameter.data().asnumpy()).all(), name
@@ -187,27 +215,91 @@ def test_every_recipe_takes_a_step(key, scenes_folder):
             assert moved, name
 
 
-def test_multi_scale_is_a_mean_over_scales_and_mirror_images(scenes_folder):
+def check_segmentation_step(recipe, outputs, batch, sums, biases):
+    """Enlarging scores keeps a constant, so that a head's bias has the sum of its scores' gradients."""
+    _, masks = batch
+    labelled = (masks >= 0).sum()
+    (loss, towards), (auxiliary_loss, auxiliary_towards) = (
+        pixel_losses(scores.astype(np.float64), masks) for scores in outputs)
+    assert sums[0] == pytest.approx((loss + 0.5 * auxiliary_loss) / labelled, rel=1e-4)
+    rate = recipe.base_lr * 2 / recipe.lr_batch_size * 10  # the heads' factor
+    for head, weight, gradient in (('head', 1, towards), ('auxiliary_head', 0.5, auxiliary_towards)):
+        bias, = [array for name, array in biases.items() if name.startswith(head + '.')]
+        step = -rate * weight * gradient.sum((0, 2, 3)) / labelled
+        np.testing.assert_allclose(bias, step, rtol=1e-3, atol=1e-4 * np.abs(step).max(), err_msg=head)
+
+
+def check_detection_step(recipe, outputs, batch, sums, biases):
+    """Sampled anchors and regions alone count; the losses have the weight 1 each."""
+    classes, boxes, rpn_scores, class_targets = (outputs[place] for place in (0, 1, 5, 8))
+    box_targets, box_masks = outputs[9:11]
+    rpn_classes = batch[2]
+    powers = np.exp(classes.astype(np.float64))
+    probabilities = powers / powers.sum(axis=-1, keepdims=True)
+    hot = np.arange(classes.shape[-1]) == class_targets[..., None]
+    chosen = (class_targets >= 0)
+    likelihood = np.where(chosen, np.log((probabilities * hot).sum(axis=-1) + ~chosen), 0)
+    z, sampled = rpn_scores[..., 0].astype(np.float64), rpn_classes >= 0
+    objectness = np.where(sampled, np.log1p(np.exp(z)) - z * rpn_classes, 0)
+    distance = np.abs(boxes.astype(np.float64) - box_targets)
+    fitted = (np.where(distance < 1, distance ** 2 / 2, distance - 0.5) * box_masks).sum() / chosen.sum()
+    assert sums[0] == pytest.approx(sums[1:].sum(), rel=1e-5)
+    assert sums[1] == pytest.approx(objectness.sum() / sampled.sum(), rel=1e-4)
+    assert sums[3] == pytest.approx(-likelihood.sum() / chosen.sum(), rel=1e-4)
+    assert sums[4] == pytest.approx(fitted, rel=1e-4, abs=1e-6)
+    rate = recipe.base_lr * 2 / recipe.lr_batch_size
+    step = -rate * ((probabilities - hot) * chosen[..., None]).sum((0, 1)) / chosen.sum()
+    np.testing.assert_allclose(biases['class_predictor.bias'], step, rtol=1e-3, atol=1e-4 * np.abs(step).max())
+    towards = np.where(sampled, 1 / (1 + np.exp(-z)) - rpn_classes, 0)
+    kinds = len(biases['rpn.score.bias'])  # anchors of a place, which vary first
+    step = -rate * towards.reshape(-1, kinds).sum(0) / sampled.sum()
+    np.testing.assert_allclose(biases['rpn.score.bias'], step, rtol=1e-3, atol=1e-4 * np.abs(step).max())
+
+
+class Striped:
+    """Class 2 at the left edge of what it is given, else class 1 where the image is light and 0 where it is dark.
+
+    Class 3 has a share of k hundredths in the k-th of the calls.
+    """
+
+    def __init__(self):
+        self.shapes = []
+
+    def __call__(self, pixels):
+        self.shapes.append(pixels.shape[2:])
+        light = pixels.asnumpy()[:, 0] > 0
+        first = np.zeros_like(light)
+        first[:, :, 0] = True
+        share = len(self.shapes) / 100
+        chosen = np.stack([~first & ~light, ~first & light, first], axis=1)
+        always = np.full(chosen[:, :1].shape, np.log(share))
+        scores = np.concatenate([np.where(chosen, np.log(1 - share), -50), always], axis=1)
+        return mx.nd.array(scores), mx.nd.array(scores * 0)
+
+
+def test_multi_scale_by_hand():
+    """An image of 40 x 80 pixels, dark on the left and light on the right, at long sides of 32 to 112."""
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[:, 40:] = 255
+    network = Striped()
     recipe = replace(FINE_TUNINGS['scenes-segmentation'], base_size=64)
-    network = OnePixel()
-    network.initialize(mx.init.Normal(1))
-    image, _ = ade20k.Masks(scenes_folder, 'val')[0]
-    pixels = transforms.normalised_batch(mx.nd.array(image, dtype='uint8')).expand_dims(0)
-    height, width = image.shape[:2]
-    expected, sides = 0, []
-    for scale in (0.5, 0.75, 1, 1.25, 1.5, 1.75):
-        sides.append(round(64 * scale))
-        resized = mx.nd.contrib.BilinearResize2D(pixels, height=sides[-1], width=sides[-1])
-        for mirrored in (False, True):
-            seen = mx.nd.softmax(network(resized[:, :, :, ::-1] if mirrored else resized)[0], axis=1)
-            seen = mx.nd.contrib.BilinearResize2D(seen, height=height, width=width).asnumpy()
-            expected = expected + (seen[..., ::-1] if mirrored else seen)
-    assert sides == [32, 48, 64, 80, 96, 112]
     found = segmentation.probabilities(network, image, recipe, mx.cpu(), multi_scale=True).asnumpy()
-    np.testing.assert_allclose(found, expected / 12, atol=1e-5)
-    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-4)
-    single = segmentation.probabilities(network, image, recipe, mx.cpu()).asnumpy()
-    np.testing.assert_allclose(single, mx.nd.softmax(network(pixels)[0], axis=1).asnumpy(), atol=1e-6)
+    assert found.shape == (1, 4, 40, 80)
+    sizes = [(16, 32), (24, 48), (32, 64), (40, 80), (48, 96), (56, 112)]
+    assert network.shapes == [size for size in sizes for _ in range(2)]
+    hundredths = sum(range(1, 13)) / 12 / 100
+    np.testing.assert_allclose(found[0, 3], hundredths, atol=1e-5)  # a mean of probabilities, and not of scores
+    # the left edge of the images as they are is the right one of those that were mirrored: odd and even calls
+    direct, mirrored = (sum(1 - call / 100 for call in range(begin, 13, 2)) / 12 for begin in (1, 2))
+    np.testing.assert_allclose(found[0, :, :, 0], np.broadcast_to(
+        np.reshape([mirrored, 0, direct, hundredths], (4, 1)), (4, 40)), atol=1e-5)
+    np.testing.assert_allclose(found[0, :, :, -1], np.broadcast_to(
+        np.reshape([0, direct, mirrored, hundredths], (4, 1)), (4, 40)), atol=1e-5)
+    for column, dark in ((20, 1), (60, 0)):
+        np.testing.assert_allclose(found[0, :, :, column], np.broadcast_to(np.reshape(
+            [dark * (1 - hundredths), (1 - dark) * (1 - hundredths), 0, hundredths], (4, 1)), (4, 40)), atol=1e-5)
+    single = segmentation.probabilities(Striped(), image, recipe, mx.cpu()).asnumpy()
+    np.testing.assert_allclose(single[0, :, 5, 60], [0, 0.99, 0, 0.01], atol=1e-6)
 
 
 def arguments(task, folder, out, *more):

@@ -32,7 +32,13 @@ for step in range(2):
     batches = iter([(mx.nd.array(images[mine][i:i + micro]), mx.nd.array(labels[mine][i:i + micro]))
                     for i in range(0, micro * accumulate, micro)])
     classification.train_step(run, None, batches, recipe, 4, step, accumulate)
+norm = mx.gluon.nn.BatchNorm(in_channels=4)
+norm.initialize()
+norm.running_mean.set_data(mx.nd.full(4, 3 * ranks.rank))
+norm.running_var.set_data(mx.nd.full(4, 3 * ranks.rank + 1))
+state.average_running_statistics(norm, ranks)
 mx.nd.waitall()  # no rank may leave while another still waits for it
 if ranks.first:
-    np.savez(out, **{'first.0.weight': first},
+    np.savez(out, **{'first.0.weight': first, 'statistics.mean': norm.running_mean.data().asnumpy(),
+                     'statistics.variance': norm.running_var.data().asnumpy()},
              **{name: array.asnumpy() for name, array in network_arrays(network).items()})
