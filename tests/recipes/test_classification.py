@@ -44,7 +44,8 @@ def test_a_large_batch_is_section_3():
 def test_the_stack_of_table_6_is_section_5():
     """Cosine; smoothing 0.1; a teacher at temperature 20; mixup of 0.2 for 200 epochs: each row has those above it."""
     for model in ('resnet50d', 'mobilenet', 'inception-v3'):
-        rows = {row: fields(RECIPES['%s-%s' % (model, row)], 'lr_schedule', 'label_smoothing', 'teacher', 'mixup_alpha', 'epochs')
+        changed = 'lr_schedule', 'label_smoothing', 'teacher', 'mixup_alpha', 'epochs'
+        rows = {row: fields(RECIPES['%s-%s' % (model, row)], *changed)
                 for row in ('efficient', 'cosine', 'smooth', 'distill', 'mixup', 'distill-mixup')}
         assert rows == {'efficient': ('step', 0, '', 0, 120), 'cosine': ('cosine', 0, '', 0, 120),
                         'smooth': ('cosine', 0.1, '', 0, 120), 'distill': ('cosine', 0.1, 'resnet152d-smooth', 0, 120),

@@ -35,7 +35,7 @@ def record(tmp_path):
 
 
 @pytest.mark.parametrize('lines, state', [
-    ([START], STOPPED), ([START, epoch(1)], STOPPED), ([START, epoch(20), DONE], DONE),
+    ([START], STOPPED), ([START, epoch(1)], STOPPED), ([START, epoch(20), DONE], 'done'),
     ([START, epoch(1), {'event': 'failed', 'reason': 'the loss'}], FAILED)])
 def test_a_run_that_no_process_has_is_what_its_last_line_says(lines, state, record):
     assert status_of(str(record('a', lines))).state == state
@@ -58,7 +58,7 @@ def test_a_run_that_a_process_has_is_running(record):
 
 
 def test_the_score_is_the_last_epochs_and_not_the_best(record):
-    one = status.status(str(record('a', [START, epoch(1, top1=80.0), epoch(2, top1=95.0), epoch(3, top1=70.0)])))
+    one = status_of(str(record('a', [START, epoch(1, top1=80.0), epoch(2, top1=95.0), epoch(3, top1=70.0)])))
     assert one.score == 'top-1 70.00 %' and one.scores == {'val_top1': 70.0}
 
 

@@ -231,9 +231,9 @@ def check_segmentation_step(recipe, outputs, batch, sums, biases):
 
 def check_detection_step(recipe, outputs, batch, sums, biases):
     """Sampled anchors and regions alone count; the losses have the weight 1 each."""
-    classes, boxes, rpn_scores, class_targets = (outputs[place] for place in (0, 1, 5, 8))
+    classes, boxes, rpn_scores, rpn_offsets, class_targets = (outputs[place] for place in (0, 1, 5, 6, 8))
     box_targets, box_masks = outputs[9:11]
-    rpn_classes = batch[2]
+    rpn_classes, rpn_boxes, rpn_masks = batch[2:]
     powers = np.exp(classes.astype(np.float64))
     probabilities = powers / powers.sum(axis=-1, keepdims=True)
     hot = np.arange(classes.shape[-1]) == class_targets[..., None]
@@ -245,6 +245,9 @@ def check_detection_step(recipe, outputs, batch, sums, biases):
     fitted = (np.where(distance < 1, distance ** 2 / 2, distance - 0.5) * box_masks).sum() / chosen.sum()
     assert sums[0] == pytest.approx(sums[1:].sum(), rel=1e-5)
     assert sums[1] == pytest.approx(objectness.sum() / sampled.sum(), rel=1e-4)
+    distance = np.abs(rpn_offsets.astype(np.float64) - rpn_boxes)
+    placed = np.where(distance < 1 / 9, distance ** 2 * 9 / 2, distance - 1 / 18) * rpn_masks
+    assert sums[2] == pytest.approx(placed.sum() / sampled.sum(), rel=1e-4, abs=1e-6)
     assert sums[3] == pytest.approx(-likelihood.sum() / chosen.sum(), rel=1e-4)
     assert sums[4] == pytest.approx(fitted, rel=1e-4, abs=1e-6)
     rate = recipe.base_lr * 2 / recipe.lr_batch_size

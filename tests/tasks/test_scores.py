@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gluon_bot import InputError, RunError
-from gluon_bot.data import classification, transforms
+from gluon_bot.data import transforms
 from gluon_bot.distributed import horovod
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict
@@ -65,7 +65,8 @@ def batches_of(labels, size, rank=0, ranks=1):
 def test_top1_and_top5_through_evaluate(batch_size, monkeypatch):
     logits, labels = logits_with_places(PLACES, 10, np.random.default_rng(2))
     monkeypatch.setattr(classification, 'validation_batches', lambda *_, **__: batches_of(labels, batch_size))
-    found = classification.evaluate(Given(logits), '', 11, RECIPES['digits'], horovod.Ranks(), mx.cpu(), 'float32', batch_size)
+    found = classification.evaluate(
+        Given(logits), '', 11, RECIPES['digits'], horovod.Ranks(), mx.cpu(), 'float32', batch_size)
     assert found == {'val_top1': 100 * 2 / 11, 'val_top5': 100 * 8 / 11, 'val_images': 11, 'val_correct_top1': 2,
                      'val_correct_top5': 8}
 
@@ -148,7 +149,7 @@ class Scores:
     def __call__(self, pixels):
         mask = next(self.masks)
         assert pixels.shape == (1, 3, *mask.shape)
-        scores = 3 * mx.nd.one_hot(mx.nd.array(mask), 3).transpose((2, 0, 1)).expand_dims(0)
+        scores = 3 * mx.nd.one_hot(mx.nd.array(mask), 4).transpose((2, 0, 1)).expand_dims(0)
         return scores, 0 * scores
 
 
@@ -156,11 +157,12 @@ def test_ignored_pixels_through_segment():
     """Two images of other sizes, all pixels together: by hand 6 of 8 labelled right.
 
     cat: labelled 3, predicted 3 there (one is a dog's): 2/4; dog: labelled 4, predicted 4: 3/5; cow: 1 of 1.
-    What is predicted at the four ignored pixels, where it would be wrong, does not count.
+    What is predicted at the four ignored pixels, where it would be wrong, does not count, and pigs are nowhere.
     """
     masks = [np.int32([[0, 0, -1, 1], [1, 1, -1, 2]]), np.int32([[0, -1], [1, -1]])]
     said = [np.int32([[0, 0, 2, 1], [1, 1, 0, 2]]), np.int32([[1, 1], [0, 2]])]
     data = Pictures([(np.zeros((*mask.shape, 3), np.uint8), mask) for mask in masks])
+    data.classes = ['cat', 'dog', 'cow', 'pig']
     found = segmentation.evaluate(Scores(said), data, FINE_TUNINGS['scenes-segmentation'], horovod.Ranks(), mx.cpu())
     assert found == {'val_pixel_accuracy': pytest.approx(100 * 6 / 8), 'val_images': 2, 'val_labelled_pixels': 8,
                      'val_miou': pytest.approx(100 * (2 / 4 + 3 / 5 + 1) / 3)}
