@@ -15,6 +15,7 @@ LAYERS = (('',), ('files', 'console'), ('distributed', 'recipes'), ('tricks',), 
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 LIGHT = {'', 'files', 'console', 'recipes', 'report'}  # these load without any of HEAVY
 HEAVY = {'mxnet', 'numpy', 'gluoncv', 'horovod', 'PIL', 'cv2', 'sklearn', 'scipy'}
+WHEN_NEEDED = {('report/statistics.py', 'scipy.special.stdtrit')}  # loaded by reports of several seeds alone
 
 
 def top_module(path):
@@ -52,7 +53,7 @@ def test_imports_point_down(path):
         imported = ours(name)
         if imported is not None and imported != module:
             assert LAYER[imported] < LAYER[module], '%s imports %s' % (module, imported)
-        if module in LIGHT:
+        if module in LIGHT and (str(path.relative_to(PACKAGE)), name) not in WHEN_NEEDED:
             assert name.split('.')[0] not in HEAVY or name.startswith('horovod.runner.'), '%s imports %s' % (module, name)
         if name.split('.')[0] == 'horovod':
             assert module == 'distributed', '%s imports %s' % (module, name)

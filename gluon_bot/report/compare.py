@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -11,21 +9,24 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.paper import Cell
 from gluon_bot.report.place import DIFFERS, FILLS, PUBLISHED, Placed, data_title, place
+from gluon_bot.report.statistics import (
+    ABOVE,
+    BELOW,
+    GAIN_REASON,
+    REPRODUCED,
+    SEED_NOISE,
+    TOLERANCE_REASON,
+    Gain,
+    deviation,
+    gain,
+    mean,
+    tolerance,
+    verdict,
+)
 from gluon_bot.runs.record import Run
 
-REPRODUCED, ABOVE, BELOW, NOT_RUN = 'reproduced', 'above', 'below', 'not run'
+NOT_RUN = 'not run'
 NO_VERDICT = ('no verdict', 'counted', "others'", 'no number')  # a matter of the machine; of the network; not ours; none
-# Standard deviation between two seeds in points. ResNet-50's top-1 on ImageNet is known to vary by 0.1 to 0.2.
-# The others are assumed from published repetitions of such runs.
-SEED_NOISE = {'val_top1': 0.15, 'val_top5': 0.10, 'val_map': 0.30, 'val_pixel_accuracy': 0.15, 'val_miou': 0.30}
-PADDING = {'val_top1': 0.1, 'val_top5': 0.1}  # what counting 176 images twice can move, as published evaluations did
-TOLERANCE_REASON = (
-    'The paper gives one run a cell. Two runs that differ in the seed alone differ by chance: seeds scatter with a standard '
-    'deviation of 0.1 to 0.2 points of top-1 for ResNet-50 on ImageNet (0.15 is taken; assumed are 0.10 for top-5, 0.30 for '
-    'mAP and mIoU and 0.15 for pixel accuracy). A mean of n runs is called reproduced within two standard deviations of its '
-    "difference from the paper's one run, 2 x 0.15 x sqrt(1 + 1/n), and for ImageNet 0.1 more, because the published "
-    'evaluation counted up to 176 images twice: 0.52 points of top-1 for one run, 0.45 for three. A difference of two '
-    'rows has four runs behind it: 2 x 0.15 x sqrt(2 + 1/n + 1/m), 0.60 for one run each.')
 
 
 class Nearby(NamedTuple):
@@ -131,16 +132,6 @@ def compare(runs: Sequence[Run], notes: Sequence[str] = ()) -> Comparison:
     columns = list(dict.fromkeys((cell.table, cell.group, cell.metric) for cell in paper.CELLS))
     deltas.sort(key=lambda one: columns.index((one.cell.table, one.cell.group, one.cell.metric)))
     return Comparison(results, tuple(deltas), tuple(ratios), placed, tuple(notes))
-
-
-def tolerance(metric: str, runs: int) -> float:
-    """Largest difference from the paper, in points, at which a mean over `runs` runs is called reproduced."""
-    return 2 * SEED_NOISE[metric] * math.sqrt(1 + 1 / runs) + PADDING.get(metric, 0)
-
-
-def verdict(difference: float, allowed: float) -> str:
-    """REPRODUCED, ABOVE or BELOW; a difference of exactly `allowed` is still reproduced."""
-    return REPRODUCED if abs(difference) <= allowed + 1e-9 else ABOVE if difference > 0 else BELOW
 
 
 def _result(cell: Cell, placed: Tuple[Placed, ...]) -> Result:
