@@ -1,4 +1,4 @@
-"""Runs against the paper's cells: mean and deviation over seeds, difference, verdict, and what each trick adds."""
+"""Runs beside the paper's cells: mean and deviation over seeds, difference, verdict, and what each trick adds."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from gluon_bot.report.statistics import (
 )
 from gluon_bot.runs.record import Run
 
-NOT_RUN = 'not run'
-NO_VERDICT = ('no verdict', 'counted', "others'", 'no number')  # a matter of the machine; of the network; not ours; none
+NOT_RUN, ANOTHER_PAPER = 'not run', "another paper's"
+NO_VERDICT = ('no verdict', 'counted', ANOTHER_PAPER, 'no recipe', 'no number')  # of the machine; of the network; ...
 
 
 class Nearby(NamedTuple):
@@ -51,20 +51,22 @@ class Result:
     @property
     def mean(self) -> Optional[float]:
         """Over the runs that fill the cell."""
-        return math.fsum(self.values) / len(self.values) if self.values else None
+        return mean(self.values) if self.values else None
 
     @property
     def deviation(self) -> Optional[float]:
         """Sample standard deviation over these runs; None for fewer than two."""
-        if len(self.values) < 2:
-            return None
-        return statistics.stdev(self.values)
+        return deviation(self.values) if len(self.values) > 1 else None
 
     @property
     def difference(self) -> Optional[float]:
         """Mean minus the paper's number."""
-        mean, value = self.mean, self.cell.value
-        return None if mean is None or value is None else mean - value
+        return None if self.mean is None or self.cell.value is None else self.mean - self.cell.value
+
+    @property
+    def by_seed(self) -> List[Tuple[int, float]]:
+        """(seed, value) of each run that fills the cell."""
+        return [(one.run.recipe.get('seed', 0), value) for one, value in zip(self.filled, self.values)]
 
 
 class PublishedDelta(NamedTuple):
@@ -82,10 +84,18 @@ class Delta:
     cell: Cell
     parent: Cell
     claimed: float
-    measured: Optional[float]
-    tolerance: Optional[float]
-    verdict: str
+    gain: Optional[Gain]  # None until both rows have a run
     published: Tuple[PublishedDelta, ...]
+
+    @property
+    def measured(self) -> Optional[float]:
+        """Our difference, in points."""
+        return self.gain.mean if self.gain else None
+
+    @property
+    def verdict(self) -> str:
+        """What our interval says of the paper's gain."""
+        return self.gain.verdict if self.gain else NOT_RUN
 
 
 class Ratio(NamedTuple):
@@ -111,21 +121,35 @@ class Comparison:
         """The runs of these kinds, in reading order."""
         return [placed for placed in self.placed if placed.kind in kinds]
 
+    def measurements(self) -> List[Result]:
+        """One result for each recipe and metric that the paper has a number of its own for.
+
+        Several cells may print the same measurement, and not always the same digits: the cell that our number is furthest
+        from stands for them.
+        """
+        found: Dict[Tuple[str, str], Result] = {}
+        for result in self.results:
+            if result.verdict in (REPRODUCED, ABOVE, BELOW, NOT_RUN):
+                known = found.setdefault((result.cell.recipe, result.cell.metric), result)
+                if abs(result.difference or 0) > abs(known.difference or 0):
+                    found[result.cell.recipe, result.cell.metric] = result
+        return list(found.values())
+
     def counts(self) -> Dict[str, int]:
-        """Number of cells with each verdict, of those that a run can fill."""
-        verdicts = [result.verdict for result in self.results]
+        """Number of measurements with each verdict. A run counts once for each metric, however many cells it fills."""
+        verdicts = [result.verdict for result in self.measurements()]
         return {verdict: verdicts.count(verdict) for verdict in (REPRODUCED, ABOVE, BELOW, NOT_RUN)}
 
 
 def compare(runs: Sequence[Run], notes: Sequence[str] = ()) -> Comparison:
-    """Put every run beside the paper."""
+    """Put every run beside the paper; a gain over another paper's number is none."""
     placed = tuple(map(place, runs, _short_names([run.source for run in runs])))
     results = tuple(_result(cell, placed) for cell in paper.CELLS)
     by_cell = {result.cell: result for result in results}
     deltas, ratios = [], []
     for result in results:
         parent, claimed = paper.parent_of(result.cell), paper.delta(result.cell)
-        if parent is not None and claimed is not None and result.cell.metric in SEED_NOISE:
+        if parent is not None and claimed is not None and result.cell.metric in SEED_NOISE and not parent.from_another_paper:
             deltas.append(_delta(result, by_cell[parent], claimed))
         if parent is not None and result.cell.metric == 'minutes_an_epoch':
             ratios.append(_ratio(result, by_cell[parent]))
@@ -144,8 +168,10 @@ def _result(cell: Cell, placed: Tuple[Placed, ...]) -> Result:
     values, allowed = tuple(value for _, value in filled), None
     if cell.value is None:
         word = 'no number'
+    elif cell.from_another_paper:
+        word = ANOTHER_PAPER
     elif not cell.recipe:
-        word = "others'"
+        word = 'no recipe'
     elif not measured:
         word = 'counted'
     elif not values:
@@ -154,7 +180,7 @@ def _result(cell: Cell, placed: Tuple[Placed, ...]) -> Result:
         word = 'no verdict'
     else:
         allowed = tolerance(cell.metric, len(values))
-        word = verdict(math.fsum(values) / len(values) - cell.value, allowed)
+        word = verdict(mean(values) - cell.value, allowed)
     return Result(cell, tuple(one for one, _ in filled), values, word, allowed, tuple(nearby))
 
 
@@ -163,11 +189,8 @@ def _delta(result: Result, parent: Result, claimed: float) -> Delta:
                       for mine in result.nearby for theirs in parent.nearby
                       if mine.placed.kind == theirs.placed.kind == PUBLISHED
                       and mine.placed.differences == theirs.placed.differences)
-    if result.mean is None or parent.mean is None:
-        return Delta(result.cell, parent.cell, claimed, None, None, NOT_RUN, published)
-    allowed = 2 * SEED_NOISE[result.cell.metric] * math.sqrt(2 + 1 / len(result.values) + 1 / len(parent.values))
-    measured = result.mean - parent.mean
-    return Delta(result.cell, parent.cell, claimed, measured, allowed, verdict(measured - claimed, allowed), published)
+    found = gain(result.by_seed, parent.by_seed, claimed, SEED_NOISE[result.cell.metric])
+    return Delta(result.cell, parent.cell, claimed, found, published)
 
 
 def _ratio(efficient: Result, baseline: Result) -> Ratio:
@@ -186,9 +209,9 @@ def _short_names(sources: Sequence[str]) -> List[str]:
 
 
 def as_json(comparison: Comparison) -> Dict[str, Any]:
-    """Everything, for machines: cells, deltas, ratios, runs, notes, the tolerance and its reason."""
+    """Everything, for machines: cells, gains, ratios, runs, notes, and when a verdict is given."""
     return {
-        'counts': comparison.counts(), 'tolerance': TOLERANCE_REASON,
+        'counts': comparison.counts(), 'tolerance': TOLERANCE_REASON, 'gain': GAIN_REASON,
         'cells': [{**vars(result.cell), 'n': len(result.values), 'values': result.values, 'mean': result.mean,
                    'standard_deviation': result.deviation, 'difference': result.difference, 'tolerance': result.tolerance,
                    'verdict': result.verdict, 'runs': [one.run.source for one in result.filled],
@@ -197,7 +220,8 @@ def as_json(comparison: Comparison) -> Dict[str, Any]:
                   for result in comparison.results],
         'deltas': [{'table': delta.cell.table, 'row': delta.cell.row, 'parent': delta.parent.row, 'group': delta.cell.group,
                     'metric': delta.cell.metric, 'paper': delta.claimed, 'measured': delta.measured,
-                    'tolerance': delta.tolerance, 'verdict': delta.verdict,
+                    **dict.fromkeys(('standard_error', 'low', 'high'), None), **(delta.gain._asdict() if delta.gain else {}),
+                    'verdict': delta.verdict,
                     'published': [{'run': one.run.run.source, 'parent': one.parent.run.source, 'value': one.value}
                                   for one in delta.published]} for delta in comparison.deltas],
         'minutes_ratios': [ratio._asdict() for ratio in comparison.ratios],

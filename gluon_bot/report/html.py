@@ -8,8 +8,9 @@ from typing import Dict, List, Sequence, Tuple
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.paper import MAIN_METRIC
 from gluon_bot.report import pieces, wording
-from gluon_bot.report.compare import TOLERANCE_REASON, Comparison
+from gluon_bot.report.compare import Comparison
 from gluon_bot.report.place import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, data_title
+from gluon_bot.report.statistics import GAIN_REASON, TOLERANCE_REASON
 from gluon_bot.runs.curves import Curve
 
 SECTIONS = (
@@ -50,7 +51,7 @@ def _head(comparison: Comparison) -> str:
             '<p class="small">A run fills a cell only if every field of its recipe but the seed is the named recipe\'s, its '
             "data has the paper's counts, and it trained to the end. Minutes an epoch depend on the machine and get no "
             'verdict. %s.</p></details>'
-            % (pieces.tiles(tiles), escape(TOLERANCE_REASON), escape(wording.RECALLED_NOTE)))
+            % (pieces.tiles(tiles), escape('%s %s' % (TOLERANCE_REASON, GAIN_REASON)), escape(wording.RECALLED_NOTE)))
 
 
 def _paper_section(comparison: Comparison, table: paper.Table, rows: List[wording.Row], draw: pieces.Draw) -> str:
@@ -123,7 +124,7 @@ def _deltas(comparison: Comparison) -> str:
         lines.append('<tr><th scope="row">%s</th>%s%s%s%s</tr>' % (
             escape(wording.step_name(delta)),
             pieces.cell(heads[1], wording.claimed(delta), 'number'),
-            pieces.cell(heads[2], wording.signed(delta.cell.metric, delta.measured), 'number'),
+            pieces.cell(heads[2], escape(wording.gained(delta)), 'number'),
             pieces.cell(heads[3], pieces.chip(delta.verdict, delta.verdict)),
             pieces.cell(heads[4], published or '-')))
     left = len(comparison.deltas) - sum('scope="row"' in line for line in lines)

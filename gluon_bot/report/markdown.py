@@ -7,8 +7,9 @@ from typing import Dict, List, Sequence
 
 from gluon_bot.recipes import paper
 from gluon_bot.report import place, wording
-from gluon_bot.report.compare import NOT_RUN, TOLERANCE_REASON, Comparison, Result
+from gluon_bot.report.compare import NOT_RUN, Comparison, Result
 from gluon_bot.report.place import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, data_title
+from gluon_bot.report.statistics import GAIN_REASON, TOLERANCE_REASON
 
 # characters with which a stranger's text could leave its code span, its table cell, or our markers
 _HARMLESS = str.maketrans({'`': "'", '|': '¦', '\\': '/', '<': '‹', '>': '›', '\n': ' ', '\r': ' '})
@@ -27,7 +28,7 @@ def markdown(comparison: Comparison, full: bool = False, readme: bool = False) -
               _runs(comparison, "Runs on the paper's data that fill no cell", (DIFFERS, UNKNOWN), readme),
               _runs(comparison, 'Suspect runs: they fill no cell and enter no mean', (SUSPECT,), readme)]
     if any(placed.kind in (FILLS, PUBLISHED) for placed in comparison.placed) or full:
-        parts.append('**Tolerance.** ' + TOLERANCE_REASON)
+        parts.append('**Verdicts.** %s %s' % (TOLERANCE_REASON, GAIN_REASON))
     if readme or any(not table.verified for table in shown):
         parts.append(wording.RECALLED_NOTE)
     if full and comparison.notes:
@@ -88,11 +89,11 @@ def _paper_table(comparison: Comparison, table: paper.Table, full: bool) -> str:
 def _deltas(comparison: Comparison, full: bool) -> str:
     lines = [('%d' % delta.cell.table, delta.cell.group or '-', wording.step_name(delta),
               paper.METRICS[delta.cell.metric].label, wording.claimed(delta),
-              wording.signed(delta.cell.metric, delta.measured), delta.verdict,
+              wording.gained(delta), delta.verdict,
               '<br>'.join('%s (%s minus %s)' % (wording.signed(delta.cell.metric, one.value), code(one.run.name),
                                                 code(one.parent.name)) for one in delta.published) or '-')
              for delta in comparison.deltas if full or delta.measured is not None or delta.published]
-    heading = '### What each trick adds\n\nEach row minus its parent, in points.\n\n'
+    heading = '### What each trick adds\n\nEach row minus its parent, in points, with its 95 % interval.\n\n'
     return heading + _table(('Table', 'Network', 'Step', 'Metric', 'Paper', 'Here', 'Verdict', 'Between published runs'),
                             lines) if lines else ''
 

@@ -36,6 +36,7 @@ PAPER_DATA = {
     'detect': PaperData('voc', 'Pascal VOC 2007+2012', dict(classes=20, train_images=16551, val_images=4952)),
     'segment': PaperData('ade20k', 'ADE20K', dict(classes=150, train_images=20210, val_images=2000)),
 }
+PAPER_GPUS = 8  # that share a batch of 256 or 1,024: one normalisation sees 32 or 128 images
 # Whole batches of 1,024: GluonCV's record iterator fills the 49th with images it shows again, and carries what is over into
 # the next epoch, so that every sixth has 48
 PADDED = (50176, 49152)
@@ -126,6 +127,7 @@ def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
         why.append('trained on the first %s images only' % run.header['limit'])
     if run.header.get('init'):
         why.append('started from weights that were trained before')
+    why += _batch_and_images(run, nearest)
     # a field that an older record lacks had no effect then, which is its default
     known = {field.name: field.default for field in fields(NAMED[nearest])} if nearest else {}
     defaults = {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()
@@ -137,6 +139,23 @@ def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
     if name not in FILLING and not differences:
         why.append("'%s' is not a run of the paper" % name)
     return nearest, differences, why
+
+
+def _batch_and_images(run: Run, recipe: str) -> List[str]:
+    """What a recipe leaves open and the paper states: no accumulation, its images in one normalisation, whole pictures."""
+    why = []
+    accumulated, workers, batch = run.header.get('accumulate', 1), run.header.get('world_size'), run.recipe.get('batch_size')
+    if accumulated != 1:
+        why.append('accumulates %s small batches an update, where the paper has one' % accumulated)
+    counts = [count for count in (batch, accumulated, workers) if type(count) is int and count > 0]
+    if run.task == 'classify' and recipe and len(counts) == 3:
+        images, wanted = counts[0] / (counts[1] * counts[2]), NAMED[recipe].batch_size / PAPER_GPUS
+        if images != wanted:
+            why.append('normalises %g images at a time, the paper %g' % (images, wanted))
+    resize = run.data.get('resize')
+    if resize is not None and run.task == 'classify':
+        why.append('its images were packed with a short side of %s pixels' % resize)
+    return why
 
 
 def _published(run: Run) -> Tuple[str, List[Difference], List[str]]:

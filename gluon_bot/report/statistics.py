@@ -20,17 +20,19 @@ ROUNDING = 1e-9  # numbers are compared up to this
 SEED_NOISE = {'val_top1': 0.15, 'val_top5': 0.10, 'val_map': 0.30, 'val_pixel_accuracy': 0.15, 'val_miou': 0.30}
 PADDING = {'val_top1': 0.1, 'val_top5': 0.1}  # what counting 176 images twice can change, as published evaluations did
 TOLERANCE_REASON = (
-    'The paper gives one run per cell. Two runs that differ only in the seed differ by chance: seeds scatter with a standard '
-    'deviation of 0.1 to 0.2 points of top-1 for ResNet-50 on ImageNet (0.15 is taken; assumed are 0.10 for top-5, 0.30 for '
-    'mAP and mIoU and 0.15 for pixel accuracy). A mean of n runs is called reproduced within two standard deviations of its '
-    "difference from the paper's one run, 2 x 0.15 x sqrt(1 + 1/n), and for ImageNet 0.1 more, because the published "
-    'evaluation counted up to 176 images twice: 0.52 points of top-1 for one run, 0.45 for three.')
+    'The paper gives one run per cell. Two runs that differ only in the seed differ by chance: seeds scatter '
+    'with a standard deviation of 0.1 to 0.2 points of top-1 for ResNet-50 on ImageNet (0.15 is taken; '
+    'assumed are 0.10 for top-5, 0.30 for mAP and mIoU and 0.15 for pixel accuracy). A mean of n runs is '
+    "called reproduced within two standard deviations of its difference from the paper's one run, 2 x 0.15 x "
+    'sqrt(1 + 1/n), and for ImageNet 0.1 more, because the published evaluation counted up to 176 images '
+    'twice: 0.52 points of top-1 for one run, 0.45 for three.')
 GAIN_REASON = (
-    'A gain is a row minus its parent, in points. From two seeds on that both rows have, its interval is the 95 % interval of '
-    "Student's t over the differences by seed; with fewer it is 1.96 x 0.15 x sqrt(1/n + 1/m) on either side, from the seed "
-    'noise stated above: 0.42 points of top-1 for one run each. The gain is reproduced if the interval excludes zero on the '
-    "paper's side and contains the paper's gain, above or below if it excludes zero on the paper's side and misses the "
-    "paper's gain, not distinguishable if it contains zero, and opposite if it excludes zero on the other side.")
+    'A gain is a row minus its parent, in points. If both rows have at least two seeds in common, its '
+    "interval is the 95 % interval of Student's t over the differences by seed; otherwise it is 1.96 x 0.15 x "
+    'sqrt(1/n + 1/m) on either side, from the seed noise stated above: 0.42 points of top-1 for one run each. '
+    "The gain is reproduced if the interval excludes zero on the paper's side and contains the paper's gain, "
+    "above or below if it excludes zero on the paper's side and misses the paper's gain, not distinguishable "
+    'if it contains zero, and opposite if it excludes zero on the other side.')
 
 BySeed = Sequence[Tuple[int, float]]  # (seed, value) of each run
 
@@ -61,7 +63,8 @@ def verdict(difference: float, allowed: float) -> str:
     return REPRODUCED if abs(difference) <= allowed + ROUNDING else ABOVE if difference > 0 else BELOW
 
 
-def gain(row: BySeed, parent: BySeed, claimed: float, noise: Optional[float] = None, same_data: bool = True) -> Optional[Gain]:
+def gain(row: BySeed, parent: BySeed, claimed: float, noise: Optional[float] = None,
+         same_data: bool = True) -> Optional[Gain]:
     """The gain of `row` over `parent` beside the paper's gain `claimed`; None where either has no run.
 
     noise: stated standard deviation between two seeds, taken where fewer than two seeds are paired.

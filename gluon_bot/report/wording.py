@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot.recipes import paper
-from gluon_bot.report.compare import REPRODUCED, Comparison, Delta, Nearby, Result, tolerance, verdict
+from gluon_bot.report.compare import Comparison, Delta, Nearby, Result
 from gluon_bot.report.place import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed
+from gluon_bot.report.statistics import REPRODUCED, tolerance, verdict
 
 RECALLED_MARK = '†'
 RECALLED_NOTE = "† recalled from the paper's text and not checked against a copy; all other numbers are from the slides"
@@ -186,16 +187,26 @@ def claimed(delta: Delta) -> str:
     return signed(delta.cell.metric, delta.claimed) + ('' if delta.cell.verified else ' ' + RECALLED_MARK)
 
 
+def gained(delta: Delta) -> str:
+    """Our difference with its interval and the number of pairs: '+0.80 [+0.30, +1.30], n = 3'; '-' for none."""
+    if delta.gain is None:
+        return '-'
+    text = '%+.2f' % delta.gain.mean
+    if delta.gain.low is not None and delta.gain.high is not None:
+        text += ' [%+.2f, %+.2f]' % (delta.gain.low, delta.gain.high)
+    return '%s, n = %d' % (text, delta.gain.n) if delta.gain.n > 1 else text
+
+
 def step_name(delta: Delta) -> str:
     """'+ cosine decay (on efficient)'."""
     return '%s (on %s)' % (delta.cell.row, delta.parent.row)
 
 
 def summary(comparison: Comparison) -> str:
-    """One sentence on how much of the paper is run."""
+    """One sentence on how much of the paper is run, in measurements: one for a recipe and metric."""
     counts = comparison.counts()
     done = sum(counts.values()) - counts['not run']
-    return '%d of %d numbers are measured: %d reproduced, %d above, %d below; %d are not run.' % (
+    return '%d of %d measurements of the paper are made: %d reproduced, %d above, %d below; %d are not run.' % (
         done, sum(counts.values()), counts['reproduced'], counts['above'], counts['below'], counts['not run'])
 
 
