@@ -152,8 +152,9 @@ def _batch_and_images(run: Run, recipe: str) -> List[str]:
         images, wanted = counts[0] / (counts[1] * counts[2]), NAMED[recipe].batch_size / PAPER_GPUS
         if images != wanted:
             why.append('normalises %g images at a time, the paper %g' % (images, wanted))
-    resize = run.data.get('resize')
-    if resize is not None and run.task == 'classify':
+    packed = run.header.get('packed')
+    resize = packed.get('resize') if isinstance(packed, dict) else None
+    if resize is not None:
         why.append('its images were packed with a short side of %s pixels' % resize)
     return why
 

@@ -120,13 +120,15 @@ def describe(recipe: Recipe, data: str, out: str, workers: int, accumulate: int,
     if train.classes != val.classes:
         raise InputError('%s: train and val records have different classes; pack them together' % data)
     images = min(train.images, limit or train.images)
+    resized = {'packed': {'resize': train.resize, 'quality': train.quality}} if train.resize else {}
     return Job(
         recipe=recipe, data=data, out=out, class_names=list(train.classes),
         manifest={'name': train.name, 'classes': len(train.classes), 'train_images': images,
                   'val_images': min(val.images, limit or val.images),
                   'train_sha256': train.sha256, 'val_sha256': val.sha256},
         steps_an_epoch=steps_an_epoch(images, recipe.batch_size), accumulate=accumulate,
-        micro_batch=micro_batch(recipe.batch_size, workers, accumulate), limit=limit, origin=pretrained.origin(init))
+        micro_batch=micro_batch(recipe.batch_size, workers, accumulate), limit=limit,
+        origin={**pretrained.origin(init), **resized})
 
 
 def teacher_network(recipe: Recipe, path: str, class_names: List[str],
