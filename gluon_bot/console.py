@@ -1,25 +1,106 @@
-"""What a person sees while something runs: one live line on a terminal, sparse plain lines elsewhere, always on stderr."""
+"""What a person sees while something runs: one live line on a terminal, sparse plain lines elsewhere, always on stderr.
+
+None of it ends a run: what cannot be written, to a reader that is gone, a full disk or a closed descriptor, is dropped.
+"""
 
 from __future__ import annotations
 
 import difflib
 import os
-import shutil
 import struct
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
-from typing import Iterable, Iterator, Optional, TextIO
+from typing import Any, Iterable, Iterator, List, Optional, Sequence, TextIO
 
 HEARTBEAT_VARIABLE = 'GLUON_BOT_HEARTBEAT'  # names the pipe from a worker to its launcher
 HEARTBEAT = struct.Struct('d')  # time of the beat, in seconds, by the clock that all processes share
 _heartbeat_pipe: Optional[int] = None
 
 
+LABEL_WIDTH = 26  # 'resnet50d-mixup +5 changes'; with rate, time left, loss and epoch behind it, 80 columns
+PLAIN_SECONDS = 60.0
+
+
+class _Console:
+    """A text stream, standard error unless another is given, on which a failure to write does nothing."""
+
+    def __init__(self, stream: Optional[TextIO] = None, lines: bool = False) -> None:
+        self.stream = stream
+        self.lines = lines  # what a live line would show next comes as a line of its own
+
+    def write(self, text: str) -> None:
+        if self.lines:
+            text = text.strip() + '\n'
+            if text == '\n':
+                return
+        try:
+            stream = self.stream or sys.stderr
+            stream.write(text)
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # AttributeError: there is no standard error
+            if self.stream is None:
+                silence()
+
+    @property
+    def encoding(self) -> str:
+        return getattr(self.stream or sys.stderr, 'encoding', None) or 'utf-8'
+
+    def flush(self) -> None:
+        """Each text is flushed as it is written."""
+
+    def isatty(self) -> bool:
+        try:
+            return (self.stream or sys.stderr).isatty()
+        except (AttributeError, ValueError):
+            return False
+
+    def columns(self) -> int:
+        try:
+            return os.get_terminal_size((self.stream or sys.stderr).fileno()).columns or 80
+        except (OSError, ValueError, AttributeError):
+            return 80
+
+
+def silence() -> None:
+    """Let standard error lead nowhere, so that what is still buffered does not fail when the process ends."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    except OSError:
+        pass
+
+
 def say(message: str) -> None:
     """One message line on standard error; standard output is for results."""
-    print(message, file=sys.stderr, flush=True)
+    _Console().write(message + '\n')
+
+
+def counted(number: int, noun: str) -> str:
+    """'1 worker', '2 workers', '1,438 images': a number with its noun, plural by 's', or 'es' after 's'."""
+    return '%s %s%s' % (format(number, ','), noun, '' if number == 1 else 'es' if noun.endswith('s') else 's')
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of equally many cells as lines of text, each column as wide as its widest cell."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def short_name(recipe: str) -> str:
+    """A recipe's name with its changes counted: 'resnet50d-mixup+epochs=2+seed=1' is 'resnet50d-mixup +2 changes'."""
+    base, *changes = recipe.split('+')
+    return base + (' +' + counted(len(changes), 'change') if changes else '')
+
+
+def shortened(text: str, most: int) -> str:
+    """`text` in at most `most` characters: of a longer one the first and the last, with '…' between."""
+    if len(text) <= most:
+        return text
+    last = min(11, most // 2)
+    return text[:most - 1 - last] + '…' + text[-last:]
 
 
 def one_line(text: str, most: int = 1000) -> str:
@@ -66,48 +147,57 @@ def without_native_lines(marker: str) -> Iterator[None]:
 
 
 class Progress:
-    """A bar with rate and time left.
+    """Rate, time left and a note, by tqdm: a live line on a terminal, that fits 80 columns whatever the label.
 
-    On a terminal it redraws itself at most ten times a second. Elsewhere it is silent,
-    or prints a plain line every `plain_seconds` where that is given.
+    Elsewhere a plain line every `plain_seconds`; None for none.
     """
 
     def __init__(self, total: int, label: str, unit: str = 'images', start: int = 0,
                  plain_seconds: Optional[float] = None, stream: Optional[TextIO] = None, enabled: bool = True) -> None:
-        self.total, self.label, self.unit, self.start = total, label, unit, start
-        self.stream = stream or sys.stderr
-        self.terminal = enabled and self.stream.isatty()
-        self.interval = 0.1 if self.terminal else plain_seconds if enabled else None
-        self.begun = self.drawn = time.monotonic()
-        self.width = 0
+        console = _Console(stream)
+        self.terminal = enabled and console.isatty()
+        self.begun = time.monotonic()
+        self.bar: Any = None
+        if not enabled or not (self.terminal or plain_seconds):
+            return
+        import tqdm  # here, for commands that show no progress do not need it
+        tqdm.tqdm.monitor_interval = 0  # a thread less
+        tqdm.tqdm.set_lock(threading.RLock())  # its own is shared with child processes, by a semaphore that a kill leaves
+        console.lines = not self.terminal
+        interval = 0.1 if self.terminal else plain_seconds
+        self.bar = tqdm.tqdm(total=total, initial=start, file=console, leave=False, mininterval=interval, miniters=1,
+                             delay=interval)
+        self.label, self.unit, self.start, self.console = label, unit, start, console
 
     def update(self, done: int, note: str = '') -> None:
-        """`done` of `total` units are finished; `note` is shown behind the rate."""
+        """`done` of `total` units are finished; `note`, with commas between its parts, is shown behind the time left."""
         beat()
-        now = time.monotonic()
-        if self.interval is None or (now - self.drawn < self.interval and done < self.total):
-            return
-        self.drawn = now
-        rate = (done - self.start) / max(now - self.begun, 1e-9)
-        left = duration((self.total - done) / rate) if rate > 0 else '?'
-        text = '%s %d/%d %s, %s %s/s, %s left%s' % (
-            self.label, done, self.total, self.unit, '%.1f' % rate if rate < 10 else '%d' % rate, self.unit, left,
-            ', ' + note if note else '')
-        if not self.terminal:
-            print(text, file=self.stream, flush=True)
-            return
-        columns = shutil.get_terminal_size().columns - 1
-        text = ('%3d%% %s' % (100 * done // max(self.total, 1), text))[:columns]
-        self.stream.write('\r' + text.ljust(min(self.width, columns)))
-        self.stream.flush()
-        self.width = len(text)
+        if self.bar is not None:
+            rate = (done - self.start) / max(time.monotonic() - self.begun, 1e-9)
+            left = duration((self.bar.total - done) / rate) if rate > 0 else '?'
+            known = ['%s %s/s' % ('%.1f' % rate if rate < 10 else '%d' % rate, self.unit), left + ' left']
+            self._show(done, known + [part for part in note.split(', ') if part])
+            self.bar.update(done - self.bar.n)
+
+    def _show(self, done: int, parts: List[str]) -> None:
+        """Lay the line out: on a terminal the last parts are left out where it is narrow, and a bar fills what is free."""
+        label, begin = self.label, '%d%%, ' % (100 * done / max(self.bar.total, 1))
+        if self.terminal:
+            self.bar.ncols = self.console.columns() - 1
+            label = shortened(label, LABEL_WIDTH)
+            while len(parts) > 1 and len(label + begin + ', '.join(parts)) >= self.bar.ncols:
+                parts.pop()
+        else:
+            begin = '%d/%d %s, ' % (done, self.bar.total, self.unit)
+        text = begin + ', '.join(parts)
+        bar = self.terminal and len(label + text) + 6 < self.bar.ncols
+        self.bar.bar_format = ('%s {bar} %s' if bar else '%s %s') % tuple(
+            part.replace('{', '{{').replace('}', '}}') for part in (label, text))
 
     def close(self) -> None:
-        """Clear the live line, so that what is printed next starts on an empty one."""
-        if self.terminal and self.width:
-            self.stream.write('\r' + ' ' * self.width + '\r')
-            self.stream.flush()
-            self.width = 0
+        """Clear the live line, so that what is printed next starts on an empty one; a later update shows it again."""
+        if self.bar is not None and self.terminal:
+            self.bar.clear()
 
 
 def begin_heartbeat() -> None:

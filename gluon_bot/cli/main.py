@@ -14,8 +14,8 @@ import sys
 from typing import Any, Dict, List, Optional, cast
 
 from gluon_bot import InputError, RunError
-from gluon_bot.cli.parser import commands_of, parser
-from gluon_bot.console import one_line, say
+from gluon_bot.cli.parser import parser
+from gluon_bot.console import one_line, say, silence
 from gluon_bot.distributed import environment, launcher
 from gluon_bot.training.interrupt import Interrupted
 
@@ -27,6 +27,8 @@ BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACC
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if sys.stderr is None:  # closed: no file that is opened later shall become what native code writes messages to
+        silence()
     options = parser().parse_args(arguments)
     options.arguments = arguments
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors='backslashreplace')  # names of files need not be text
@@ -278,7 +280,7 @@ def _figures(options: argparse.Namespace) -> None:
 
 def _completion(options: argparse.Namespace) -> None:
     from gluon_bot.cli import completion
-    print(completion.script(options.shell, commands_of(parser())), end='')
+    print(completion.script(options.shell, parser()), end='')
 
 
 SCORES = {

@@ -281,7 +281,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures')
 
     command = _command(commands, 'completion', 'a script by which a shell completes commands, options and names of recipes',
-                       '  gluon-bot completion bash > ~/.gluon-bot.bash   # then, in ~/.bashrc: source ~/.gluon-bot.bash\n'
-                       '  gluon-bot completion zsh > ~/.gluon-bot.zsh     # then, in ~/.zshrc: source ~/.gluon-bot.zsh\n')
+                       '  gluon-bot completion bash   # in ~/.bashrc: eval "$(gluon-bot completion bash)"\n'
+                       '  gluon-bot completion zsh    # in ~/.zshrc, behind compinit: eval "$(gluon-bot completion zsh)"\n')
     command.add_argument('shell', choices=('bash', 'zsh'))
     return top

@@ -16,7 +16,7 @@ from typing import Any, Callable, Deque, Dict, Iterator, NamedTuple, Optional
 import mxnet as mx
 
 from gluon_bot import InputError, RunError
-from gluon_bot.console import Progress, say, without_native_lines
+from gluon_bot.console import PLAIN_SECONDS, Progress, say, short_name, without_native_lines
 from gluon_bot.files import owned
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.paper import MAIN_METRIC
@@ -69,7 +69,8 @@ def _run(job: Job, training: State, task: Task, resume: bool, log_every: int, ke
     log = _open_record(training, job, meta)
     tally, done = metrics.Tally(QUANTITIES[recipe.task], first['tally']), first['step'] - first['epoch'] * job.steps_an_epoch
     total = recipe.epochs * job.steps_an_epoch * recipe.batch_size
-    progress = Progress(total, recipe.name, start=first['step'] * recipe.batch_size, enabled=ranks.first)
+    progress = Progress(total, short_name(recipe.name), start=first['step'] * recipe.batch_size, plain_seconds=PLAIN_SECONDS,
+                        enabled=ranks.first)
     try:
         with Interruption() as interruption:
             for epoch in range(first['epoch'], recipe.epochs):
@@ -123,15 +124,13 @@ def train_epoch(training: State, task: Task, job: Job, epoch: int, done: int, ta
                            'lower base_lr or lengthen the warmup' % (step + 1, epoch + 1, rate, _last_good(job.out)))
         tally.add(recipe.batch_size, sums)
         line = {'epoch': epoch + 1, 'step': step + 1, 'lr': rate, **tally.means()}
-        progress.update((step + 1) * recipe.batch_size, 'epoch %d/%d, step %d, %s'
-                        % (epoch + 1, recipe.epochs, step + 1, _worded(line)))
+        progress.update((step + 1) * recipe.batch_size, '%s, epoch %d/%d'
+                        % (WORDING['loss'] % line['loss'], epoch + 1, recipe.epochs))
         if (step + 1) % log_every == 0:
             seconds = time.monotonic() - began
             line['images_per_second'] = (step + 1 - epoch * steps - done) * recipe.batch_size / seconds
             log.write('step', **line, seconds=seconds)
             events.write('train', **line)
-            if ranks.first and not progress.terminal:
-                say('epoch %d, step %d: %s' % (epoch + 1, step + 1, _worded(line)))
         return bool(stop)
 
     for step in range(epoch * steps + done, (epoch + 1) * steps):
