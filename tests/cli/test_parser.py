@@ -85,7 +85,8 @@ def test_verify_knows_trees(shared_data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('line, among, not_among', [
-    ('', 'train runs completion', 'digits'), ('--v', '--version', 'train'), ('tr', 'train', 'detect'), ('train dig', 'digits', 'resnet50d-mixup'),
+    ('', 'train runs completion', 'digits'), ('--v', '--version', 'train'), ('tr', 'train', 'detect'),
+    ('train dig', 'digits', 'resnet50d-mixup'),
     ('train ', 'resnet50d-mixup digits', 'voc-resnet50d-mixup'), ('detect ', 'voc-resnet50d-mixup', 'digits'),
     ('recipes ade', 'ade20k-resnet50d-mixup', 'digits'), ('train digits --re', '--resume --restarts', '--data'),
     ('export runs/x --format ', 'symbol onnx', '--out'), ('import x --model resnet50', 'resnet50d', 'mobilenet'),
