@@ -1,6 +1,7 @@
 """Imports point down: each module against the table of layers, by its syntax tree."""
 
 import ast
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ LAYERS = (('',), ('files', 'console'), ('distributed', 'recipes'), ('tricks',), 
           ('training',), ('tasks',), ('tools',), ('cli',), ('__main__',))
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 LIGHT = {'', 'files', 'console', 'recipes', 'report'}  # these load without any of HEAVY
+DRAWING = {'matplotlib', 'jinja2', 'tqdm', 'shtab', 'safetensors', 'sqlite3'}
 HEAVY = {'mxnet', 'numpy', 'gluoncv', 'horovod', 'PIL', 'cv2', 'sklearn', 'scipy'}
 WHEN_NEEDED = {('report/statistics.py', 'scipy.special.stdtrit')}  # loaded by reports of several seeds alone
 
@@ -83,6 +85,30 @@ def test_no_colour_on_the_terminal():
 def test_light_commands_do_not_load_mxnet(words):
     code = 'import sys; sys.argv = ["gluon-bot"] + %r\nfrom gluon_bot.cli.main import main\n' \
         'try: main()\nexcept SystemExit: pass\n' \
-        'print(sorted({name.split(".")[0] for name in sys.modules} & %r), file=sys.stderr)' % (words, HEAVY)
+        'print(sorted({name.split(".")[0] for name in sys.modules} & %r), file=sys.stderr)' % (words, HEAVY | DRAWING)
     result = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert result.stderr.strip() == '[]'
+
+
+def test_help_takes_less_than_a_fifth_of_a_second():
+    """Of a core's time, the least of three: what else the machine does counts little."""
+    def seconds():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, '-m', 'gluon_bot', '--help'], check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert min(seconds() for _ in range(3)) < 0.2
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_private_names_of_other_modules(path):
+    """`digits._split` is of digits alone; an underscore behind our own module's name is never another's to use."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    brought = [(alias.name, node) for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))
+               for alias in node.names]
+    modules = {name.split('.')[-1] for name, _ in brought}
+    used = {node.value.id + '.' + node.attr for node in nodes
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules}
+    used |= {name for name, node in brought if isinstance(node, ast.ImportFrom) and node.module.startswith('gluon_bot')}
+    private = {name for name in used if name.split('.')[-1].startswith('_') and not name.endswith('__')}
+    assert private <= {'os._exit', 'argparse._SubParsersAction', 'state._replace'}

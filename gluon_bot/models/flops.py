@@ -8,6 +8,7 @@ from typing import Any, Dict, List, NamedTuple
 
 import mxnet as mx
 
+from gluon_bot.console import aligned
 from gluon_bot.models.build import build, check_image_size
 from gluon_bot.models.zoo import standard_image_size
 from gluon_bot.recipes.classification import MODELS, RECIPES
@@ -54,9 +55,7 @@ def table() -> str:
         lines.append((row['model'], '%d' % row['image_size'], '%.2f M' % (row['parameters'] / 1e6),
                       '%.2f G' % (row['flops'] / 1e9), _by_table(row['paper_parameters_millions'], 'M'),
                       _by_table(row['paper_flops_billions'], 'G')))
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    aligned = ['  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-    return '\n'.join(aligned + ['FLOPs are the multiply-adds of convolutions and dense layers for one image.'])
+    return aligned(lines) + '\nFLOPs are the multiply-adds of convolutions and dense layers for one image.'
 
 
 def _printed(name: str, metric: str) -> Dict[str, float]:

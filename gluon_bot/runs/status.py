@@ -9,7 +9,7 @@ import time
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from gluon_bot import InputError
-from gluon_bot.console import duration, one_line
+from gluon_bot.console import aligned, duration, one_line
 from gluon_bot.files import is_owned
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.paper import MAIN_METRIC
@@ -124,8 +124,7 @@ def runs_table(found: List[Status]) -> str:
               '-' if one.state == UNREADABLE else '%d/%s' % (one.epoch, one.epochs or '?'), one.score or '-',
               rate_text(one.images_per_second), '-' if one.seconds_left is None else duration(one.seconds_left),
               '-' if one.state == UNREADABLE else duration(one.silent_seconds) + ' ago') for one in found]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return '\n'.join('  '.join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows)
+    return aligned(rows)
 
 
 def rate_text(images_per_second: Optional[float]) -> str:

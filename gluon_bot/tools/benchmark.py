@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 from gluon_bot import InputError, RunError
-from gluon_bot.console import say, without_native_lines
+from gluon_bot.console import aligned, say, without_native_lines
 from gluon_bot.distributed import environment, gpus, launcher
 from gluon_bot.files import parse_json
 from gluon_bot.recipes.classification import RECIPES, Recipe
@@ -79,10 +79,9 @@ def table(result: Dict[str, Any]) -> str:
     shown = [column for column in COLUMNS if any(column in row for row in result['rows'])]
     lines = [[COLUMNS[column] for column in shown]]
     lines += [[_cell(row.get(column)) for column in shown] for row in result['rows']]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    text = ['  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-    return '\n'.join(text + ['medians of %d rounds of %d steps [lowest-highest], on %s, %d cores' % (
-        result['repeats'], result['steps'], result['gpus'].replace('\n', '; ') or result['processor'], result['cpus'])])
+    return '%s\nmedians of %d rounds of %d steps [lowest-highest], on %s, %d cores' % (
+        aligned(lines), result['repeats'], result['steps'], result['gpus'].replace('\n', '; ') or result['processor'],
+        result['cpus'])
 
 
 def processor() -> str:

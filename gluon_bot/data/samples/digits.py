@@ -37,7 +37,7 @@ def write_digits(folder: str) -> None:
     pixels, labels = load_digits(return_X_y=True)
     with writing_into(folder):
         finished = []
-        for split, chosen in zip(SPLITS, _split(labels)):
+        for split, chosen in zip(SPLITS, split_places(labels)):
             writer = SplitWriter(folder, split, [str(digit) for digit in range(10)])
             for place in chosen:
                 writer.add(int(labels[place]), images.packed(_jpeg(pixels[place].reshape(8, 8))))
@@ -48,7 +48,7 @@ def write_digits(folder: str) -> None:
         say(verify.summary(each))
 
 
-def _split(labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def split_places(labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """Places of the training and the validation images, in a random order; a fifth of each class validates."""
     chance = np.random.RandomState(SEED)
     order = chance.permutation(len(labels))

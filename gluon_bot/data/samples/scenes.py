@@ -105,7 +105,7 @@ def make_scenes(split: str, count: int, size: int, seed: int) -> Iterator[Scene]
     rng = np.random.default_rng([seed, split == 'test'])
     photographs = [_region(photograph, split) for photograph in load_sample_images().images]
     pixels, labels = load_digits(return_X_y=True)
-    places = dict(zip(SPLITS, digits._split(labels)))[split]
+    places = dict(zip(SPLITS, digits.split_places(labels)))[split]
     for _ in range(count):
         image = _background(photographs[rng.integers(len(photographs))], size, rng)
         cards: List[Card] = []
