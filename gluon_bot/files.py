@@ -14,7 +14,7 @@ import re
 import stat
 import time
 from contextlib import contextmanager
-from typing import Any, Iterator, Optional
+from typing import Any, BinaryIO, Iterator, Optional
 
 from gluon_bot import InputError
 
@@ -89,19 +89,32 @@ def _locked(handle: int) -> bool:
     return True
 
 
-def read_bounded(path: str, most_bytes: int) -> bytes:
-    """A whole file. Raises OSError, also where it is no regular file (a pipe, a device) or has more than `most_bytes`."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for somebody to write
-    try:
+@contextmanager
+def open_regular(path: str, most_bytes: int) -> Iterator[BinaryIO]:
+    """A file to read. Raises OSError, also where it is not a regular file (a pipe, a device) or exceeds `most_bytes`."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its writer
+    with open(handle, 'rb') as file:
         state = os.fstat(handle)
         if not stat.S_ISREG(state.st_mode):
             raise OSError(errno.EINVAL, 'not a regular file', path)
         if state.st_size > most_bytes:
-            raise OSError(errno.EFBIG, 'larger than %.0f MB, which no file of this kind is' % (most_bytes / (1 << 20)), path)
-        with open(handle, 'rb', closefd=False) as file:
-            return file.read(state.st_size)
-    finally:
-        os.close(handle)
+            raise OSError(errno.EFBIG, 'larger than %s, which no file of this kind is' % size_text(most_bytes), path)
+        yield file
+
+
+def read_bounded(path: str, most_bytes: int) -> bytes:
+    """A whole file of at most `most_bytes`. Raises OSError as `open_regular` does."""
+    with open_regular(path, most_bytes) as file:
+        return file.read(most_bytes)
+
+
+def size_text(count: float) -> str:
+    """A number of bytes in three digits and the unit that suits it: '17 bytes', '4.3 GB'."""
+    for unit in ('bytes', 'kB', 'MB', 'GB', 'TB'):
+        if count < 999.5 or unit == 'TB':
+            return '%.3g %s' % (count, unit)
+        count /= 1000
+    raise AssertionError
 
 
 def parse_json(text: str) -> Any:

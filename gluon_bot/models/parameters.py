@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict
+from typing import Dict, Iterable, Mapping
 
 import mxnet as mx
 import numpy as np
@@ -13,7 +13,7 @@ from gluon_bot.models.resnet import ResNet
 CLASSIFIER = 'output.'  # the parameters that belong to the classes
 
 
-def load_backbone(backbone: ResNet, saved: Dict[str, np.ndarray], source: str) -> None:
+def load_backbone(backbone: ResNet, saved: Mapping[str, np.ndarray], source: str) -> None:
     """Copy a classification checkpoint's arrays into the layers up to stage 4, running statistics included.
 
     The layers may meanwhile be part of another network. Raises InputError, naming `source`, before anything is copied, if an
@@ -21,17 +21,13 @@ def load_backbone(backbone: ResNet, saved: Dict[str, np.ndarray], source: str) -
     """
     wanted = {name: parameter for name, parameter in backbone._collect_params_with_prefix().items()
               if not name.startswith(CLASSIFIER)}
-    given = {name: array for name, array in saved.items() if not name.startswith(CLASSIFIER)}
-    odd = sorted(set(given) ^ set(wanted))
-    if odd:
-        raise InputError('%s: is of another architecture: it %s %s'
-                         % (source, 'lacks' if odd[0] in wanted else 'has an unknown', odd[0]))
+    check_names(wanted, {name for name in saved if not name.startswith(CLASSIFIER)}, source)
     for name, parameter in wanted.items():
-        if given[name].shape != parameter.shape:
+        if saved[name].shape != parameter.shape:
             raise InputError('%s: %s has shape %s where the network has %s'
-                             % (source, name, given[name].shape, parameter.shape))
+                             % (source, name, saved[name].shape, parameter.shape))
     for name, parameter in wanted.items():
-        parameter.set_data(mx.nd.array(given[name], dtype=parameter.dtype))
+        parameter.set_data(mx.nd.array(saved[name], dtype=parameter.dtype))
 
 
 def network_arrays(network: mx.gluon.Block) -> Dict[str, mx.nd.NDArray]:
@@ -51,16 +47,22 @@ def copy_parameters(source: mx.gluon.Block, target: mx.gluon.Block) -> None:
         array.copyto(arrays[name])
 
 
-def load_parameters(network: mx.gluon.Block, saved: Dict[str, np.ndarray], source: str) -> None:
+def load_parameters(network: mx.gluon.Block, saved: Mapping[str, np.ndarray], source: str) -> None:
     """Copy arrays into the network; before that InputError, naming `source`, unless names and shapes are the network's."""
     wanted = network._collect_params_with_prefix()
-    odd = sorted(set(saved) ^ set(wanted))
-    if odd:
-        where = 'lacks' if odd[0] in wanted else 'has an unknown'
-        raise InputError('%s: is of another architecture: it %s %s' % (source, where, odd[0]))
+    check_names(wanted, saved, source)
     for name, parameter in wanted.items():
         if saved[name].shape != parameter.shape:
             raise InputError('%s: %s has shape %s where the network has %s; is the number of classes right?'
                              % (source, name, saved[name].shape, parameter.shape))
     for name, parameter in wanted.items():
         parameter.set_data(mx.nd.array(saved[name], dtype=parameter.dtype))
+
+
+def check_names(wanted: Iterable[str], found: Iterable[str], source: str) -> None:
+    """InputError, naming `source`, unless the names of arrays that were found are those of the network."""
+    wanted = set(wanted)
+    odd = sorted(set(found) ^ wanted)
+    if odd:
+        raise InputError('%s: is of another architecture: it %s %.100s'
+                         % (source, 'lacks' if odd[0] in wanted else 'has an unknown', odd[0]))

@@ -1,41 +1,42 @@
-"""Checkpoints that are all or nothing: a folder of plain arrays and one JSON file with their checksums. No pickle.
+"""Checkpoints that are all or nothing: a folder of plain arrays and one JSON file with all checksums. No pickle.
 
-    RUN/checkpoints/step-00000368/checkpoint.json   recipe, classes, epoch, step, accuracy, SHA-256 of the files
-                                  parameters.npz    the network by structural names
-                                  training.npz      momentum, master weights, each rank's running statistics
+    RUN/checkpoints/step-00000368/checkpoint.json         recipe, classes, epoch, step, accuracy, SHA-256 of all three files
+                                  parameters.safetensors  the network by structural names
+                                  training.safetensors    momentum, master weights, each rank's running statistics
+
+Checkpoints of version 0.1 are still read: their arrays are .npz files, and checkpoint.json has no checksum of its own.
 """
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
 import math
 import os
 import re
 import shutil
-import zipfile
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from gluon_bot import InputError, RunError
 from gluon_bot.files import fsync_folder, parse_json, read_bounded, sha256_of
+from gluon_bot.runs.arrays import Arrays, check_beginning, write
 
-pass
-
-
-FORMAT = 1
+FORMAT = 2
+ENDINGS = {1: '.npz', 2: '.safetensors'}  # of the files of arrays, by format
+PARAMETERS, TRAINING = 'parameters', 'training'
 FOLDER = 'checkpoints'
 JSON_LIMIT_BYTES = 16 << 20
-ARRAYS_LIMIT_BYTES = 4 << 30  # of a file of arrays: fifteen times ResNet-152's parameters
 MOST_CLASSES = 100_000
+MOST_RANKS = 1 << 16
 _STEP = re.compile(r'step-(\d{8,12})$')
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One saved state: where it lies and what checkpoint.json says of it."""
+    """One saved state: where it is and what checkpoint.json says of it."""
 
     path: str
     meta: Dict[str, Any]
@@ -55,12 +56,12 @@ def save(run: str, meta: Dict[str, Any], parameters: Dict[str, np.ndarray], trai
         shutil.rmtree(temporary, ignore_errors=True)
         os.mkdir(temporary)
         files = {}
-        for name, arrays in (('parameters.npz', parameters), ('training.npz', training)):
-            path = os.path.join(temporary, name)
-            _write_arrays(path, arrays)
-            files[name] = {'sha256': sha256_of(path), 'bytes': os.path.getsize(path)}
+        for name, arrays in ((PARAMETERS, parameters), (TRAINING, training)):
+            path = os.path.join(temporary, name + ENDINGS[FORMAT])
+            write(path, arrays)
+            files[os.path.basename(path)] = {'sha256': sha256_of(path), 'bytes': os.path.getsize(path)}
         with open(os.path.join(temporary, 'checkpoint.json'), 'w', encoding='utf-8') as file:
-            json.dump({'format': FORMAT, **meta, 'files': files}, file, indent=1)
+            json.dump(_signed({'format': FORMAT, **meta, 'files': files}), file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         fsync_folder(temporary)
@@ -76,6 +77,13 @@ def save(run: str, meta: Dict[str, Any], parameters: Dict[str, np.ndarray], trai
     return final
 
 
+def _signed(meta: Dict[str, Any]) -> Dict[str, Any]:
+    """`meta` with 'sha256', the checksum of everything else in it as canonical JSON."""
+    rest = {key: value for key, value in meta.items() if key != 'sha256'}
+    text = json.dumps(parse_json(json.dumps(rest)), sort_keys=True, separators=(',', ':'))
+    return {**rest, 'sha256': hashlib.sha256(text.encode()).hexdigest()}
+
+
 def find(path: str) -> Checkpoint:
     """The checkpoint at `path`: a checkpoint folder, or a run's folder, whose newest good one is taken.
 
@@ -89,7 +97,7 @@ def find(path: str) -> Checkpoint:
     return found
 
 
-def newest(run: str) -> 'tuple[Optional[Checkpoint], List[str]]':
+def newest(run: str) -> Tuple[Optional[Checkpoint], List[str]]:
     """The newest good checkpoint of a run, and a line for each newer one that is damaged."""
     damaged: List[str] = []
     for path in sorted(_all(run), reverse=True):
@@ -126,35 +134,18 @@ def prune(run: str, keep: int, measure: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def arrays(checkpoint: Checkpoint, name: str) -> Dict[str, np.ndarray]:
-    """The arrays of 'parameters.npz' or 'training.npz'; InputError where the file is not plain, whole arrays."""
-    path = os.path.join(checkpoint.path, name)
-    try:
-        content = read_bounded(path, ARRAYS_LIMIT_BYTES)
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError('compressed members')
-        if sum(member.file_size for member in members) > len(content):
-            raise ValueError('members that overlap')
-        with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
-            found = {key: loaded[key] for key in loaded.files}
-        if any(type(array) is not np.ndarray or array.dtype.kind not in 'fiu' for array in found.values()):
-            raise ValueError('members that are no arrays of numbers')
-        return found
-    except Exception as error:  # the readers of zip files and array headers raise nearly anything on damaged ones
-        raise InputError('%s: not a file of plain arrays (%s); take another checkpoint' % (path, error)) from None
+def arrays(checkpoint: Checkpoint, name: str) -> Mapping[str, np.ndarray]:
+    """The arrays of PARAMETERS or TRAINING, read when asked for; InputError where the file is not plain, whole arrays."""
+    return Arrays(os.path.join(checkpoint.path, _file_name(checkpoint.meta, name)))
 
 
-def _write_arrays(path: str, arrays: Dict[str, np.ndarray]) -> None:
-    """The same file as np.savez makes, which on a full disk leaves a zip file that complains again when it is collected."""
-    with open(path, 'wb') as file:
-        with zipfile.ZipFile(file, 'w') as archive:
-            for name, array in arrays.items():
-                with archive.open(name + '.npy', 'w', force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
+def parameters_sha256(meta: Dict[str, Any]) -> str:
+    """The checksum of the file of parameters, from checkpoint.json."""
+    return meta['files'][_file_name(meta, PARAMETERS)]['sha256']
+
+
+def _file_name(meta: Dict[str, Any], name: str) -> str:
+    return name + ENDINGS[meta['format']]
 
 
 def _all(run: str) -> List[str]:
@@ -173,9 +164,18 @@ def _score(path: str, measure: str) -> Optional[float]:
 
 def _open(path: str) -> Checkpoint:
     meta = _read_meta(path)
+    numbered = _STEP.match(os.path.basename(os.path.abspath(path)))
+    if numbered and int(numbered.group(1)) != meta['step']:
+        raise InputError('%s: checkpoint.json is damaged: it is of step %d' % (path, meta['step']))
     for name, expected in meta['files'].items():
         file = os.path.join(path, name)
-        if not os.path.isfile(file) or os.path.getsize(file) != expected['bytes'] or sha256_of(file) != expected['sha256']:
+        try:
+            good = os.path.getsize(file) == expected['bytes']
+            check_beginning(file)  # before gigabytes of something else are read
+            good = good and sha256_of(file) == expected['sha256']
+        except (OSError, ValueError):
+            good = False
+        if not good:
             raise InputError('%s: %s is damaged (it is missing, cut, or its checksum differs)' % (path, name))
     return Checkpoint(path, meta)
 
@@ -184,16 +184,17 @@ def _read_meta(path: str) -> Dict[str, Any]:
     file_name = os.path.join(path, 'checkpoint.json')
     try:
         meta = parse_json(read_bounded(file_name, JSON_LIMIT_BYTES).decode('utf-8'))
-        if meta['format'] != FORMAT:
-            raise InputError('%s: format %r; this version reads format %d' % (file_name, meta['format'], FORMAT))
-        if not (isinstance(meta['recipe'], dict) and isinstance(meta.get('task', ''), str) and _names(meta['classes'])
-                and _whole(meta['step']) and _whole(meta['epoch'])
-                and set(meta['files']) == {'parameters.npz', 'training.npz'}
-                and all(_whole(entry['bytes']) and isinstance(entry['sha256'], str) for entry in meta['files'].values())):
-            raise ValueError('fields are missing or of the wrong type')
+        if type(meta['format']) is not int or meta['format'] not in ENDINGS:
+            raise InputError('%s: format %.50r; this version reads formats 1 and %d' % (file_name, meta['format'], FORMAT))
+        if meta['format'] > 1 and meta != _signed(meta):
+            raise InputError('%s: is damaged: its checksum differs' % file_name)
+        wrong = [name for name, is_right in FIELDS.items()
+                 if (name in meta or name in REQUIRED) and not is_right(meta.get(name))]
+        if wrong or set(meta['files']) != {_file_name(meta, name) for name in (PARAMETERS, TRAINING)}:
+            raise ValueError('missing or of the wrong type: %s' % ', '.join(wrong or ['files']))
         return meta
     except OSError as error:
-        raise InputError('%s: can not be read: %s' % (file_name, error.strerror)) from None
+        raise InputError('%s: cannot be read: %s' % (file_name, error.strerror)) from None
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -204,8 +205,55 @@ def _whole(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 53
 
 
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
 def _names(value: Any) -> bool:
     return isinstance(value, list) and 0 < len(value) <= MOST_CLASSES and all(isinstance(name, str) for name in value)
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+FIELDS: Dict[str, Callable[[Any], bool]] = {
+    'task': lambda value: isinstance(value, str), 'recipe': _object, 'classes': _names, 'data': _object, 'line': _object,
+    'epoch': _whole, 'step': _whole, 'between_epochs': lambda value: isinstance(value, bool),
+    'world_size': lambda value: _whole(value) and 1 <= value <= MOST_RANKS,
+    'precision': lambda value: value in ('float32', 'float16', 'bfloat16'),
+    'tally': lambda value: _object(value) and all(map(_number, value.values())),
+    'loss_scale': lambda value: _object(value) and set(value) == {'value', 'updates_since_overflow'}
+    and _number(value['value']) and value['value'] > 0 and _whole(value['updates_since_overflow']),
+    'files': lambda value: _object(value) and all(
+        _object(entry) and _whole(entry.get('bytes')) and isinstance(entry.get('sha256'), str) for entry in value.values()),
+}
+REQUIRED = ('recipe', 'classes', 'epoch', 'step', 'files')
+RESUMABLE = ('data', 'between_epochs', 'world_size', 'precision', 'tally', 'loss_scale')
+
+
+def check_complete(path: str, meta: Dict[str, Any]) -> None:
+    """InputError where checkpoint.json lacks what a resumed run needs."""
+    missing = [name for name in RESUMABLE if name not in meta]
+    if missing:
+        raise InputError('%s: checkpoint.json lacks what a resumed run needs (%s); it can be evaluated only'
+                         % (path, ', '.join(missing)))
+
+
+def check_consistent(path: str, meta: Dict[str, Any], steps_an_epoch: int, recipe: Any, quantities: Sequence[str]) -> None:
+    """InputError where the numbers of a complete checkpoint.json contradict each other.
+
+    `quantities` are those that the run adds up over an epoch: a checkpoint may have been made in the middle of one.
+    """
+    done, tally, line = meta['step'] - meta['epoch'] * steps_an_epoch, meta['tally'], meta.get('line', {})
+    if meta['between_epochs']:
+        agree = done == 0 and not tally and (line.get('epoch'), line.get('step')) == (meta['epoch'], meta['step'])
+    else:
+        agree = (0 < done <= steps_an_epoch and set(tally) == {'images', *quantities}
+                 and tally['images'] == done * recipe.batch_size)
+    if not agree or meta['epoch'] + (not meta['between_epochs']) > recipe.epochs:
+        raise InputError('%s: checkpoint.json is damaged: its step %d does not agree with its other fields'
+                         % (path, meta['step']))
 
 
 def check_task(found: Checkpoint, task: str) -> None:

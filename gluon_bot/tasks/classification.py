@@ -238,7 +238,7 @@ def load(path: str, context: mx.Context, class_names: Optional[Sequence[str]] = 
     check_classes(found, class_names)
     used_recipe = replace(recipe, precision=wanted_precision or recipe.precision)
     network, used = evaluation_network(used_recipe, len(found.meta['classes']), context)
-    load_parameters(network, checkpoint.arrays(found, 'parameters.npz'), found.path)
+    load_parameters(network, checkpoint.arrays(found, checkpoint.PARAMETERS), found.path)
     return network, recipe, found.meta, used
 
 

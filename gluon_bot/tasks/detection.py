@@ -190,7 +190,7 @@ def load(path: str, context: mx.Context, class_names: Optional[Sequence[str]] = 
     """The detector of a checkpoint, its recipe and its checkpoint.json; InputError where it is none, or of other classes."""
     found, recipe = finetuning.open_checkpoint(path, Detection, class_names)
     detector = evaluation_network(recipe, found.meta['classes'], context)
-    load_parameters(detector, checkpoint.arrays(found, 'parameters.npz'), found.path)
+    load_parameters(detector, checkpoint.arrays(found, checkpoint.PARAMETERS), found.path)
     return detector, recipe, found.meta
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
 import mxnet as mx
 import numpy as np
@@ -33,7 +33,7 @@ def describe(recipe: FineTuning, data: str, manifest: Dict[str, Any], images: in
         micro_batch=micro_batch(recipe.batch_size, workers, accumulate), limit=limit)
 
 
-def backbone(recipe: FineTuning, path: str) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
+def backbone(recipe: FineTuning, path: str) -> Tuple[Mapping[str, np.ndarray], Dict[str, Any]]:
     """(parameters, where they are from, as the record shows it) of the checkpoint to start from; both empty if from random.
 
     Raises InputError for a missing or superfluous checkpoint, or one of another network than the recipe's base.
@@ -53,8 +53,8 @@ def backbone(recipe: FineTuning, path: str) -> Tuple[Dict[str, np.ndarray], Dict
                          % (found.path, trained.model, recipe.name, wanted))
     origin = {'recipe': trained.name, 'data': found.meta.get('data', {}).get('name'), 'step': found.step,
               'val_top1': (found.meta.get('line') or {}).get('val_top1'),
-              'sha256': found.meta['files']['parameters.npz']['sha256']}
-    return checkpoint.arrays(found, 'parameters.npz'), {'backbone': origin}
+              'sha256': checkpoint.parameters_sha256(found.meta)}
+    return checkpoint.arrays(found, checkpoint.PARAMETERS), {'backbone': origin}
 
 
 def plan(job: Job, backbone_path: str, workers: int, resume: bool) -> str:

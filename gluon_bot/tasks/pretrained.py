@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, ChainMap, Dict, List, Mapping, Optional, Tuple, cast
 
 import mxnet as mx
 import numpy as np
@@ -20,7 +20,7 @@ from gluon_bot.recipes.fields import as_dict
 from gluon_bot.runs import checkpoint
 
 
-def read(path: str, network: mx.gluon.HybridBlock) -> Dict[str, np.ndarray]:
+def read(path: str, network: mx.gluon.HybridBlock) -> Mapping[str, np.ndarray]:
     """The arrays for `network` in a .params file of GluonCV's or a checkpoint of ours, by our names; it may have other
     classes.
 
@@ -30,7 +30,7 @@ def read(path: str, network: mx.gluon.HybridBlock) -> Dict[str, np.ndarray]:
         raise InputError('%s: no such file or folder; give a .params file of GluonCV, a run or a checkpoint' % path)
     if os.path.isfile(path):
         return renamed(network, read_parameters(path), path)
-    return checkpoint.arrays(checkpoint.find(path), 'parameters.npz')
+    return checkpoint.arrays(checkpoint.find(path), checkpoint.PARAMETERS)
 
 
 def start_from(network: mx.gluon.HybridBlock, path: str) -> List[str]:
@@ -43,7 +43,7 @@ def start_from(network: mx.gluon.HybridBlock, path: str) -> List[str]:
     kept = [name for name, array in wanted.items()
             if name.startswith(CLASSIFIER) and name in given and given[name].shape[1:] == array.shape[1:]
             and given[name].shape != array.shape]
-    load_parameters(network, {**given, **{name: wanted[name].asnumpy() for name in kept}}, path)
+    load_parameters(network, ChainMap({name: wanted[name].asnumpy() for name in kept}, cast(Any, given)), path)
     return kept
 
 
@@ -55,7 +55,7 @@ def origin(path: str) -> Dict[str, Any]:
         return {'init': {'name': os.path.basename(path), 'sha256': sha256_of(path)}}
     found = checkpoint.find(path)
     return {'init': {'name': found.meta['recipe'].get('name'), 'step': found.step,
-                     'sha256': found.meta['files']['parameters.npz']['sha256']}}
+                     'sha256': checkpoint.parameters_sha256(found.meta)}}
 
 
 def import_file(path: str, model: str, out: str, data: Optional[str] = None) -> str:

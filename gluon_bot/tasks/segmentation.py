@@ -170,7 +170,7 @@ def load(path: str, context: mx.Context,
     """The segmenter of a checkpoint, its recipe and its checkpoint.json; InputError if it is none, or of other classes."""
     found, recipe = finetuning.open_checkpoint(path, Segmentation, class_names)
     segmenter = evaluation_network(recipe, len(found.meta['classes']), context)
-    load_parameters(segmenter, checkpoint.arrays(found, 'parameters.npz'), found.path)
+    load_parameters(segmenter, checkpoint.arrays(found, checkpoint.PARAMETERS), found.path)
     return segmenter, recipe, found.meta
 
 

@@ -22,6 +22,7 @@ from gluon_bot.console import say, without_native_lines
 from gluon_bot.data.transforms import MEAN, STD
 from gluon_bot.files import atomic_write
 from gluon_bot.recipes.classification import Recipe
+from gluon_bot.runs.checkpoint import parameters_sha256
 from gluon_bot.tasks import classification
 
 INPUT, OUTPUT = 'data', 'logits'
@@ -83,7 +84,7 @@ def metadata(recipe: Recipe, meta: Dict[str, Any]) -> Dict[str, Any]:
         'epoch': meta['epoch'],
         'step': meta['step'],
         'val_top1': line.get('val_top1') if isinstance(line, dict) else None,
-        'parameters_sha256': meta['files']['parameters.npz']['sha256'],
+        'parameters_sha256': parameters_sha256(meta),
     }
 
 

@@ -5,7 +5,7 @@ The optimizer's arrays are read and written as plain arrays by parameter name; M
 
 from __future__ import annotations
 
-from typing import Dict
+from typing import Dict, Mapping
 
 import mxnet as mx
 import numpy as np
@@ -65,7 +65,7 @@ def state_arrays(trainer: mx.gluon.Trainer, network: mx.gluon.Block) -> Dict[str
     return arrays
 
 
-def load_state(trainer: mx.gluon.Trainer, network: mx.gluon.Block, saved: Dict[str, np.ndarray], source: str) -> None:
+def load_state(trainer: mx.gluon.Trainer, network: mx.gluon.Block, saved: Mapping[str, np.ndarray], source: str) -> None:
     """Fill the optimizer's arrays from `saved`; InputError, naming `source`, where names or shapes differ."""
     arrays = state_arrays(trainer, network)
     missing = sorted(set(arrays) - set(saved))

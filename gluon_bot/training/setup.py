@@ -82,12 +82,7 @@ def check_out(out: str, resume: bool) -> None:
 
 def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
     """InputError where a checkpoint belongs to another recipe or other data than the job it shall go on with."""
-    kinds = {'between_epochs': bool, 'world_size': int, 'precision': str, 'loss_scale': dict, 'tally': dict, 'data': dict}
-    wrong = [field for field, kind in kinds.items() if not isinstance(meta.get(field), kind)]
-    if wrong or set(meta['tally']) not in (set(),
-                                           {'images', *QUANTITIES[job.recipe.task]}) or 'value' not in meta['loss_scale']:
-        raise InputError('%s: checkpoint.json lacks what a resumed run needs (%s); it can be evaluated only'
-                         % (path, ', '.join(wrong) or 'tally, loss_scale'))
+    checkpoint.check_complete(path, meta)
     saved = as_dict(from_dict(meta['recipe'], type(job.recipe)))
     changed = ['%s=%s (now %s)' % (field, saved[field], value)
                for field, value in as_dict(job.recipe).items() if saved[field] != value and field != 'name']
@@ -95,6 +90,7 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
                 for field, value in job.manifest.items() if meta['data'].get(field) != value]
     if changed:
         raise InputError('%s: was made with %s; resume with the same, or choose another --out' % (path, ', '.join(changed)))
+    checkpoint.check_consistent(path, meta, job.steps_an_epoch, job.recipe, QUANTITIES[job.recipe.task])
 
 
 def planned(job: Job, what: str, network: str, start: str, workers: int, resume: bool) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, ChainMap, Dict, Mapping, NamedTuple, Optional, cast
 
 import mxnet as mx
 import numpy as np
 
-from gluon_bot import RunError
+from gluon_bot import InputError, RunError
 from gluon_bot.distributed.horovod import Ranks
-from gluon_bot.models.parameters import load_parameters, network_arrays, running_statistics
+from gluon_bot.models.parameters import check_names, load_parameters, network_arrays, running_statistics
 from gluon_bot.runs import checkpoint
 from gluon_bot.training.optimizer import load_state, state_arrays
 from gluon_bot.tricks.low_precision import LossScale, all_finite
@@ -65,13 +65,15 @@ def restore(state: State, saved: Optional[checkpoint.Checkpoint], meta: Optional
     """
     per_rank: Dict[str, np.ndarray] = {}
     if saved is not None:
-        training = checkpoint.arrays(saved, 'training.npz')
-        network = checkpoint.arrays(saved, 'parameters.npz')
-        weights = {name: training.get('master/' + name, array) for name, array in network.items()}
+        training = checkpoint.arrays(saved, checkpoint.TRAINING)
+        network = checkpoint.arrays(saved, checkpoint.PARAMETERS)
+        check_names(network_arrays(state.network), network, saved.path)
+        weights = {name: training['master/' + name] if 'master/' + name in training else network[name] for name in network}
         load_parameters(state.network, weights, saved.path)
         masters = {'master/' + name: array for name, array in weights.items()}
-        load_state(state.trainer, state.network, {**masters, **training}, saved.path)
-        per_rank = {name[len('ranks/'):]: array for name, array in training.items() if name.startswith('ranks/')}
+        load_state(state.trainer, state.network, ChainMap(masters, cast(Any, training)), saved.path)
+        if not saved.meta['between_epochs']:
+            per_rank = _per_rank(state, training, saved)
     everything = {**network_arrays(state.network), **state_arrays(state.trainer, state.network)}
     state.ranks.broadcast(list(everything.values()), 'restore')
     if meta is not None:
@@ -80,6 +82,17 @@ def restore(state: State, saved: Optional[checkpoint.Checkpoint], meta: Optional
             state.loss_scale.updates_since_overflow = meta['loss_scale']['updates_since_overflow']
         if not meta['between_epochs']:
             _restore_statistics(state, per_rank, meta['world_size'])
+
+
+def _per_rank(state: State, training: Mapping[str, np.ndarray], saved: checkpoint.Checkpoint) -> Dict[str, np.ndarray]:
+    """The running statistics of all ranks that saved, by name: shape (ranks, *shape)."""
+    found = {}
+    for name, array in running_statistics(state.network).items():
+        found[name] = training.get('ranks/' + name, np.empty(0))
+        if found[name].shape != (saved.meta['world_size'], *array.shape):
+            raise InputError('%s: lacks the running statistics %s of its %d workers'
+                             % (saved.path, name, saved.meta['world_size']))
+    return found
 
 
 def _restore_statistics(state: State, per_rank: Dict[str, np.ndarray], saved_size: int) -> None:

@@ -72,7 +72,7 @@ def hosts(tmp_path):
 
 
 def parameters(run):
-    return checkpoint.arrays(checkpoint.find(str(run)), 'parameters.npz')
+    return checkpoint.arrays(checkpoint.find(str(run)), 'parameters')
 
 
 def equal(run, other):

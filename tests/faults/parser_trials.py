@@ -15,6 +15,7 @@ import tarfile
 
 import numpy as np
 from PIL import Image
+from safetensors.numpy import save
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'helpers'))
 from data_samples import dataset, encoded, noise, solid, tar_bytes, write_tree  # noqa: E402
@@ -26,6 +27,7 @@ from gluon_bot.data.records import ilsvrc, images, manifest, pack, recordio, sou
 from gluon_bot.recipes.classification import RECIPES, Recipe  # noqa: E402
 from gluon_bot.recipes.fields import as_dict, from_dict, override  # noqa: E402
 from gluon_bot.runs import checkpoint  # noqa: E402
+from gluon_bot.runs.arrays import Arrays  # noqa: E402
 from gluon_bot.runs.read import read  # noqa: E402
 from gluon_bot.runs.record import RECORD, read_lines, rewind  # noqa: E402
 
@@ -92,7 +94,7 @@ def a_checkpoint(folder):
     path = checkpoint.save(folder, {'recipe': as_dict(RECIPES['digits']), 'classes': ['a', 'b'], 'epoch': 1,
                                     'step': 7},
                            {'a': np.zeros(3, 'float32')}, {'b': np.zeros((2, 3), 'float32')})
-    for name in ('parameters.npz', 'training.npz'):  # beside where the trials write checkpoint.json
+    for name in ('parameters.safetensors', 'training.safetensors'):  # beside where the trials write checkpoint.json
         os.replace(os.path.join(path, name), os.path.join(folder, '..', name))
     with open(os.path.join(path, 'checkpoint.json'), 'rb') as file:
         return file.read()
@@ -189,9 +191,10 @@ PARSERS = {
     'record of a run': (lambda path: read([path]), lambda _: [RUN_RECORD.encode()], 'record.jsonl'),
     'own record': (read_strictly, lambda _: [RUN_RECORD.encode()], RECORD),
     'checkpoint': (read_checkpoint, lambda folder: [a_checkpoint(folder)], 'checkpoint.json'),
-    'arrays': (lambda path: checkpoint.arrays(checkpoint.Checkpoint(os.path.dirname(path), {}), 'parameters.npz'),
-               lambda _: [npz(a=np.zeros((3, 4), 'float32'), b=np.arange(5)), npz(c=np.zeros(0, 'float16'))],
-               'parameters.npz'),
+    'arrays of version 0.1': (lambda path: dict(Arrays(path)), lambda _: [
+        npz(a=np.zeros((3, 4), 'float32'), b=np.arange(5)), npz(c=np.zeros(0, 'float16'))], 'parameters.npz'),
+    'arrays': (lambda path: dict(Arrays(path)), lambda _: [
+        save({'a': np.zeros((3, 4), 'float32'), 'b': np.arange(5)}), save({'c': np.zeros(0, 'float16')})], 'x.safetensors'),
     'parameter file': (read_parameters, lambda _: [parameters()], 'x.params'),
     'settings': (read_settings,
                  lambda _: [b'epochs=30\nbase_lr=0.5\nlr_decay_epochs=1,2\nzero_gamma=true\nmodel=mobilenet\nseed=1'], 'x'),

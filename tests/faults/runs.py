@@ -65,7 +65,7 @@ def recorded(run, step):
 
 def same(first, second):
     """The last checkpoints and the records of two runs are equal bit for bit, but for times and restarts."""
-    for name in ('parameters.npz', 'training.npz'):
+    for name in ('parameters', 'training'):
         one, other = (checkpoint.arrays(checkpoint.find(str(run)), name) for run in (first, second))
         assert set(one) == set(other) and len(one) > 50
         for key in one:

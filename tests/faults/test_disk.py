@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 import runs
+from old_checkpoints import as_version_0_1
 
 from gluon_bot.cli.main import main
 from gluon_bot.runs import checkpoint
@@ -78,9 +79,9 @@ def empty(path):
 
 
 DAMAGE = {
-    'a flipped bit of the parameters': lambda path: flip(os.path.join(path, 'parameters.npz')),
-    'a flipped bit of the state': lambda path: flip(os.path.join(path, 'training.npz')),
-    'a cut file': lambda path: os.truncate(os.path.join(path, 'training.npz'), 100_000),
+    'a flipped bit of the parameters': lambda path: flip(os.path.join(path, 'parameters.safetensors')),
+    'a flipped bit of the state': lambda path: flip(os.path.join(path, 'training.safetensors')),
+    'a cut file': lambda path: os.truncate(os.path.join(path, 'training.safetensors'), 100_000),
     'an empty file': lambda path: os.truncate(os.path.join(path, 'checkpoint.json'), 0),
     'a missing file': lambda path: os.unlink(os.path.join(path, 'checkpoint.json')),
     'an empty folder': empty,
@@ -102,10 +103,21 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(damage, finished, digits_
     assert os.path.isdir(newest + '.damaged')  # out of the way, and not thrown away
 
 
+def test_a_run_of_version_0_1_is_evaluated_and_goes_on(finished, digits_folder, tmp_path, capsys):
+    run = shutil.copytree(finished, str(tmp_path / 'run'))
+    shutil.rmtree(os.path.join(run, 'checkpoints', 'step-00000036'))
+    for step in (12, 24):
+        as_version_0_1(os.path.join(run, 'checkpoints', 'step-%08d' % step))
+    assert main(['evaluate', run, '--data', digits_folder]) == 0 and 'after step 24' in capsys.readouterr().out
+    code, errors = resumed(digits_folder, run, capsys)
+    assert code == 0 and 'resuming %s/checkpoints/step-00000024' % run in errors
+    runs.same(finished, run)
+
+
 def test_without_a_good_checkpoint_nothing_is_trained_or_touched(finished, digits_folder, tmp_path, capsys):
     run = shutil.copytree(finished, str(tmp_path / 'run'))
     for step in (12, 24, 36):
-        flip(os.path.join(run, 'checkpoints', 'step-%08d' % step, 'parameters.npz'))
+        flip(os.path.join(run, 'checkpoints', 'step-%08d' % step, 'parameters.safetensors'))
     before = sorted((path, os.stat(path).st_mtime_ns) for path, _, _ in os.walk(run))
     code, errors = resumed(digits_folder, run, capsys)
     assert code == 2 and 'no checkpoint here is good; mend or remove them' in errors.splitlines()[-1]

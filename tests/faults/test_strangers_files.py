@@ -21,6 +21,7 @@ from gluon_bot import InputError
 from gluon_bot.data import trees, voc
 from gluon_bot.data.records import ilsvrc, images, manifest, pack, sources
 from gluon_bot.runs import checkpoint
+from gluon_bot.runs.arrays import Arrays
 from gluon_bot.runs.read import read
 
 LONG = int(os.environ.get('GLUON_BOT_TRIALS', 2000))
@@ -46,7 +47,7 @@ def refused(call, said):
 
 def peak_megabytes(code, *arguments):
     """The most memory that Python code had in a process of its own, beyond what its imports take."""
-    script = 'import resource, sys\nfrom gluon_bot import InputError, checkpoint\n' \
+    script = 'import resource, sys\nfrom gluon_bot import InputError\nfrom gluon_bot.runs.arrays import Arrays\n' \
         'from gluon_bot.data.records import images, sources\nfrom gluon_bot.runs.read import read\n' \
         'def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n' \
         'before = most()\ntry:\n    %s\nexcept (InputError, images.Unreadable) as error:\n' \
@@ -152,7 +153,7 @@ def endless(path):
     ('checkpoint.json', lambda path: checkpoint.find(os.path.dirname(path))),
     ('a.xml', voc.read_annotation), ('test.txt', trees.read_names), ('x.png', lambda path: trees.open_image(path, 'mask')),
     ('x.log', lambda path: read([os.path.abspath(path)])),
-    ('parameters.npz', lambda path: checkpoint.arrays(checkpoint.Checkpoint(os.path.dirname(path), {}), 'parameters.npz'))])
+    ('parameters.npz', Arrays), ('parameters.safetensors', Arrays)])
 def test_what_is_no_file_is_not_waited_for(make, name, read, tmp_path):
     make(tmp_path / name)
     if make is os.mkdir and name == 'x.log':
@@ -200,7 +201,7 @@ def forged(shape, kind='<f4'):
     ids=lambda data: '%d-bytes' % len(data))  # the name goes into the environment of processes
 def test_arrays_that_are_none_are_refused_in_little_memory(data, tmp_path):
     (tmp_path / 'parameters.npz').write_bytes(data)
-    megabytes, said = peak_megabytes("checkpoint.arrays(checkpoint.Checkpoint(sys.argv[1], {}), 'parameters.npz')", tmp_path)
+    megabytes, said = peak_megabytes('dict(Arrays(sys.argv[1]))', tmp_path / 'parameters.npz')
     assert megabytes < 100 and 'not a file of plain arrays' in said
 
 

@@ -53,11 +53,11 @@ class Run:
             return json.load(file)
 
     def parameters(self, step: int) -> Dict[str, np.ndarray]:
-        return checkpoint.arrays(checkpoint.find(self.path(step)), 'parameters.npz')
+        return checkpoint.arrays(checkpoint.find(self.path(step)), 'parameters')
 
     def training(self, step: int) -> Dict[str, np.ndarray]:
         """The optimizer's arrays: 'momentum/' before a parameter's name."""
-        return checkpoint.arrays(checkpoint.find(self.path(step)), 'training.npz')
+        return checkpoint.arrays(checkpoint.find(self.path(step)), 'training')
 
 
 def train(command: str, recipe: str, data: str, out: str, *words: str, code: int = 0, **settings: Any) -> Run:

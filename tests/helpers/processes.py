@@ -41,7 +41,7 @@ def wait_for_step(run, step, process):
 
 def same_run(a, b):
     """The last checkpoints and the records are equal bit for bit, but for times and restarts."""
-    for name in ('parameters.npz', 'training.npz'):
+    for name in ('parameters', 'training'):
         first, second = (checkpoint.arrays(checkpoint.find(str(run)), name) for run in (a, b))
         assert set(first) == set(second) and len(first) > 30
         for key in first:

@@ -136,7 +136,7 @@ def test_a_checkpoint_goes_on_in_either_layout(first, second, monkeypatch, doubl
     run, recipe = new_state(monkeypatch, first, accumulate=2)
     update(run, recipe, 0, accumulate=2)
     found, written = saved(run, recipe, tmp_path), arrays(run)
-    assert checkpoint.arrays(found, 'parameters.npz')['stem.0.weight'].shape == (32, 3, 3, 3)
+    assert checkpoint.arrays(found, 'parameters')['stem.0.weight'].shape == (32, 3, 3, 3)
     again, _ = new_state(monkeypatch, second, accumulate=2)
     state.restore(again, found, found.meta)
     assert difference(arrays(again), written) == 0

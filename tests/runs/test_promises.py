@@ -87,7 +87,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
     saved(tmp_path, 3, 1.0)
     partial = 'checkpoints/.partial-00000003'
     assert sorted(disk.events[:3]) == [('file', partial + '/' + name)
-                                       for name in ('checkpoint.json', 'parameters.npz', 'training.npz')]
+                                       for name in ('checkpoint.json', 'parameters.safetensors', 'training.safetensors')]
     assert disk.events[3:] == [('folder', partial), ('name', 'checkpoints/step-00000003'), ('folder', 'checkpoints')]
 
 
@@ -131,7 +131,7 @@ def test_the_old_step_is_there_until_the_new_one_is(tmp_path, monkeypatch):
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     path = saved(tmp_path, 5, 2.0)
     assert all(moments) and ['.partial-00000005-old'] in moments  # moved out of the way, not removed
-    assert checkpoint.arrays(checkpoint.find(path), 'parameters.npz')['weight'][0] == 2.0
+    assert checkpoint.arrays(checkpoint.find(path), 'parameters')['weight'][0] == 2.0
     assert os.listdir(os.path.dirname(path)) == ['step-00000005']
 
 
@@ -150,7 +150,7 @@ def test_a_death_between_the_two_renames_costs_nothing(failing, tmp_path, monkey
         saved(tmp_path, 5, 2.0)
     monkeypatch.undo()
     checkpoint.set_aside(str(tmp_path), 5)  # as a resume does
-    assert checkpoint.arrays(checkpoint.find(str(tmp_path)), 'parameters.npz')['weight'][0] == 1.0
+    assert checkpoint.arrays(checkpoint.find(str(tmp_path)), 'parameters')['weight'][0] == 1.0
     assert os.listdir(tmp_path / 'checkpoints') == ['step-00000005']
 
 
@@ -159,14 +159,14 @@ def test_the_sums_of_a_checkpoint_are_those_of_its_files(tmp_path):
     path = saved(tmp_path, 1, 1.0)
     with open(os.path.join(path, 'checkpoint.json')) as file:
         stated = json.load(file)['files']
-    for name in ('parameters.npz', 'training.npz'):
+    for name in ('parameters.safetensors', 'training.safetensors'):
         with open(os.path.join(path, name), 'rb') as file:
             content = file.read()
         assert stated[name] == {'sha256': hashlib.sha256(content).hexdigest(), 'bytes': len(content)}
     other = saved(tmp_path / 'other', 1, 2.0)  # whole and valid, and of the same length, but of another run
-    for name in ('parameters.npz', 'training.npz'):
+    for name in ('parameters.safetensors', 'training.safetensors'):
         shutil.copy(os.path.join(other, name), os.path.join(path, name))
-    with pytest.raises(Exception, match='parameters.npz is damaged'):
+    with pytest.raises(Exception, match='parameters.safetensors is damaged'):
         checkpoint.find(path)
 
 
@@ -203,7 +203,7 @@ def test_each_rank_has_its_own_statistics_after_a_resume_in_mid_epoch_and_others
             'precision': 'float32', 'between_epochs': False, 'tally': {}}
     path = state.save(training, str(tmp_path), meta, between_epochs=False)
     found = checkpoint.find(path)
-    parameters, kept = (checkpoint.arrays(found, name) for name in ('parameters.npz', 'training.npz'))
+    parameters, kept = (checkpoint.arrays(found, name) for name in ('parameters', 'training'))
     for name in mean:
         np.testing.assert_array_equal(parameters[name], mean[name])  # who evaluates it takes the mean
         np.testing.assert_array_equal(kept['ranks/' + name], [mine[name], others[name]])

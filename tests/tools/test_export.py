@@ -112,7 +112,8 @@ def test_metadata_say_how_to_feed_it(tmp_path, capsys):
 def test_standard_sizes_of_the_paper():
     assert [standard_image_size(model) for model in ('inception-v3', 'resnet50d')] == [299, 224]
     large = export.metadata(RECIPES['inception-v3-efficient'],
-                            {'classes': CLASSES, 'epoch': 1, 'step': 1, 'files': {'parameters.npz': {'sha256': ''}}})
+                            {'format': 1, 'classes': CLASSES, 'epoch': 1, 'step': 1,
+                             'files': {'parameters.npz': {'sha256': ''}}})
     assert large['input']['shape'] == ['N', 3, 299, 299] and large['preprocessing']['resize_short_side'] == 342
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import mxnet as mx
 import numpy as np
 import pytest
+import safetensors.numpy
 from data_samples import encoded, noise, write_tree
 from PIL import Image
 
@@ -106,9 +107,9 @@ def test_the_five_likeliest_classes_of_an_image_that_needs_no_resizing(checkpoin
     pixels = ((centre - [123.68, 116.779, 103.939]) / [58.393, 57.12, 57.375]).transpose(2, 0, 1)
     network = build('resnet18d', 6)
     network.initialize()
-    with np.load(os.path.join(checkpoints['classify'], 'parameters.npz')) as arrays:
-        for name, parameter in network._collect_params_with_prefix().items():
-            parameter.set_data(mx.nd.array(arrays[name]))
+    arrays = safetensors.numpy.load_file(os.path.join(checkpoints['classify'], 'parameters.safetensors'))
+    for name, parameter in network._collect_params_with_prefix().items():
+        parameter.set_data(mx.nd.array(arrays[name]))
     logits = network(mx.nd.array(pixels[None])).asnumpy()[0].astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum()
     order = sorted(range(6), key=lambda index: -probabilities[index])[:5]
