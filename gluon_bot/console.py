@@ -109,9 +109,9 @@ def one_line(text: str, most: int = 1000) -> str:
     return shown + ' ...' * (len(text) > most)
 
 
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """' (did you mean ...?)' with the words nearest to one that is unknown; '' where none is near."""
-    near = difflib.get_close_matches(word[:100], list(words), 3, 0.5)
+def did_you_mean(word: str, words: Iterable[str], least: float = 0.5) -> str:
+    """' (did you mean ...?)' with the words nearest to one that is unknown; '' where none is as near as `least`, 0 to 1."""
+    near = difflib.get_close_matches(word[:100], list(words), 3, least)
     return ' (did you mean %s?)' % ' or '.join(near) if near else ''
 
 

@@ -9,10 +9,9 @@ import shtab
 
 from gluon_bot.cli.parser import commands_of
 from gluon_bot.recipes.classification import MODELS, RECIPES
-from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.recipes.finetuning import FINE_TUNINGS, TASKS
 
 FILES = ('DIR', 'SOURCE', 'OUT', 'PATH', 'FILE', 'CHECKPOINT', 'WEIGHTS', 'RUN', 'IMAGE', 'LOG')
-TASKS = {'train': 'classify', 'detect': 'detect', 'segment': 'segment'}
 
 
 def script(shell: str, top: argparse.ArgumentParser) -> str:

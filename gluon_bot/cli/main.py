@@ -11,11 +11,11 @@ import io
 import json
 import os
 import sys
-from typing import Any, Dict, List, Optional, cast
+from typing import Any, List, Optional, cast
 
 from gluon_bot import InputError, RunError
-from gluon_bot.cli.parser import parser
-from gluon_bot.console import one_line, say, silence
+from gluon_bot.cli.parser import check_folders, parser
+from gluon_bot.console import counted, one_line, say, silence
 from gluon_bot.distributed import environment, launcher
 from gluon_bot.training.interrupt import Interrupted
 
@@ -35,6 +35,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     launcher.follow_parent()
     _prepare(options)
     try:
+        check_folders(options)
         if options.command in COMPUTING:
             from gluon_bot.tools import doctor
             doctor.must_run()
@@ -94,12 +95,11 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _recipes(options: argparse.Namespace) -> None:
-    from gluon_bot.recipes.classification import RECIPES, recipe_named, tricks
+    from gluon_bot.recipes.classification import RECIPES, tricks
     from gluon_bot.recipes.fields import as_dict, override
-    from gluon_bot.recipes.finetuning import FINE_TUNINGS
-    named: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}
-    names = [options.recipe] if options.recipe else list(named)
-    chosen = [override(named.get(name) or recipe_named(name), options.set) for name in names]
+    from gluon_bot.recipes.finetuning import FINE_TUNINGS, recipe_named
+    names = [options.recipe] if options.recipe else [*RECIPES, *FINE_TUNINGS]
+    chosen = [override(recipe_named(name), options.set) for name in names]
     if options.json:
         print(json.dumps([as_dict(recipe) for recipe in chosen], indent=1))
     elif options.recipe:
@@ -127,8 +127,8 @@ def _pack(options: argparse.Namespace) -> None:
         return
     if options.source == 'scenes':
         counts = scenes.write_scenes(options.out, seed=options.seed)
-        say('%s: %d scenes to train and %d to test, in VOC and ADE20K layout'
-            % (options.out, counts['train'], counts['test']))
+        say('%s: %s to train and %d to test, in VOC and ADE20K layout'
+            % (options.out, counted(counts['train'], 'scene'), counts['test']))
         return
     pack.pack(options.source, options.out, name=options.name, resize=options.resize, quality=options.quality,
                   seed=options.seed, workers=options.workers, skip_broken=options.skip_broken, check_md5=not options.no_md5,
@@ -152,10 +152,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from gluon_bot.recipes.classification import recipe_named
     from gluon_bot.recipes.fields import override
+    from gluon_bot.recipes.finetuning import recipe_named
     settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
-    recipe = override(recipe_named(options.recipe), settings)
+    recipe = override(recipe_named(options.recipe, 'train'), settings)
     if options.dry_run or _is_launcher(options):
         launcher.check(options.workers, options.hosts)
         from gluon_bot.tasks.classification import describe, plan
@@ -176,11 +176,11 @@ def _train(options: argparse.Namespace) -> int:
 
 def _fine_tune(options: argparse.Namespace) -> int:
     from gluon_bot.recipes.fields import override
-    from gluon_bot.recipes.finetuning import fine_tuning_named
+    from gluon_bot.recipes.finetuning import recipe_named
     from gluon_bot.tasks import detection, finetuning, segmentation
     task: Any = {'detect': detection, 'segment': segmentation}[options.command]
     settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
-    recipe = override(fine_tuning_named(options.recipe, options.command), settings)
+    recipe = override(recipe_named(options.recipe, options.command), settings)
     if options.dry_run or _is_launcher(options):
         launcher.check(options.workers, options.hosts)
         job = task.describe(recipe, options.data, options.out, options.workers, options.accumulate, options.limit)
@@ -264,10 +264,10 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _benchmark(options: argparse.Namespace) -> None:
-    from gluon_bot.recipes.classification import recipe_named
     from gluon_bot.recipes.fields import override
+    from gluon_bot.recipes.finetuning import recipe_named
     from gluon_bot.tools import benchmark
-    chosen = [override(recipe_named(name), options.set) for name in options.recipe]
+    chosen = [override(recipe_named(name, 'train'), options.set) for name in options.recipe]
     result = benchmark.run(options.what, chosen, options.data, options.workers, options.repeats, options.steps)
     print(json.dumps(result, indent=1) if options.json else benchmark.table(result))
 

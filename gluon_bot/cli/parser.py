@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
-from typing import Any, Callable, Dict, NoReturn, Set
+from typing import Any, Callable, Dict, List, NoReturn
 
-from gluon_bot import __version__
+from gluon_bot import InputError, __version__
 from gluon_bot.console import did_you_mean, one_line, say
 
 MOST = (1 << 31) - 1
+FOLDERS = ('DIR', 'OUT', 'RUN')  # as the help names arguments that are folders
 EXIT_CODES = '''\
 exit codes:
   0    done; a run that was finished before is left as it is
@@ -24,14 +26,33 @@ Results go to standard output; progress and messages to standard error. There is
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        unknown = re.match(r'unrecognized arguments: (--[^\s=]+)', message)
-        nearest = did_you_mean(unknown.group(1), self.options()) if unknown else ''
-        say("%s: %s%s; see '%s --help'" % (self.prog, one_line(message), nearest, self.prog))
+        command = re.match(r'argument COMMAND: invalid choice: (.*) \(choose from', message, re.DOTALL)
+        if command:
+            word = command.group(1).strip("'")
+            message = "unknown command '%s'%s" % (word, did_you_mean(word, commands_of(self)))
+        say("%s: %s; see '%s --help'" % (self.prog, one_line(message), self.prog))
         sys.exit(2)
 
-    def options(self) -> Set[str]:
-        """The options of all commands."""
-        return {option for command in commands_of(self).values() for option in command._option_string_actions}
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Of all commands. What no option of the command takes is one line, with what may be meant."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = commands_of(self)[options.command]
+            plural = 's' * (len(unknown) > 1)
+            command.error('unknown argument%s %s%s' % (plural, ' '.join(unknown), _meant(command, unknown)))
+        return options
+
+
+def _meant(command: argparse.ArgumentParser, unknown: List[str]) -> str:
+    """What was meant by arguments that a command does not take: a field of its recipe, or one of its own options."""
+    word, _, value = unknown[0].partition('=')
+    if '--set' in command._option_string_actions and word.startswith('--'):
+        from gluon_bot.recipes.fields import field_meant
+        from gluon_bot.recipes.finetuning import fields_of
+        field = field_meant(word[2:], fields_of(command.prog.split()[-1]))
+        if field:
+            return '; a field of the recipe is changed by --set %s=%s' % (field, value or (unknown + ['VALUE'])[1])
+    return did_you_mean(word, [option for option in command._option_string_actions if option.startswith('--')], 0.6)
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -112,6 +133,14 @@ def commands_of(top: argparse.ArgumentParser) -> Dict[str, argparse.ArgumentPars
     """The parsers of the commands by their names; none in the parser of a command."""
     found = [action.choices for action in top._actions if isinstance(action, argparse._SubParsersAction)]
     return dict(found[0]) if found else {}
+
+
+def check_folders(options: argparse.Namespace) -> None:
+    """InputError where a file was given for a folder."""
+    for action in commands_of(parser())[options.command]._actions:
+        value = getattr(options, action.dest, None)
+        if action.metavar in FOLDERS and isinstance(value, str) and os.path.isfile(value):
+            raise InputError('%s: is a file; %s wants a folder' % (value, (action.option_strings or (action.metavar,))[0]))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from typing import Callable, Iterable, List, Optional, Sequence
 from PIL import Image
 
 from gluon_bot import InputError
-from gluon_bot.console import Progress
+from gluon_bot.console import Progress, counted
 from gluon_bot.data.records.images import Unreadable, decode
 from gluon_bot.data.records.process_pool import ordered
 from gluon_bot.files import read_bounded
@@ -85,7 +85,7 @@ def verify_files(names: Sequence[str], check: Check, label: str, processes: Opti
             problems += ['%s: %s' % (name, problem) for problem in said[:PROBLEMS_A_FILE]]
             if len(said) > PROBLEMS_A_FILE:
                 problems.append('%s: and %d more problems in this file' % (name, len(said) - PROBLEMS_A_FILE))
-            progress.update(done, '%d problems' % len(problems))
+            progress.update(done, counted(len(problems), 'problem'))
     progress.close()
     return problems
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Callable, Optional
 
 from gluon_bot import InputError
-from gluon_bot.console import say
+from gluon_bot.console import counted, say
 from gluon_bot.data import ade20k, voc
 from gluon_bot.data.records.verify import verify_records
 
@@ -26,8 +26,8 @@ def verify(path: str, workers: Optional[int] = None) -> str:
         for problem in problems:
             say(problem)
         if problems:
-            raise InputError('%s: %s with %d problems, listed above; mend or remove these files'
-                             % (path, kind, len(problems)))
+            raise InputError('%s: %s with %s, listed above; repair or remove these files'
+                             % (path, kind, counted(len(problems), 'problem')))
     return '\n'.join('%s: %s, sound' % (path, kind) for kind, _ in found)
 
 

@@ -20,12 +20,12 @@ class Figures(NamedTuple):
     flops: int  # multiply-adds of convolutions and dense layers for one image
 
 
-def figures(name: str, image_size: int) -> Figures:
-    """Size and cost of the network called `name`, with 1000 classes, on one square image.
+def figures(name: str, image_size: int, classes: int = 1000) -> Figures:
+    """Size and cost of the network called `name` on one square image.
 
     Raises InputError for an unknown name or a size that the network can't take.
     """
-    network = build(name)
+    network = build(name, classes)
     check_image_size(network, image_size)
     graph = network(mx.sym.var('data'))
     layers = graph.get_internals()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Dict, List, Tuple
 
-from gluon_bot import InputError
 from gluon_bot.console import did_you_mean
 from gluon_bot.recipes.fields import check_training, must
 
@@ -69,13 +68,6 @@ class Recipe:
     def validation_resize(self) -> int:
         """Short side in pixels before the centre crop: 256 for 224, 342 for 299."""
         return round(self.image_size / 0.875)
-
-
-def recipe_named(name: str) -> Recipe:
-    """The recipe of that name; InputError with the nearest names if there is none."""
-    if name in RECIPES:
-        return RECIPES[name]
-    raise InputError("unknown recipe '%s'%s; 'gluon-bot recipes' lists them all" % (name, did_you_mean(name, RECIPES)))
 
 
 def tricks(recipe: Recipe) -> List[str]:

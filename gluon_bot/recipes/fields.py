@@ -1,17 +1,24 @@
-"""What each named run is: Tables 1 and 3 to 6 of the paper, and the teachers of Section 5.3.
-
-A trick is a named dict of the fields it changes; a recipe is its parent plus one trick.
-Where a run happens (data, output, workers, devices) is never part of a recipe.
-"""
+"""What both kinds of recipes share: `--set field=value`, their form as JSON, and checks of the fields that both have."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import MISSING, asdict, fields, replace
-from typing import Any, Dict, Iterable, Tuple, Type
+from typing import Any, Dict, Iterable, Sequence, Tuple, Type
 
 from gluon_bot import InputError
 from gluon_bot.console import did_you_mean
+
+OTHER_NAMES = {'lr': 'base_lr', 'learning_rate': 'base_lr', 'wd': 'weight_decay', 'bs': 'batch_size', 'dtype': 'precision',
+               'network': 'model', 'arch': 'model', 'mixup': 'mixup_alpha', 'smoothing': 'label_smoothing',
+               'warmup': 'warmup_epochs', 'schedule': 'lr_schedule'}  # what other programs call a field
+
+
+def field_meant(word: str, names: Sequence[str]) -> str:
+    """The field that a word means, as it is written elsewhere: 'lr' and 'learning-rate' are base_lr; '' for none."""
+    word = word.lower().replace('-', '_')
+    field = word if word in names else OTHER_NAMES.get(word, '')
+    return field if field in names else ''
 
 
 def override(recipe: Any, settings: Iterable[str]) -> Any:
@@ -28,8 +35,9 @@ def override(recipe: Any, settings: Iterable[str]) -> Any:
         if not equals:
             raise InputError("--set '%s' is not of the form field=value" % setting)
         if field not in names:
-            raise InputError("--set %s: recipe '%s' has no such field%s"
-                             % (setting, recipe.name, did_you_mean(field, names)))
+            meant = field_meant(field, names)
+            raise InputError("--set %s: recipe '%s' has no field '%s'%s" % (
+                setting, recipe.name, field, ' (did you mean %s?)' % meant if meant else did_you_mean(field, names)))
         changes[field] = _typed(field, text, getattr(recipe, field))
     changes = {field: value for field, value in changes.items() if value != getattr(recipe, field)}
     renamed = ''.join('+%s=%s' % (field, _shown(value)) for field, value in changes.items() if field != 'seed')

@@ -7,16 +7,18 @@ differ, or the paper is silent, the field says so. `recipes.override` and `recip
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Dict, Tuple
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Dict, List, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import did_you_mean
-from gluon_bot.recipes.classification import RECIPES, RESNETS
+from gluon_bot.recipes.classification import RECIPES, RESNETS, Recipe
 from gluon_bot.recipes.fields import check_training, must, rising
 
 BACKBONES = ('resnet50b-baseline', 'resnet50d-efficient', 'resnet50d-cosine', 'resnet50d-smooth', 'resnet50d-distill',
              'resnet50d-mixup', 'resnet50d-distill-mixup')  # the rows of Tables 8 and 9, in their order
+
+TASKS = {'train': 'classify', 'detect': 'detect', 'segment': 'segment'}  # by command
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,26 @@ class Segmentation(FineTuning):
     auxiliary_weight: float = 0.5  # of the auxiliary head's loss
 
 
-def fine_tuning_named(name: str, task: str) -> FineTuning:
-    """The run of that name for the task 'detect' or 'segment'; InputError with the names there are."""
-    names = [known for known, recipe in FINE_TUNINGS.items() if recipe.task == task]
-    if name not in names:
-        raise InputError("unknown recipe '%s' to %s; choose one of %s%s"
-                         % (name, task, ' '.join(names), did_you_mean(name, names)))
-    return FINE_TUNINGS[name]
+def recipe_named(name: str, command: str = '') -> Any:
+    """The recipe of that name, of either kind, for 'train', 'detect', 'segment' or any command.
+
+    InputError with the command that takes it, or with the nearest names where there is none.
+    """
+    known: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}
+    fitting = {one: recipe for one, recipe in known.items() if TASKS.get(command, recipe.task) == recipe.task}
+    if name in fitting:
+        return fitting[name]
+    if name in known:
+        right = next(one for one, task in TASKS.items() if task == known[name].task)
+        raise InputError("recipe '%s' is not for '%s': run 'gluon-bot %s %s%s'" % (
+            name, command, right, name, ' --backbone CHECKPOINT ...' if name in FINE_TUNINGS else ' ...'))
+    raise InputError("unknown recipe '%s'%s; 'gluon-bot recipes' lists them all" % (name, did_you_mean(name, fitting)))
+
+
+def fields_of(command: str) -> List[str]:
+    """The fields that --set of a command can change: of a classifier's recipe, but for 'detect' and 'segment'."""
+    kind = {'detect': Detection, 'segment': Segmentation}.get(command, Recipe)
+    return [field.name for field in fields(kind) if field.name != 'name']
 
 
 def _check(recipe: FineTuning) -> None:

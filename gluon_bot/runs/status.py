@@ -13,9 +13,11 @@ from gluon_bot.console import aligned, duration, one_line
 from gluon_bot.files import is_owned
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.paper import MAIN_METRIC
+from gluon_bot.runs import checkpoint
 from gluon_bot.runs.record import RECORD, cleaned, read_lines
 
 RUNNING, DONE, FAILED, STOPPED, UNREADABLE = 'running', 'done', 'failed', 'stopped', 'unreadable'
+IMPORTED = 'imported'  # a checkpoint that no run of ours has trained
 RECENT_EPOCHS = 5  # whose median time tells the time left
 SILENT_SECONDS = 600  # without a lock to ask: what was quiet for so long, and for two epochs, does not run any more
 MOST_WIDTH = 36  # of a name in the table
@@ -57,6 +59,9 @@ def find_runs(folder: str) -> List[Status]:
         if RECORD in files:
             folders.clear()  # what is below a run is its own
             found.append(status_of(path, os.path.relpath(path, folder) if path != folder else path))
+        elif checkpoint.FOLDER in folders:
+            folders.clear()
+            found += _imported(path, os.path.relpath(path, folder) if path != folder else path)
     return found
 
 
@@ -71,6 +76,17 @@ def status_of(run: str, name: str = '') -> Status:
     except (InputError, OSError) as error:
         return Status(name or run, UNREADABLE, '', '', 0, None, 0, None, {}, None, None, None, None, 0.0, str(error))
     return _status(name or run, lines, silent_seconds, is_owned(run))
+
+
+def _imported(run: str, name: str) -> List[Status]:
+    """The network of a checkpoint without a record, as `gluon-bot import` leaves it; none where there is no good one."""
+    newest = checkpoint.newest(run)[0]
+    if newest is None:
+        return []
+    recipe, quiet = newest.meta['recipe'], max(0.0, time.time() - os.stat(newest.path).st_mtime)
+    scores = _scores(newest.meta.get('line') or {})
+    return [Status(name, IMPORTED, str(recipe.get('name', '')), str(newest.meta.get('task', '')), 0, None, newest.step, None,
+                   scores, None, None, None, None, quiet, '')]
 
 
 def _status(name: str, lines: List[Dict[str, Any]], silent_seconds: float, owned: Optional[bool]) -> Status:
@@ -121,7 +137,7 @@ def runs_table(found: List[Status]) -> str:
     """A line for each run, the newest news of it last; what is not known is '-'."""
     rows = [('RUN', 'RECIPE', 'STATE', 'EPOCH', 'SCORE', 'IMAGES/S', 'LEFT', 'LAST NEWS')]
     rows += [(_shortened(one.name), _shortened(one.recipe) or '-', one.state,
-              '-' if one.state == UNREADABLE else '%d/%s' % (one.epoch, one.epochs or '?'), one.score or '-',
+              '-' if one.state in (UNREADABLE, IMPORTED) else '%d/%s' % (one.epoch, one.epochs or '?'), one.score or '-',
               rate_text(one.images_per_second), '-' if one.seconds_left is None else duration(one.seconds_left),
               '-' if one.state == UNREADABLE else duration(one.silent_seconds) + ' ago') for one in found]
     return aligned(rows)

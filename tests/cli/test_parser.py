@@ -81,7 +81,7 @@ def test_verify_knows_trees(shared_data, tmp_path, capsys):
     next((tmp_path / 'scenes').rglob('Annotations/*.xml')).write_text('<annotation>')
     capsys.readouterr()
     assert main(['verify', str(tmp_path / 'scenes')]) == 2
-    assert 'VOC devkit with 1 problems' in capsys.readouterr().err
+    assert 'VOC devkit with 1 problem,' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('line, among, not_among', [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gluon_bot import InputError
-from gluon_bot.recipes.classification import RECIPES, Recipe, recipe_named, tricks
+from gluon_bot.recipes.classification import RECIPES, Recipe, tricks
 from gluon_bot.recipes.fields import as_dict, from_dict, override
 
 GOLDEN = Path(__file__).parent / 'golden' / 'recipes.json'
@@ -113,9 +113,12 @@ def test_bad_settings_are_one_line(setting):
     assert '\n' not in str(error.value)
 
 
-def test_an_unknown_recipe_suggests_the_nearest():
-    with pytest.raises(InputError, match='did you mean resnet50d-mixup'):
-        recipe_named('resnet50d-mixp')
+@pytest.mark.parametrize('setting, meant', [
+    ('lr=0.1', 'base_lr'), ('learning-rate=0.1', 'base_lr'), ('epoch=3', 'epochs'), ('batch-size=3', 'batch_size'),
+    ('smoothing=0.1', 'label_smoothing'), ('mixup=0.2', 'mixup_alpha')])
+def test_a_field_that_other_programs_call_otherwise_is_named(setting, meant):
+    with pytest.raises(InputError, match='did you mean %s' % meant):
+        override(RECIPES['digits'], [setting])
 
 
 def test_dict_and_back():

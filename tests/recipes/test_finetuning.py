@@ -9,7 +9,7 @@ import pytest
 from gluon_bot import InputError
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict, override
-from gluon_bot.recipes.finetuning import BACKBONES, FINE_TUNINGS, Detection, Segmentation, fine_tuning_named
+from gluon_bot.recipes.finetuning import BACKBONES, FINE_TUNINGS, Detection, Segmentation, recipe_named
 
 GOLDEN = Path(__file__).parent / 'golden' / 'finetune.json'
 
@@ -67,6 +67,13 @@ def test_bad_settings_are_refused_in_one_line(name, setting):
 
 
 def test_a_name_belongs_to_a_task():
-    assert fine_tuning_named('scenes-detection', 'detect').backbone == 'digits'
-    with pytest.raises(InputError, match='to detect; choose one of voc-resnet50b-baseline'):
-        fine_tuning_named('ade20k-resnet50d-cosine', 'detect')
+    assert recipe_named('scenes-detection', 'detect').backbone == 'digits'
+    with pytest.raises(InputError, match='gluon-bot segment ade20k-resnet50d-cosine --backbone'):
+        recipe_named('ade20k-resnet50d-cosine', 'detect')
+    with pytest.raises(InputError, match="not for 'train': run 'gluon-bot detect voc-resnet50d-cosine --backbone"):
+        recipe_named('voc-resnet50d-cosine', 'train')
+    with pytest.raises(InputError, match="run 'gluon-bot train digits"):
+        recipe_named('digits', 'segment')
+    with pytest.raises(InputError, match='did you mean resnet50d-mixup'):
+        recipe_named('resnet50d-mixp', 'train')
+    assert recipe_named('digits').task == 'classify' and recipe_named('scenes-segmentation').task == 'segment'

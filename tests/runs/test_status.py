@@ -5,12 +5,16 @@ import json
 import os
 import time
 
+import numpy as np
 import pytest
 
 from gluon_bot import InputError, files
 from gluon_bot.cli.main import main
+from gluon_bot.recipes.classification import Recipe
+from gluon_bot.recipes.fields import as_dict
+from gluon_bot.runs import checkpoint
 from gluon_bot.runs.record import RECORD
-from gluon_bot.runs.status import FAILED, RUNNING, STOPPED, find_runs, status_of
+from gluon_bot.runs.status import FAILED, RUNNING, STOPPED, find_runs, runs_table, status_of
 
 START = {'event': 'start', 'task': 'classify', 'recipe': {'name': 'digits', 'epochs': 20, 'batch_size': 64},
          'steps_an_epoch': 22}
@@ -119,3 +123,14 @@ def test_runs_at_any_depth_as_json(record, tmp_path, capsys):
         ('a', 'done', {'val_top1': 90.0}), ('b/deep', 'stopped', {})]
     with pytest.raises(InputError, match='no such folder'):
         find_runs(str(tmp_path / 'nowhere'))
+
+
+def test_an_imported_checkpoint_is_listed(tmp_path):
+    meta = {'task': 'classify', 'recipe': as_dict(Recipe('imported-resnet18d', model='resnet18d')), 'classes': ['a', 'b'],
+            'data': {'name': 'pets'}, 'epoch': 0, 'step': 0}
+    checkpoint.save(str(tmp_path / 'published'), meta, {'w': np.zeros(2, np.float32)}, {})
+    (tmp_path / 'empty' / 'checkpoints').mkdir(parents=True)
+    one, = find_runs(str(tmp_path))
+    assert (one.name, one.state, one.recipe, one.task) == ('published', 'imported', 'imported-resnet18d', 'classify')
+    assert runs_table([one]).splitlines()[1].split()[:4] == ['published', 'imported-resnet18d', 'imported', '-']
+    assert find_runs(str(tmp_path / 'published'))[0].state == 'imported'

@@ -260,7 +260,7 @@ def test_a_float16_recipe_says_what_the_device_makes_of_it(digits_folder, tmp_pa
     (['--keep', '0'], 'keep'),
     (['--workers', '0'], 'workers'), (['--restarts', '-1'], 'restarts'), (['--hosts', 'a;b'], 'hosts'),
     (['--seed', '-1'], 'seed'),
-    (['--epochs', '3'], 'unrecognized'), (['--set', 'image_size=17000'], 'image_size'),
+    (['--epochs', '3'], '--set epochs=3'), (['--set', 'image_size=17000'], 'image_size'),
 ])
 def test_bad_arguments_are_one_line(more, said, digits_folder, tmp_path, capsys):
     try:

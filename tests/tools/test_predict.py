@@ -16,14 +16,14 @@ from gluon_bot.data.classification import validation_batches
 from gluon_bot.data.records import pack
 from gluon_bot.models.build import build
 from gluon_bot.models.parameters import network_arrays
-from gluon_bot.recipes.classification import recipe_named
+from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict, override
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import classification, detection, segmentation
 from gluon_bot.tools import predict
 
-RECIPE = override(recipe_named('digits'), ['image_size=48'])
+RECIPE = override(RECIPES['digits'], ['image_size=48'])
 DETECTION = replace(FINE_TUNINGS['scenes-detection'], rpn_test_pre_nms=50, rpn_test_post_nms=10)
 SEGMENTATION = replace(FINE_TUNINGS['scenes-segmentation'], base_size=160, crop_size=64)
 

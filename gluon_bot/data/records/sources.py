@@ -12,7 +12,7 @@ import tarfile
 from typing import IO, BinaryIO, Dict, Iterator, List, NamedTuple, Tuple, cast
 
 from gluon_bot import InputError
-from gluon_bot.console import say
+from gluon_bot.console import counted, say
 from gluon_bot.data.records import recordio
 from gluon_bot.data.records.manifest import SPLITS
 
@@ -59,7 +59,12 @@ def list_source(source: str, validation_share: float, seed: int) -> Listing:
     if not images:
         raise InputError('%s: no images (%s) in it' % (source, ' '.join(EXTENSIONS)))
     if len(images) < len(files):
-        say('%s: %d files that are not named like images are left alone' % (source, len(files) - len(images)))
+        say('%s: %s not named like an image: left out' % (source, counted(len(files) - len(images), 'file')))
+    loose = [item.name for parts, item in images if len(parts) == 1]
+    if loose:
+        raise InputError('%s: %s in no folder of a class, the first: %s; arrange the images as CLASS/IMAGE, or as '
+                         'train/CLASS/IMAGE and val/CLASS/IMAGE'
+                         % (source, counted(len(loose), 'image') + (' lies' if len(loose) == 1 else ' lie'), loose[0]))
     while _around_it_all(images):
         images = [(parts[1:], item) for parts, item in images]
     if {parts[0] for parts, _ in images} <= set(SPLITS):

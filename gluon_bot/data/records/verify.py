@@ -14,7 +14,7 @@ from typing import Any, Iterator, List, NamedTuple, Optional, Set, TextIO, Tuple
 import numpy as np
 
 from gluon_bot import InputError
-from gluon_bot.console import Progress, say
+from gluon_bot.console import Progress, counted, say
 from gluon_bot.data.records import images, manifest, recordio
 from gluon_bot.data.records.manifest import SPLITS, Manifest
 from gluon_bot.data.records.process_pool import ordered, spans
@@ -69,7 +69,7 @@ def problems(manifest: Manifest, workers: Optional[int] = None) -> Tuple[List[st
                     del listed[PROBLEMS_LISTED:]
                     greyscale += found.greyscale
                     np.add.at(images_per_class, [label for label in found.labels if label >= 0], 1)
-                    progress.update(done, '%d problems' % count if count else '')
+                    progress.update(done, counted(count, 'problem') if count else '')
     finally:
         progress.close()
     differences = []
@@ -207,9 +207,9 @@ def verify_records(path: str, workers: Optional[int] = None) -> str:
 def summary(found: Manifest) -> str:
     """One line about a split for a person."""
     changed = ', '.join('%d %s' % (count, reason) for reason, count in sorted(found.reencoded.items()) if count)
-    return '%s %s: %d images of %d classes, %d greyscale, median %d x %d pixels, %.1f MB%s%s' % (
-        found.name, found.split, found.images, len(found.classes), found.greyscale, found.width[1], found.height[1],
-        found.rec_bytes / 1e6, ', encoded again: ' + changed if changed else '',
+    return '%s %s: %s of %s, %d greyscale, median %d x %d pixels, %.1f MB%s%s' % (
+        found.name, found.split, counted(found.images, 'image'), counted(len(found.classes), 'class'), found.greyscale,
+        found.width[1], found.height[1], found.rec_bytes / 1e6, ', encoded again: ' + changed if changed else '',
         ', left out: %d' % len(found.left_out) if found.left_out else '')
 
 
@@ -218,7 +218,7 @@ def _must_be_sound(found: Manifest, workers: Optional[int] = None) -> None:
     for problem in listed:
         say(problem)
     if count > len(listed):
-        say('and %d more problems' % (count - len(listed)))
+        say('and %s' % counted(count - len(listed), 'more problem'))
     if count:
-        raise InputError('%s: %d problem%s, the first: %s; pack the data again, or copy it again from where it is sound'
-                         % (found.rec, count, 's' * (count > 1), listed[0]))
+        raise InputError('%s: %s, the first: %s; pack the data again, or copy it again from where it is sound'
+                         % (found.rec, counted(count, 'problem'), listed[0]))
