@@ -22,6 +22,7 @@ _heartbeat_pipe: Optional[int] = None
 
 LABEL_WIDTH = 26  # 'resnet50d-mixup +5 changes'; with rate, time left, loss and epoch behind it, 80 columns
 PLAIN_SECONDS = 60.0
+MOST_SECONDS = 100 * 365 * 86400
 
 
 class _Console:
@@ -103,6 +104,15 @@ def shortened(text: str, most: int) -> str:
     return text[:most - 1 - last] + '…' + text[-last:]
 
 
+def printable(text: str) -> str:
+    """A text without control, direction and other characters that cannot be printed: each is shown as Python writes it.
+
+    Newlines stay. Everything that goes to a terminal or a page passes through here where it is written.
+    """
+    return text if text.isprintable() else ''.join(
+        letter if letter.isprintable() or letter == '\n' else letter.encode('unicode_escape').decode() for letter in text)
+
+
 def one_line(text: str, most: int = 1000) -> str:
     """A message as one printable line of bounded length, whatever names and values from outside it quotes."""
     shown = ''.join(letter if letter.isprintable() else letter.encode('unicode_escape').decode() for letter in text[:most])
@@ -117,6 +127,8 @@ def did_you_mean(word: str, words: Iterable[str], least: float = 0.5) -> str:
 
 def duration(seconds: float) -> str:
     """'42s', '3m05s', '2h07m', '3d04h'."""
+    if not seconds < MOST_SECONDS:
+        return 'over 100 years'
     seconds = int(max(seconds, 0))
     if seconds < 60:
         return '%ds' % seconds

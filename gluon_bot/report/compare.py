@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot.recipes import paper
-from gluon_bot.recipes.paper import Cell
-from gluon_bot.report.place import DIFFERS, FILLS, PUBLISHED, Placed, data_title, place
+from gluon_bot.recipes.paper import MAIN_METRIC, Cell
+from gluon_bot.report.place import DIFFERS, FILLS, NAMED, PUBLISHED, Placed, data_title, place
 from gluon_bot.report.statistics import (
     ABOVE,
     BELOW,
@@ -33,6 +33,7 @@ class Nearby(NamedTuple):
     """A run that does not fill the cell but is nearest to its row, and its number."""
 
     placed: Placed
+    metric: str
     value: float
     difference: float  # from the paper
 
@@ -64,6 +65,11 @@ class Result:
         return None if self.mean is None or self.cell.value is None else self.mean - self.cell.value
 
     @property
+    def published(self) -> List[Nearby]:
+        """The published runs that are nearest to the row."""
+        return [near for near in self.nearby if near.placed.kind == PUBLISHED]
+
+    @property
     def by_seed(self) -> List[Tuple[int, float]]:
         """(seed, value) of each run that fills the cell."""
         return [(one.run.recipe.get('seed', 0), value) for one, value in zip(self.filled, self.values)]
@@ -86,6 +92,11 @@ class Delta:
     claimed: float
     gain: Optional[Gain]  # None until both rows have a run
     published: Tuple[PublishedDelta, ...]
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to show beside the paper's claim."""
+        return bool(self.gain or self.published)
 
     @property
     def measured(self) -> Optional[float]:
@@ -128,12 +139,23 @@ class Comparison:
         from stands for them.
         """
         found: Dict[Tuple[str, str], Result] = {}
-        for result in self.results:
+        for result in sorted(self.results, key=lambda one: not one.cell.verified):
             if result.verdict in (REPRODUCED, ABOVE, BELOW, NOT_RUN):
                 known = found.setdefault((result.cell.recipe, result.cell.metric), result)
                 if abs(result.difference or 0) > abs(known.difference or 0):
                     found[result.cell.recipe, result.cell.metric] = result
         return list(found.values())
+
+    def glance(self) -> List[Result]:
+        """One result for each recipe that has a run of ours or a published one: its main metric.
+
+        Of several cells with the same recipe the paper's own number comes before another paper's.
+        """
+        own = {(result.cell.recipe, result.cell.metric): result for result in self.measurements()}
+        others = {(result.cell.recipe, result.cell.metric): result for result in self.results
+                  if result.cell.value is not None}
+        return [result for (recipe, metric), result in {**others, **own}.items() if recipe
+                and metric == MAIN_METRIC[NAMED[recipe].task] and (result.filled or result.published)]
 
     def counts(self) -> Dict[str, int]:
         """Number of measurements with each verdict. A run counts once for each metric, however many cells it fills."""
@@ -143,7 +165,7 @@ class Comparison:
 
 def compare(runs: Sequence[Run], notes: Sequence[str] = ()) -> Comparison:
     """Put every run beside the paper; a gain over another paper's number is none."""
-    placed = tuple(map(place, runs, _short_names([run.source for run in runs])))
+    placed = tuple(map(place, runs, _short_names([run.source for run in runs]), range(len(runs))))
     results = tuple(_result(cell, placed) for cell in paper.CELLS)
     by_cell = {result.cell: result for result in results}
     deltas, ratios = [], []
@@ -163,7 +185,7 @@ def _result(cell: Cell, placed: Tuple[Placed, ...]) -> Result:
     read = [(one, one.value(cell.metric)) for one in placed if measured and one.recipe == cell.recipe and one.finished]
     found = [(one, value) for one, value in read if value is not None]
     filled = [(one, value) for one, value in found if one.kind == FILLS]
-    nearby = [Nearby(one, value, value - cell.value) for one, value in found
+    nearby = [Nearby(one, cell.metric, value, value - cell.value) for one, value in found
               if one.kind in (PUBLISHED, DIFFERS) and cell.value is not None]
     values, allowed = tuple(value for _, value in filled), None
     if cell.value is None:
@@ -186,9 +208,8 @@ def _result(cell: Cell, placed: Tuple[Placed, ...]) -> Result:
 
 def _delta(result: Result, parent: Result, claimed: float) -> Delta:
     published = tuple(PublishedDelta(mine.placed, theirs.placed, mine.value - theirs.value)
-                      for mine in result.nearby for theirs in parent.nearby
-                      if mine.placed.kind == theirs.placed.kind == PUBLISHED
-                      and mine.placed.differences == theirs.placed.differences)
+                      for mine in result.published for theirs in parent.published
+                      if mine.placed.differences == theirs.placed.differences)
     found = gain(result.by_seed, parent.by_seed, claimed, SEED_NOISE[result.cell.metric])
     return Delta(result.cell, parent.cell, claimed, found, published)
 

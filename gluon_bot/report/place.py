@@ -54,6 +54,7 @@ class Placed:
     reasons: Tuple[str, ...]  # what else keeps it out of the cell, or should be known of it
     last_epoch: int  # the epoch whose numbers are taken: the last one evaluated; 0 for none
     finished: bool  # whether that is the recipe's last epoch
+    position: int  # among all runs that were read, from 0: it is told from others by this, and has this colour
 
     def value(self, metric: str) -> Optional[float]:
         """The run's number for a metric of `paper.METRICS`: of its last epoch; of time, the median over its epochs."""
@@ -72,7 +73,7 @@ class Placed:
             if 'world_size' in header and 'device' in header else ''
 
 
-def place(run: Run, name: str) -> Placed:
+def place(run: Run, name: str, position: int = 0) -> Placed:
     """Decide where `run` belongs."""
     metric = MAIN_METRIC.get(run.task, '')
     last = max((epoch for epoch, values in run.epochs.items() if metric in values), default=0)
@@ -93,7 +94,7 @@ def place(run: Run, name: str) -> Placed:
     else:
         kind = DIFFERS if reasons or differences or why else FILLS
     told = [text for text in (run.suspect, other_data) if text] + why + reasons
-    return Placed(run, name, kind, recipe, tuple(differences), tuple(told), last, finished)
+    return Placed(run, name, kind, recipe, tuple(differences), tuple(told), last, finished, position)
 
 
 def arguments(run: Run) -> Dict[str, Any]:
@@ -105,10 +106,10 @@ def arguments(run: Run) -> Dict[str, Any]:
 def data_title(run: Run) -> str:
     """The data as the log names it, with its counts: 'imagenette (9,469 + 3,925 images, 10 classes)'."""
     counts = [run.data.get(name) for name in ('train_images', 'val_images')]
-    parts = ['%s images' % ' + '.join('?' if count is None else _count(count) for count in counts)] \
-        if any(count is not None for count in counts) else []
+    parts = ['%s images' % ' + '.join('?' if number is None else count(number) for number in counts)] \
+        if any(number is not None for number in counts) else []
     classes = _classes(run)
-    parts += ['%s classes' % _count(classes)] if classes is not None else []
+    parts += ['%s classes' % count(classes)] if classes is not None else []
     return '%s (%s)' % (run.data.get('name', 'unnamed data'), ', '.join(parts or ['counts not stated']))
 
 
@@ -169,8 +170,8 @@ def _published(run: Run) -> Tuple[str, List[Difference], List[str]]:
         why.append('starts from pretrained parameters')
     if run.task != 'classify' and nearest:
         why.append("the base network's own training is not stated")
-    counted = _padded_count(run)
-    why += ['its last accuracy is counted over %s images, not 50,000' % _count(counted)] if counted else []
+    counted = _paddedcount(run)
+    why += ['its last accuracy is counted over %s images, not 50,000' % count(counted)] if counted else []
     return nearest, _differences(run.recipe, nearest) if nearest else [], why
 
 
@@ -202,7 +203,7 @@ def _other_data(run: Run) -> str:
         return 'the log does not say on what data'
     stated = {'classes': _classes(run), **{name: run.data.get(name) for name in ('train_images', 'val_images')}}
     strict = run.writer == 'gluon_bot'
-    wrong = any(count != known.counts[name] for name, count in stated.items() if strict or count is not None)
+    wrong = any(number != known.counts[name] for name, number in stated.items() if strict or number is not None)
     if wrong or (not strict and run.data.get('name') != known.name):
         return 'not trained on %s' % known.title
     return ''
@@ -213,7 +214,7 @@ def _classes(run: Run) -> Any:
     return len(classes) if isinstance(classes, list) else classes
 
 
-def _padded_count(run: Run) -> int:
+def _paddedcount(run: Run) -> int:
     """Over how many images the last accuracy was counted, if all errors are of whole batches of 1,024; else 0."""
     errors = [(100 - values[name]) / 100 for _, values in sorted(run.epochs.items()) for name in ('val_top1', 'val_top5')
               if name in values]
@@ -223,5 +224,6 @@ def _padded_count(run: Run) -> int:
     return counted(errors[-1]) if len(errors) >= 20 and all(map(counted, errors)) else 0
 
 
-def _count(value: Any) -> str:
+def count(value: Any) -> str:
+    """A whole number with commas: '1,281,167'; anything else as it is."""
     return '{:,}'.format(value) if type(value) is int else str(value)

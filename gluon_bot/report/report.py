@@ -14,7 +14,7 @@ from typing import Optional, Sequence
 from gluon_bot import InputError
 from gluon_bot.console import say
 from gluon_bot.files import atomic_write
-from gluon_bot.report import html, markdown, pieces
+from gluon_bot.report import html, markdown
 from gluon_bot.report.compare import Comparison, as_json, compare
 from gluon_bot.runs import curves
 from gluon_bot.runs.read import read
@@ -71,7 +71,7 @@ def update_file(file: str, logs: Sequence[str] = ()) -> bool:
     return True
 
 
-def drawing() -> pieces.Draw:
+def drawing() -> html.Draw:
     """What draws a page's curves: nothing does where matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401

@@ -6,18 +6,21 @@ would let a web site read the page), and nothing but the one page. From elsewher
 
 from __future__ import annotations
 
+import io
 import os
+import socket
+import sys
 import threading
-from html import escape
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from gluon_bot import InputError
-from gluon_bot.console import duration, say
+from gluon_bot.console import duration, one_line, say
 from gluon_bot.files import is_owned
 from gluon_bot.recipes import paper
-from gluon_bot.report import pieces
-from gluon_bot.report.place import data_title, place
+from gluon_bot.report import html, wording
+from gluon_bot.report.place import place
 from gluon_bot.report.report import drawing
 from gluon_bot.runs.curves import Curve
 from gluon_bot.runs.read import read_file
@@ -27,13 +30,15 @@ from gluon_bot.runs.status import DONE, FAILED, RUNNING, STOPPED, UNREADABLE, St
 HOST = '127.0.0.1'
 NAMES = (HOST, 'localhost')
 REFRESH_SECONDS = 5
-REQUEST_SECONDS = 10  # for a browser to say what it wants
+REQUEST_SECONDS = 10  # for a browser to send its request, and again to take the answer
 MOST_EPOCHS = 30  # in the table; the curves show all
-VERDICTS = {RUNNING: 'above', DONE: 'reproduced', FAILED: 'below', STOPPED: 'recalled',
-            UNREADABLE: 'below'}  # whose colours a state has
-COLUMNS = {'lr': ('Learning rate', '%.3g'), 'loss': ('Loss', '%.3f'), 'train_top1': ('Train top-1', '%.2f %%'),
-           **{name: ('Val ' + metric.label, '%.2f %%') for name, metric in paper.METRICS.items() if metric.unit == '%'},
-           'images_per_second': ('Images/s', '%.3g'), 'seconds': ('Seconds', '%.0f')}
+COLOURS = {RUNNING: 'above', DONE: 'reproduced', FAILED: 'below', STOPPED: 'recalled',
+            UNREADABLE: 'below'}  # the verdict whose colours a state has
+# label, and digits behind the point; None: three digits in all
+COLUMNS: Dict[str, Tuple[str, Optional[int]]] = {
+    'lr': ('Learning rate', None), 'loss': ('Loss', 3), 'train_top1': ('Train top-1, %', 2),
+    **{name: ('Val %s, %%' % metric.label, 2) for name, metric in paper.METRICS.items() if metric.unit == '%'},
+    'images_per_second': ('Images/s', None), 'seconds': ('Seconds', 0)}
 
 
 def serve(run: str, port: int = 0) -> None:
@@ -45,10 +50,9 @@ def serve(run: str, port: int = 0) -> None:
         raise InputError('%s: no such run' % run)
     page = Page(run, drawing())
     try:
-        server = ThreadingHTTPServer((HOST, port), handler(page))
+        server = Server((HOST, port), handler(page))
     except OSError as error:
         raise InputError('--port %d: %s; choose another, or leave it out' % (port, error.strerror)) from None
-    server.daemon_threads = True
     with server:
         say('watching %s at http://%s:%d/ (stop with Ctrl-C)' % (run, HOST, server.server_address[1]))
         try:
@@ -57,10 +61,40 @@ def serve(run: str, port: int = 0) -> None:
             say('stopped watching; the run itself goes on' if is_owned(run) else 'stopped watching')
 
 
+class Server(ThreadingHTTPServer):
+    """A thread per connection. A connection that fails, as when its browser leaves, ends alone and in silence."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            say(one_line('watch: the page could not be made: %s: %s' % (type(error).__name__, error)))
+
+
+class Request(io.RawIOBase):
+    """What a connection sends, for REQUEST_SECONDS in all, however slowly it comes. Raises TimeoutError after that."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection, self.deadline = connection, time.monotonic() + REQUEST_SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.connection.settimeout(max(self.deadline - time.monotonic(), 1e-3))
+        return self.connection.recv_into(buffer)
+
+
 def handler(page: 'Page') -> type:
     """A class of request handlers that know the one page."""
     class Handler(BaseHTTPRequestHandler):
-        server_version, sys_version, timeout = 'gluon-bot', '', REQUEST_SECONDS
+        server_version, sys_version = 'gluon-bot', ''
+
+        def setup(self) -> None:
+            super().setup()
+            self.rfile = io.BufferedReader(Request(self.connection))
 
         def do_GET(self) -> None:
             name = self.headers.get('Host', '').rpartition(':')
@@ -72,9 +106,10 @@ def handler(page: 'Page') -> type:
                 self.answer(page.html().encode())
 
         def answer(self, content: bytes) -> None:
+            self.connection.settimeout(REQUEST_SECONDS)
             self.send_response(200)
             for header, value in (('Content-Type', 'text/html; charset=utf-8'), ('Content-Length', str(len(content))),
-                                  ('Cache-Control', 'no-store'), ('Content-Security-Policy', pieces.POLICY),
+                                  ('Cache-Control', 'no-store'), ('Content-Security-Policy', html.POLICY),
                                   ('X-Content-Type-Options', 'nosniff'), ('X-Frame-Options', 'DENY')):
                 self.send_header(header, value)
             self.end_headers()
@@ -88,66 +123,53 @@ def handler(page: 'Page') -> type:
 class Page:
     """The page of a run; its curves are drawn once an epoch."""
 
-    def __init__(self, run: str, draw: pieces.Draw) -> None:
+    def __init__(self, run: str, draw: html.Draw) -> None:
         self.run, self.draw = run, draw
-        self.drawn: Tuple[Optional[Dict[int, Dict[str, float]]], str] = (None, '')  # epochs, and the figures of them
+        self.template = html.environment().get_template('watch.html')
+        self.drawn: Tuple[Optional[Dict[int, Dict[str, float]]], html.Pictures] = (None, [])  # epochs, and their figures
         self.lock = threading.Lock()  # matplotlib draws one figure at a time
 
     def html(self) -> str:
         """The page as things are now. Whatever the record holds, nothing raises."""
         path = os.path.join(self.run, RECORD)
         name = os.path.basename(os.path.abspath(self.run))
-        if not os.path.exists(path):
-            waiting = '<h1>%s</h1><p class="lead">No record yet: the run has not begun its first epoch.</p>' % escape(name)
-            return pieces.document(name, waiting, REFRESH_SECONDS)
-        status = status_of(self.run, name)
-        body = [_head(status)]
-        if status.state != UNREADABLE:
-            found = read_file(path, path).runs
-            body += self._sections(found[-1], status) if found else []
-        share = '%d %% · ' % (100 * status.step // status.steps) if status.steps else ''
-        return pieces.document(share + name, '\n'.join(body), 0 if status.state == DONE else REFRESH_SECONDS)
+        shown: Dict[str, Any] = dict(name=name, status=None, share=None, pictures=[], epochs=[], placed=None,
+                                     refresh_seconds=REFRESH_SECONDS)
+        if os.path.exists(path):
+            status = status_of(self.run, name)
+            share = 100 * status.step // status.steps if status.steps else None
+            shown.update(status=status, share=share, colour=COLOURS[status.state], numbers=numbers(status),
+                         refresh_seconds=0 if status.state == DONE else REFRESH_SECONDS)
+            found = read_file(path, path).runs if status.state != UNREADABLE else []
+            if found:
+                shown.update(self.details(found[-1], name))
+        return self.template.render(**shown)
 
-    def _sections(self, run: Run, status: Status) -> List[str]:
+    def details(self, run: Run, name: str) -> Dict[str, Any]:
+        """What the lower half of the page shows: curves, the last epochs, what is trained."""
         with self.lock:
             if self.drawn[0] != run.epochs:
-                self.drawn = (run.epochs, pieces.curves([(run.task, Curve(status.name, run))], self.draw))
-        shown = [pieces.section('curves', 'Curves', self.drawn[1])] if self.drawn[1] else []
-        if run.epochs:
-            shown.append(pieces.section('epochs', 'Epochs', _epochs(run)))
-        placed = place(run, status.name)
-        title = data_title(run) + (', on ' + placed.devices if placed.devices else '')
-        told = ('<p class="small">%s</p><details class="wide"><summary>Recipe, data and versions</summary>'
-                '<dl>%s</dl></details>' % (escape(title), pieces.facts(placed)))
-        return shown + [pieces.section('origin', 'What is trained', told)]
+                self.drawn = (run.epochs, html.pictures([(run.task, Curve(name, run))], self.draw))
+        latest = sorted(run.epochs.items(), reverse=True)[:MOST_EPOCHS]
+        known = [name for name in COLUMNS if any(name in values for _, values in latest)]
+        return dict(pictures=self.drawn[1], placed=place(run, name), all_epochs=len(run.epochs),
+                    labels=[COLUMNS[name][0] for name in known],
+                    epochs=[(epoch, [_cell(values.get(name), COLUMNS[name][1]) for name in known])
+                            for epoch, values in latest])
 
 
-def _head(status: Status) -> str:
-    """Name, state and the numbers that change."""
+def numbers(status: Status) -> List[Tuple[str, str]]:
+    """(number, what it is) of all that changes."""
+    if status.state == UNREADABLE:
+        return []
     known = [('%d / %s' % (status.epoch, status.epochs or '?'), 'epochs')]
     known += [('%.2f' % value, paper.METRICS[name].label + ', %') for name, value in status.scores.items()]
-    known += [('%.3f' % status.loss, 'loss')] if status.loss is not None else []
+    known += [(wording.fixed(status.loss, 3), 'loss')] if status.loss is not None else []
     known += [('%.2g' % status.lr, 'learning rate')] if status.lr is not None else []
     known += [(rate_text(status.images_per_second), 'images/s')]
     known += [(duration(status.seconds_left), 'left')] if status.seconds_left is not None else []
-    known += [(duration(status.silent_seconds), 'since the last news')]
-    bar = '<progress max="%d" value="%d">%d of %d steps</progress><p class="small">step %s of %s</p>' % (
-        status.steps, status.step, status.step, status.steps, format(status.step, ','), format(status.steps, ',')) \
-        if status.steps else ''
-    reason = '<p><b>%s</b></p>' % escape(status.reason) if status.reason else ''
-    return '<h1>%s %s</h1><p class="lead">%s</p>%s%s%s' % (
-        escape(status.name), pieces.chip(VERDICTS[status.state], status.state), escape(status.recipe), reason, bar,
-        pieces.tiles(known) if status.state != UNREADABLE else '')
+    return known + [(duration(status.silent_seconds), 'since the last record')]
 
 
-def _epochs(run: Run) -> str:
-    """The last epochs, the newest first, with what is known of them."""
-    shown = sorted(run.epochs.items(), reverse=True)[:MOST_EPOCHS]
-    names = [name for name in COLUMNS if any(name in values for _, values in shown)]
-    lines = ['<tr><th scope="row">%d</th>%s</tr>' % (epoch, ''.join(
-        pieces.cell(COLUMNS[name][0], COLUMNS[name][1] % values[name] if name in values else '-', 'number')
-        for name in names))
-        for epoch, values in shown]
-    left = '' if len(shown) == len(run.epochs) else \
-        '<p class="small">The last %d of %d epochs.</p>' % (len(shown), len(run.epochs))
-    return pieces.table(['Epoch'] + [COLUMNS[name][0] for name in names], lines) + left
+def _cell(value: Optional[float], digits: Optional[int]) -> str:
+    return '-' if value is None else '%.3g' % value if digits is None else wording.fixed(value, digits)

@@ -1,12 +1,12 @@
-"""What the report says, in words and digits, whether it is printed as Markdown or as a page."""
+"""What the report says, in words and digits, whether it is printed as Markdown or as a page. Nothing here is escaped yet."""
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot.recipes import paper
 from gluon_bot.report.compare import Comparison, Delta, Nearby, Result
-from gluon_bot.report.place import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed
+from gluon_bot.report.place import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, count, data_title
 from gluon_bot.report.statistics import REPRODUCED, tolerance, verdict
 
 RECALLED_MARK = '†'
@@ -30,6 +30,11 @@ class Row(NamedTuple):
         """Whether any run stands in it or beside it."""
         return any(result.filled or result.nearby for result in self.results)
 
+    @property
+    def filled(self) -> List[Placed]:
+        """The runs that fill it."""
+        return list({placed.position: placed for result in self.results for placed in result.filled}.values())
+
 
 def rows(comparison: Comparison, table: paper.Table) -> List[Row]:
     """The rows of `table`, group by group."""
@@ -44,14 +49,19 @@ def rows(comparison: Comparison, table: paper.Table) -> List[Row]:
             for (group, row), results in ordered]
 
 
-def number(metric: str, value: Optional[float]) -> str:
+def fixed(value: float, digits: int, sign: str = '') -> str:
+    """A number with so many digits behind the point, or one that is too long for that by its power of ten."""
+    return ('%{}.{}f' if abs(value) < 1e7 else '%{}.3g').format(sign, digits) % value
+
+
+def number(metric: str, value: Optional[float], sign: str = '') -> str:
     """A number of that metric as the paper prints it; '-' for none."""
-    return '-' if value is None else '%.1f' % value if metric == 'minutes_an_epoch' else '%.2f' % value
+    return '-' if value is None else fixed(value, 1 if metric == 'minutes_an_epoch' else 2, sign)
 
 
 def signed(metric: str, value: Optional[float]) -> str:
     """A difference, '+0.16'; '-' for none."""
-    return '-' if value is None else '%+.1f' % value if metric == 'minutes_an_epoch' else '%+.2f' % value
+    return number(metric, value, '+')
 
 
 def labels(results: Sequence[Result]) -> str:
@@ -80,6 +90,18 @@ def printed_by_table(results: Sequence[Result]) -> List[str]:
     return ['%s (Table%s %s)' % (text, 's' * (len(found) > 1), ', '.join(found)) for text, found in tables.items()]
 
 
+def cited(result: Result) -> str:
+    """The paper's number of a result and its table: '78.31 (Table 6)'."""
+    cell = result.cell
+    return '%s (Table %d%s)' % (cell.printed, cell.table, '' if cell.verified else RECALLED_MARK)
+
+
+def counted(row: Row) -> str:
+    """What the paper counts of a row's network: '25 M parameters, 4.1 G FLOPs'."""
+    return ', '.join('%s %s %s' % (result.cell.printed, result.cell.unit, paper.METRICS[result.cell.metric].label)
+                     for result in row.counted)
+
+
 def mean(result: Result) -> str:
     """Our number of a cell: '76.27 ± 0.15', mean and, over two runs or more, their standard deviation."""
     spread = ' ± ' + number(result.cell.metric, result.deviation) if result.deviation is not None else ''
@@ -100,7 +122,7 @@ def difference(row: Row) -> str:
 
 def runs_and_epoch(row: Row) -> str:
     """'3 runs, epoch 120'."""
-    placed = list({id(one): one for result in row.results for one in result.filled}.values())
+    placed = row.filled
     if not placed:
         return '-'
     epochs = sorted({one.last_epoch for one in placed})
@@ -121,7 +143,7 @@ def nearby_runs(row: Row) -> List[Tuple[Placed, List[Tuple[Result, Nearby]]]]:
     by_run: Dict[int, Tuple[Placed, List[Tuple[Result, Nearby]]]] = {}
     for result in row.results:
         for near in result.nearby:
-            by_run.setdefault(id(near.placed), (near.placed, []))[1].append((result, near))
+            by_run.setdefault(near.placed.position, (near.placed, []))[1].append((result, near))
     return list(by_run.values())
 
 
@@ -200,6 +222,51 @@ def gained(delta: Delta) -> str:
 def step_name(delta: Delta) -> str:
     """'+ cosine decay (on efficient)'."""
     return '%s (on %s)' % (delta.cell.row, delta.parent.row)
+
+
+def column(delta: Delta) -> str:
+    """Where a difference stands: 'Table 6 · MobileNet · top-1'."""
+    cell = delta.cell
+    return ' · '.join(filter(None, ('Table %d' % cell.table, cell.group, paper.METRICS[cell.metric].label)))
+
+
+def facts(placed: Placed) -> List[Tuple[str, str]]:
+    """What made a run and what its log says of itself, as (term, description)."""
+    run, header = placed.run, placed.run.header
+    told = [('file', run.source), ('kind', KINDS[placed.kind]), ('nearest recipe', placed.recipe),
+            ('data', data_title(run)), ('result', outcome(placed)), ('devices', placed.devices),
+            ('precision', header.get('precision') or run.recipe.get('precision')), ('commit', _commit(header.get('git'))),
+            ('versions', _pairs(header.get('versions'))), ('recipe', _pairs(run.recipe)),
+            ('arguments', _pairs(header.get('arguments')))]
+    return [(name, str(value)) for name, value in told if value]
+
+
+def hover(placed: Placed) -> str:
+    """A run in three lines."""
+    return 'file: %s\ndata: %s\n%s' % (placed.run.source, data_title(placed.run), outcome(placed))
+
+
+def tiles(comparison: Comparison) -> List[Tuple[str, str]]:
+    """(number, what it counts) of the whole report."""
+    counts, gains = comparison.counts(), [delta.verdict for delta in comparison.deltas if delta.gain]
+    numbers = [(counts[word], word) for word in ('reproduced', 'above', 'below', 'not run')]
+    numbers += [(gains.count('reproduced'), 'gains reproduced of %d' % len(gains))] if gains else []
+    published = [near for result in comparison.glance() for near in result.published]
+    within = [near for near in published if abs(near.difference) <= tolerance(near.metric, 1)]
+    if published:
+        numbers += [(len(published), 'published runs beside a row'), (len(within), 'of them within tolerance')]
+    numbers += [(len(comparison.placed), 'runs read'), (len(comparison.of(FILLS)), 'runs that fill a cell')]
+    return [(count(number), what) for number, what in numbers]
+
+
+def _commit(git: Any) -> str:
+    if not isinstance(git, dict):
+        return ''
+    return '%s%s' % (git.get('commit'), '' if git.get('clean') is True else ', with changes that are not committed')
+
+
+def _pairs(values: Any) -> str:
+    return ', '.join('%s=%s' % pair for pair in values.items()) if isinstance(values, dict) else ''
 
 
 def summary(comparison: Comparison) -> str:

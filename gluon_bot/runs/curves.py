@@ -29,16 +29,17 @@ class Curve(NamedTuple):
     name: str
     run: Run
     target: Optional[Tuple[int, float]] = None  # (epoch, the paper's value)
+    position: int = 0  # gives its colour and line, the same in all figures
 
 
 Points = List[Tuple[int, float]]  # (epoch, value)
-Drawn = Tuple[int, Curve, Points]  # with its position among all curves of the figure, which gives its colour
+Drawn = Tuple[Curve, Points]
 
 
 def svg(curves: Sequence[Curve], quantity: str) -> str:
     """An SVG of `quantity` (a key of LABELS) against epochs; '' where no run has two epochs of it."""
-    drawn = [(position, curve, _points(curve.run, quantity)) for position, curve in enumerate(curves[:MOST_CURVES])]
-    drawn = [(position, curve, points) for position, curve, points in drawn if len(points) > 1]
+    drawn = [(curve, _points(curve.run, quantity)) for curve in curves[:MOST_CURVES]]
+    drawn = [(curve, points) for curve, points in drawn if len(points) > 1]
     if quantity == 'lr':
         drawn = _merged(drawn)
     if not drawn:
@@ -60,7 +61,7 @@ def run_curves(folder: str) -> None:
     def draw(figure: Any) -> None:
         for position, quantity in enumerate(quantities, 1):
             curve = Curve(str(runs[-1].recipe.get('name', '')), runs[-1])
-            _panel(figure.add_subplot(1, len(quantities), position), [(0, curve, _points(curve.run, quantity))], quantity)
+            _panel(figure.add_subplot(1, len(quantities), position), [(curve, _points(curve.run, quantity))], quantity)
     with atomic_write(os.path.join(folder, 'curves.png'), 'wb') as file:
         file.write(rendered(draw, (3.6 * len(quantities), 2.8), 'png'))
 
@@ -71,24 +72,29 @@ def _points(run: Run, quantity: str) -> Points:
 
 def _merged(drawn: Sequence[Drawn]) -> List[Drawn]:
     """Curves that coincide, such as schedules, as one with all their names."""
-    alike: Dict[Any, List[Any]] = {}
-    for position, curve, points in drawn:
-        alike.setdefault(tuple(points), []).append((position, curve))
-    return [(found[0][0], found[0][1]._replace(name='\n'.join(curve.name for _, curve in found)), list(points))
+    alike: Dict[Any, List[Curve]] = {}
+    for curve, points in drawn:
+        alike.setdefault(tuple(points), []).append(curve)
+    return [(found[0]._replace(name='\n'.join(curve.name for curve in found)), list(points))
             for points, found in alike.items()]
 
 
+def colour_and_line(position: int) -> Tuple[str, str]:
+    """How the run at `position` of all that are shown is drawn."""
+    return COLOURS[position % len(COLOURS)], LINES[position // len(COLOURS) % len(LINES)]
+
+
 def _panel(axes: Any, drawn: Sequence[Drawn], quantity: str, legend: bool = False) -> None:
-    targets = [curve.target[1] for _, curve, _ in drawn if curve.target and quantity.startswith('val_')]
-    for position, curve, points in drawn:
-        colour = COLOURS[position % len(COLOURS)]
-        axes.plot(*zip(*points), LINES[position // len(COLOURS)], color=colour, label=_label(curve.name),
+    targets = [curve.target[1] for curve, _ in drawn if curve.target and quantity.startswith('val_')]
+    for curve, points in drawn:
+        colour, line = colour_and_line(curve.position)
+        axes.plot(*zip(*points), line, color=colour, label=_label(curve.name),
                   marker='o' if len(points) == 1 else None)  # a line through one point can't be seen
         if curve.target and targets:
             axes.plot(*curve.target, 'D', color=colour, markerfacecolor='white', markersize=6, clip_on=False, zorder=4)
-    if targets or quantity.startswith('train_') and any(curve.target for _, curve, _ in drawn):
-        values = [value for _, _, points in drawn for _, value in points] + targets
-        lowest = min([points[-1][1] for _, _, points in drawn] + targets)
+    if targets or quantity.startswith('train_') and any(curve.target for curve, _ in drawn):
+        values = [value for _, points in drawn for _, value in points] + targets
+        lowest = min([points[-1][1] for _, points in drawn] + targets)
         axes.set_ylim(max(0, lowest - SPAN), min(100, max(values) + 2))
     axes.set_xlim(0, None)
     axes.locator_params(axis='x', nbins=7, integer=True)

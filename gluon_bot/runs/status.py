@@ -112,7 +112,7 @@ def _status(name: str, lines: List[Dict[str, Any]], silent_seconds: float, owned
         epoch=max([_whole(line.get('epoch')) or 0 for line in ended] or [0]), epochs=epochs,
         step=step, steps=epochs * steps_an_epoch if epochs and steps_an_epoch else None,
         scores=_scores(ended[-1] if ended else {}), loss=_latest(lines, 'loss'), lr=_latest(lines, 'lr'),
-        images_per_second=rate, seconds_left=left if left and left > 0 else None, silent_seconds=silent_seconds,
+        images_per_second=rate, seconds_left=left if left and 0 < left < math.inf else None, silent_seconds=silent_seconds,
         reason=str(last.get('reason', '')) if state == FAILED else '')
 
 
@@ -145,7 +145,7 @@ def runs_table(found: List[Status]) -> str:
 
 def rate_text(images_per_second: Optional[float]) -> str:
     """A rate in three digits, '-' for none."""
-    return '-' if images_per_second is None else ('%.3g' if images_per_second < 1000 else '%.0f') % images_per_second
+    return '-' if images_per_second is None else ('%.0f' if 1000 <= images_per_second < 1e9 else '%.3g') % images_per_second
 
 
 def _shortened(name: str) -> str:

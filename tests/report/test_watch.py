@@ -3,12 +3,13 @@
 import http.client
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from html.parser import HTMLParser
-from http.server import ThreadingHTTPServer
 
 import pytest
 
@@ -37,8 +38,7 @@ def record(folder, epochs, name='digits', end=''):
 @contextmanager
 def served(folder):
     """The port on which the page of the run in `folder` is served."""
-    server = ThreadingHTTPServer((watch.HOST, 0), watch.handler(watch.Page(str(folder), curves.svg)))
-    server.daemon_threads = True
+    server = watch.Server((watch.HOST, 0), watch.handler(watch.Page(str(folder), curves.svg)))
     thread = threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.02})
     thread.start()
     try:
@@ -71,7 +71,7 @@ def test_the_page_follows_the_record(tmp_path):
         status, headers, text = ask(port)
         assert status == 200 and '<b>2 / 20</b>' in text and '<b>50.00</b><span>top-1, %</span>' in text
         assert '<b>3m00s</b><span>left</span>' in text or '<b>2m59s</b><span>left</span>' in text  # 18 epochs of 10 s
-        assert text.count('<img') == 2 and '<progress max="440" value="44">' in text  # accuracy and learning rate
+        assert text.count('<img') == 3 and '<progress max="440" value="44">' in text  # accuracy, loss and learning rate
         assert 'http-equiv="refresh" content="5"' in text
         assert "default-src 'none'" in headers['Content-Security-Policy'] and headers['Cache-Control'] == 'no-store'
         record(folder, 20, end='{"event": "done", "step": 440}\n')
@@ -142,3 +142,58 @@ def test_what_can_not_be_served_is_one_line(tmp_path, capsys):
         assert main(['watch', str(tmp_path), '--port', str(port)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and 'no such run' in lines[0] and 'Address already in use' in lines[1]
+
+
+def test_a_browser_that_leaves_is_no_news(tmp_path, capfd):
+    """Before its request is whole, before the answer, and in the middle of it."""
+    with served(record(tmp_path / 'run', 20)) as port:
+        for sent in (b'', b'GET / HT', b'GET / HTTP/1.1\r\nHost: localhost\r\n\r\n'):
+            for _ in range(5):
+                connection = socket.create_connection(('127.0.0.1', port))
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\x01\x00\x00\x00\x00\x00\x00\x00')  # reset
+                connection.sendall(sent)
+                connection.close()
+        assert ask(port)[0] == 200
+    assert capfd.readouterr().err == ''
+
+
+def test_a_request_that_comes_too_slowly_is_dropped(tmp_path, monkeypatch, capfd):
+    """A letter each 0.05 seconds never idles; the request has a second in all."""
+    monkeypatch.setattr(watch, 'REQUEST_SECONDS', 1)
+    with served(record(tmp_path / 'run', 1)) as port:
+        connection, began = socket.create_connection(('127.0.0.1', port)), time.monotonic()
+        with pytest.raises(OSError):
+            while time.monotonic() - began < 15:
+                connection.sendall(b'x')
+                time.sleep(0.05)
+        assert 0.9 < time.monotonic() - began < 8
+        connection.close()
+    assert capfd.readouterr().err == ''
+
+
+def test_400_idle_connections_keep_nobody_out(tmp_path):
+    with served(record(tmp_path / 'run', 1)) as port:
+        idle = [socket.create_connection(('127.0.0.1', port)) for _ in range(400)]
+        assert ask(port)[0] == 200
+        for connection in idle:
+            connection.close()
+
+
+@pytest.mark.parametrize('number', [1e308, 10 ** 17, -1, 0, 1e-320, 10 ** 400, float('inf'), float('nan')], ids=repr)
+def test_any_number_in_any_field_is_a_page_and_a_row(tmp_path, number):
+    from gluon_bot.runs.status import find_runs, runs_table
+    whole = [json.loads(line) for line in (record(tmp_path / 'whole', 3) / RECORD).read_text().splitlines()]
+    places = [(0, key) for key in whole[0]] + [(2, key) for key in whole[2]]
+    places += [(0, outer, key) for outer in ('recipe', 'data') for key in whole[0][outer]]
+    for count, keys in enumerate(places):
+        lines = json.loads(json.dumps(whole))
+        inner = lines[keys[0]] if len(keys) == 2 else lines[keys[0]][keys[1]]
+        inner[keys[-1]] = number
+        folder = tmp_path / 'runs' / str(count)
+        folder.mkdir(parents=True)
+        (folder / RECORD).write_text(''.join(json.dumps(line) + '\n' for line in lines))
+        text = watch.Page(str(folder), lambda *_: '').html()
+        assert text.endswith('</html>\n') and max(map(len, text.split())) < 200, keys
+    table = runs_table(find_runs(str(tmp_path / 'runs')))
+    assert len(table.splitlines()) == 1 + len(places)
+    assert max(map(len, table.splitlines())) < 250

@@ -32,6 +32,8 @@ def test_the_wheel_works_outside_the_repository(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith('.dist-info/LICENSE') for name in names)
     assert not any(name.startswith('tests') for name in names)
+    templates = REPOSITORY / 'gluon_bot' / 'report' / 'templates'
+    assert {'gluon_bot/report/templates/%s' % path.name for path in templates.iterdir()} <= set(names)
 
     run(sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'fresh')
     python = tmp_path / 'fresh' / 'bin' / 'python'
