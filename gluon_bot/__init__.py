@@ -1,6 +1,6 @@
 """Bag of Tricks for Image Classification with CNNs (He et al., arXiv 1812.01187), reproduced in Apache MXNet."""
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 
 class InputError(ValueError):

@@ -95,7 +95,7 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _recipes(options: argparse.Namespace) -> None:
-    from gluon_bot.recipes.classification import RECIPES, tricks
+    from gluon_bot.recipes.classification import RECIPES
     from gluon_bot.recipes.fields import as_dict, override
     from gluon_bot.recipes.finetuning import FINE_TUNINGS, recipe_named
     names = [options.recipe] if options.recipe else [*RECIPES, *FINE_TUNINGS]
@@ -106,12 +106,8 @@ def _recipes(options: argparse.Namespace) -> None:
         for field, value in as_dict(chosen[0]).items():
             print('%-20s %s' % (field, value))
     else:
-        for recipe in chosen:
-            classify = recipe.task == 'classify'
-            print('%-32s %-13s %4d epochs, batch %4d, lr %-5.4g %-6s %s' % (
-                recipe.name, recipe.model if classify else {'detect': 'faster-rcnn', 'segment': 'fcn'}[recipe.task],
-                recipe.epochs, recipe.batch_size, recipe.peak_lr, recipe.lr_schedule,
-                ' '.join(tricks(recipe)) if classify else 'from ' + recipe.backbone))
+        from gluon_bot.cli.listing import recipe_list
+        print(recipe_list())
 
 
 def _models(options: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_bot import InputError
+from gluon_bot.console import counted
 from gluon_bot.data import transforms
 from gluon_bot.data.records import recordio, verify
 from gluon_bot.data.records.manifest import Manifest
@@ -36,7 +37,9 @@ def steps_an_epoch(images: int, batch_size: int) -> int:
     Raises InputError where not one batch can be filled.
     """
     if images < batch_size:
-        raise InputError('%d training images do not fill one batch of %d; set a smaller batch_size' % (images, batch_size))
+        some = counted(images, 'training image') + (' does' if images == 1 else ' do')
+        raise InputError('%s not fill one batch of %d; take --set batch_size=%d, or less'
+                         % (some, batch_size, 1 << max(images, 1).bit_length() - 1))
     return images // batch_size
 
 

@@ -1,7 +1,8 @@
 """One image on its way into the network: the preprocessing of Section 2.1, from a record's bytes to normalised pixels.
 
 For training, a random crop of area and aspect is scaled to the network's input and flipped; brightness, contrast and
-saturation are scaled in a random order; PCA noise is added. For evaluation the short side is scaled and the centre cut out.
+saturation are scaled in a random order; hue is turned where a recipe asks for it; PCA noise is
+added. For evaluation the short side is scaled and the centre cut out.
 As in the paper colours are 32-bit floating point and nothing is clipped, so that all that is done to them is one affine map:
 its nine factors and three offsets are found from the crop's mean colour, and each pixel is computed once.
 """
@@ -31,6 +32,9 @@ SAME, TO_GREY, NONE = np.eye(3), np.ones((3, 1)) * GREY, np.zeros(3)
 # of the colours of ImageNet's pixels, in units of 255 (Krizhevsky et al., 2012): a column is a component
 EIGENVALUES = np.array((55.46, 4.794, 1.148))
 EIGENVECTORS = np.array(((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203)))
+# brightness and two of chroma (NTSC); greys have none
+TO_YIQ = np.array(((0.299, 0.587, 0.114), (0.596, -0.274, -0.321), (0.211, -0.523, 0.311)))
+FROM_YIQ = np.linalg.inv(TO_YIQ)
 CROP_TRIES = 10  # for one that fits into the image; then the largest square around the centre
 
 cv2.setNumThreads(0)  # images are decoded side by side, each in one thread
@@ -98,6 +102,9 @@ def colour_change(mean: np.ndarray, recipe: Recipe, draw: random.Random) -> Affi
             scale = draw.uniform(1 - recipe.color_jitter, 1 + recipe.color_jitter)
             its_factors, its_offset = change(scale, factors @ mean + offsets)
             factors, offsets = its_factors @ factors, its_factors @ offsets + its_offset
+    if recipe.hue_jitter:
+        rotation = hue(draw.uniform(-recipe.hue_jitter, recipe.hue_jitter))
+        factors, offsets = rotation @ factors, rotation @ offsets
     if recipe.pca_noise:
         amounts = [draw.gauss(0, recipe.pca_noise) for _ in EIGENVALUES]
         offsets = offsets + EIGENVECTORS @ (EIGENVALUES * amounts)
@@ -117,6 +124,12 @@ def contrast(scale: float, mean: np.ndarray) -> Affine:
 def saturation(scale: float, mean: np.ndarray) -> Affine:
     """Every colour's distance from its own grey, times `scale`."""
     return scale * SAME + (1 - scale) * TO_GREY, NONE
+
+
+def hue(half_turns: float) -> np.ndarray:
+    """Factors (3, 3) that turn each colour around the axis of greys by so many half turns; its brightness (Y) stays."""
+    cosine, sine = math.cos(half_turns * math.pi), math.sin(half_turns * math.pi)
+    return FROM_YIQ @ np.array(((1, 0, 0), (0, cosine, -sine), (0, sine, cosine))) @ TO_YIQ
 
 
 def normalised(image: np.ndarray, change: Affine, pixels: np.ndarray) -> None:

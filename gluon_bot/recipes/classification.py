@@ -53,6 +53,7 @@ class Recipe:
     crop_aspect_max: float = 4 / 3
     random_flip: bool = True
     color_jitter: float = 0.4  # brightness, contrast, saturation scaled by U[1 - j, 1 + j]
+    hue_jitter: float = 0.0  # hue is turned by U[-j, j] half turns; 0, none, as in the authors' released code
     pca_noise: float = 0.1  # standard deviation of the coefficients
     seed: int = 0
 
@@ -96,6 +97,7 @@ def _check(recipe: Recipe) -> None:
     must(recipe, 0 < recipe.crop_aspect_min <= recipe.crop_aspect_max, 'crop_aspect_min',
          'above 0 and at most crop_aspect_max')
     must(recipe, 0 <= recipe.color_jitter < 1, 'color_jitter', 'at least 0 and below 1')
+    must(recipe, 0 <= recipe.hue_jitter <= 1, 'hue_jitter', 'between 0 and 1')
     must(recipe, recipe.pca_noise >= 0, 'pca_noise', 'at least 0')
 
 
@@ -112,6 +114,9 @@ MIXUP = dict(mixup_alpha=0.2, epochs=200)
 DISTILL_MIXUP = {**MIXUP, **DISTILL, 'teacher': TEACHERS[1]}
 TINY = dict(model='resnet18d', image_size=32, epochs=20, batch_size=64, base_lr=0.2, crop_area_min=0.5,
             random_flip=False, precision='float32', loss_scale=1.0)
+
+FINE_TUNE = dict(model='resnet50d', epochs=20, batch_size=32, base_lr=0.08, warmup_epochs=1, crop_area_min=0.25,
+                 lr_schedule='cosine', label_smoothing=0.1)  # its rate, for a batch of 32, is 0.01
 
 RECIPES: Dict[str, Recipe] = {}
 
@@ -159,3 +164,5 @@ for _peer in ('resnext50', 'se-resnet50', 'se-resnext50', 'densenet201', 'resnet
     _add(_peer + '-baseline', 'resnet50-baseline', dict(model=_peer))
 # Not the paper's: every trick but distillation, small enough for the embedded digits and two cores
 _add('digits', 'resnet50d-mixup', TINY)
+# Not the paper's: a trained network, given with --init, goes on with somebody's own photographs
+_add('finetune-classifier', 'resnet50-baseline', FINE_TUNE)

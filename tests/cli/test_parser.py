@@ -67,7 +67,13 @@ def test_recipes_as_text_and_json(capsys):
     assert main(['recipes', 'resnet50d-mixup', '--set', 'epochs=30']) == 0
     assert 'mixup_alpha          0.2' in capsys.readouterr().out
     assert main(['recipes']) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(RECIPES) + len(FINE_TUNINGS) == 56
+    listed = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in listed if line]
+    assert sorted(name for name in names if name in {**RECIPES, **FINE_TUNINGS}) == sorted([*RECIPES, *FINE_TUNINGS])
+    assert listed[0].split() == ['RECIPE', 'NETWORK', 'EPOCHS', 'BATCH', 'RATE', 'SCHEDULE', 'PAPER', 'TRICKS']
+    assert 'Table 6: Training refinements, stacked (top-1 / top-5, %)' in listed
+    assert next(line for line in listed if line.startswith('resnet50d-cosine ')).split()[1:9] == [
+        'resnet50d', '120', '1024', '0.4', 'cosine', '77.91', '/', '93.81']
     assert main(['recipes', 'resnet50d-mixp']) == 2
     assert 'did you mean resnet50d-mixup' in capsys.readouterr().err
 

@@ -133,6 +133,27 @@ def test_crops_are_drawn_like_those_of_mxnets_reader(tmp_path, monkeypatch):
     assert math.isclose(np.median([width / height for height, width in crops]), 1, abs_tol=0.02)
 
 
+@pytest.mark.parametrize('half_turns', [0.0, 0.1, -0.35, 1.0])
+def test_hue_is_turned_as_mxnets_augmenter_turns_it(half_turns, monkeypatch):
+    mx = pytest.importorskip('mxnet')
+    image = noise(5, 8, 8).astype(np.float32)
+    monkeypatch.setattr(mx.image.image.random, 'uniform', lambda *_: half_turns)
+    theirs = mx.image.HueJitterAug(0.5)(mx.nd.array(image)).asnumpy()
+    np.testing.assert_allclose(image @ transforms.hue(half_turns).T, theirs, atol=1.5)  # its inverse has three digits
+    np.testing.assert_allclose(image @ transforms.hue(half_turns).T @ [0.299, 0.587, 0.114], image @ [0.299, 0.587, 0.114],
+                               rtol=1e-5)
+
+
+def test_hue_comes_behind_the_other_changes_of_colour():
+    recipe, mean = replace(PAPER, hue_jitter=0.2, pca_noise=0.0), np.array([200.0, 100.0, 50.0])
+    order = ('brightness', 'contrast', 'saturation')
+    factors, offsets = transforms.colour_change(mean, recipe, Chosen(order, (0.7, 1.2, 0.9, 0.2)))
+    before, moved = transforms.colour_change(mean, replace(recipe, hue_jitter=0.0), Chosen(order, (0.7, 1.2, 0.9)))
+    turned = transforms.hue(0.2)
+    np.testing.assert_allclose(factors, turned @ before, atol=1e-9)
+    np.testing.assert_allclose(offsets, turned @ moved, atol=1e-9)
+
+
 def test_an_even_colour_stays_even():
     pixels = np.empty((3, 32, 32), np.float32)
     transforms.for_training(solid(200, 100, 50)[:, :, ::-1].copy(), PAPER, random.Random(1), pixels)

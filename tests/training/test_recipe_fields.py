@@ -246,6 +246,13 @@ class Effects:
             assert 0.57 < scales.min() < 0.7 and 1.3 < scales.max() < 1.43
             assert stats.kstest(scales, stats.uniform(0.6, 0.8).cdf).pvalue > 0.01
 
+    def hue_jitter(self):
+        factors, offsets, _ = self.changes(hue_jitter=0.5)
+        np.testing.assert_allclose(GREY @ factors, np.broadcast_to(GREY, (len(factors), 3)), atol=0.05)  # brightness stays
+        turns = np.arccos(np.clip((np.einsum('nii->n', factors) - 1) / 2, -1, 1)) / np.pi  # the trace is 1 + 2 cos
+        assert turns.max() < 0.52 and stats.kstest(turns, stats.uniform(0, 0.5).cdf).pvalue > 0.01
+        np.testing.assert_allclose(offsets, 0, atol=8)
+
     def pca_noise(self):
         factors, offsets, _ = self.changes(pca_noise=0.5)
         np.testing.assert_allclose(factors, np.broadcast_to(np.eye(3), factors.shape), atol=0.05)
