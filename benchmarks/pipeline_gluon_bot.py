@@ -12,6 +12,7 @@ from gluon_bot.recipes.classification import RECIPES
 
 options = side.arguments()
 environment.prepare(1)
+environment.prepare_device()
 recipe = RECIPES['resnet50-baseline'] if options.jitter else replace(RECIPES['resnet50-baseline'], color_jitter=0.0,
                                                                      pca_noise=0.0)
 batches = verify.check(options.data, 'train').images // options.batch_size

@@ -11,6 +11,7 @@ from gluon_bot.tools.benchmark import CachedStep
 
 options = side.arguments()
 environment.prepare(1)
+environment.prepare_device()
 recipe = replace(RECIPES['resnet50d-mixup'], batch_size=options.batch_size,
                  # which a CPU trains in bfloat16
                  precision='float16' if options.precision == 'bfloat16' else options.precision)

@@ -5,10 +5,5 @@
 # NGPU, HOSTS, RESTARTS as in workers.sh.
 set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: $0 RECIPE [options of gluon-bot train]; gluon-bot recipes lists the recipes" >&2; exit 2; }
-here=$(cd "$(dirname "$0")" && pwd)
-export PATH="$here/../.venv/bin:$PATH"
 recipe=$1; shift
-teacher=$(gluon-bot recipes "$recipe" | awk '$1 == "teacher" { print $2 }')
-if [ -n "$teacher" ] && [ -d "runs/$teacher" ]; then TEACHER=${TEACHER:-runs/$teacher}; fi
-[ -z "${TEACHER:-}" ] || set -- --teacher "$TEACHER" "$@"
-exec "$here/workers.sh" train "$recipe" --data "${DATA:-data/imagenet}" --out "${OUT:-runs/$recipe}" "$@"
+exec "$(dirname "$0")/workers.sh" train "$recipe" --data "${DATA:-data/imagenet}" --out "${OUT:-runs/$recipe}" "$@"

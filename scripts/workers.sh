@@ -5,7 +5,4 @@
 # RESTARTS (3). train_imagenet.sh, finetune_voc.sh and finetune_ade20k.sh call this.
 set -euo pipefail
 [ $# -gt 1 ] || { echo "usage: $0 COMMAND RECIPE [options of gluon-bot COMMAND]" >&2; exit 2; }
-workers=${NGPU:-$(nvidia-smi -L 2>/dev/null | grep -c GPU || true)}
-[ "$workers" != 0 ] || workers=2
-[ -z "${HOSTS:-}" ] || workers=$(tr ',' '\n' <<<"$HOSTS" | awk -F: '{ n += $2 == "" ? 1 : $2 } END { print n }')
-exec gluon-bot "$@" --resume --workers "$workers" --hosts "${HOSTS:-}" --restarts "${RESTARTS:-3}"
+exec "$(dirname "$0")/../.venv/bin/python" -W ignore -m gluon_bot.cli.workers "$@"

@@ -16,7 +16,7 @@ from typing import Any, List, Optional, cast
 from gluon_bot import InputError, RunError
 from gluon_bot.cli.parser import check_folders, parser
 from gluon_bot.console import counted, one_line, say, silence
-from gluon_bot.distributed import environment, launcher
+from gluon_bot.distributed import environment, gpus, launcher
 from gluon_bot.training.interrupt import Interrupted
 
 # a path that was given can't be what it is given for: bad input, as opposed to a full disk
@@ -39,6 +39,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if options.command in COMPUTING:
             from gluon_bot.tools import doctor
             doctor.must_run()
+        if options.command in ON_DEVICE and _sets_environment(options):
+            environment.prepare_device(any_size=options.command in ANY_SIZE)
         code = COMMANDS[options.command](options)
         sys.stdout.flush()
         return code or 0
@@ -85,13 +87,19 @@ def _launch(options: argparse.Namespace) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    """Set the environment of the frameworks for one worker of this machine.
+    """Set the environment of the frameworks for one worker of this machine, before MXNet is imported.
 
     A launcher sets it for the workers it starts; over several machines, and in a benchmark, each worker sees to itself.
     """
-    if options.command != 'benchmark' and ('HOROVOD_LOCAL_SIZE' in os.environ or not getattr(options, 'hosts', '')):
+    if getattr(options, 'device', None):
+        os.environ[gpus.DEVICE] = options.device
+    if _sets_environment(options):
         workers = int(os.environ.get('HOROVOD_LOCAL_SIZE', getattr(options, 'workers', None) or 1))
-        environment.prepare(workers, any_size=options.command == 'detect')
+        environment.prepare(workers)
+
+
+def _sets_environment(options: argparse.Namespace) -> bool:
+    return options.command != 'benchmark' and ('HOROVOD_LOCAL_SIZE' in os.environ or not getattr(options, 'hosts', ''))
 
 
 def _recipes(options: argparse.Namespace) -> None:
@@ -288,6 +296,8 @@ SCORES = {
                'mIoU %(val_miou).2f %% (%(val_labelled_pixels)d pixels of %(val_images)d images, %(precision)s)'}
 COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict',
              'benchmark')  # what needs MXNet
+ON_DEVICE = ('train', 'detect', 'segment', 'evaluate', 'predict')  # what computes on a GPU, where there is one
+ANY_SIZE = ('detect', 'segment', 'evaluate', 'predict')  # whose images differ in size
 COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train,
             'detect': _fine_tune, 'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export,
             'predict': _predict, 'runs': _runs, 'watch': _watch, 'report': _report, 'benchmark': _benchmark,

@@ -105,9 +105,15 @@ def _workers(parser: argparse.ArgumentParser, restarts: bool) -> None:
                         help='a worker that does nothing for so long '
                         'counts as dead (default: 30)')
     parser.set_defaults(restarts=0)
+    _device(parser)
     if restarts:
         parser.add_argument('--restarts', type=_whole(0, 999), default=0, metavar='N', help='start again from the last '
                             'checkpoint, up to N times, when a worker dies (default: 0)')
+
+
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--device', choices=('cpu', 'gpu'), help='compute on the CPU, or fail without a GPU (default: a GPU '
+                        'where MXNet is built for GPUs, which then must work)')
 
 
 def _training(parser: argparse.ArgumentParser, data_help: str) -> None:
@@ -265,6 +271,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures, named after the images')
     command.add_argument('--score-threshold', type=_share, default=0.5, metavar='SCORE',
                          help='least score of a box (default: 0.5)')
+    _device(command)
     command.add_argument('--json', action='store_true', help='as JSON')
 
     command = _command(commands, 'runs', 'what is running, done, failed or stopped in a folder of runs, and how far it is',
@@ -301,6 +308,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--repeats', type=_whole(1, 1000), default=5, metavar='N',
                          help='rounds, of which the median is shown '
                          '(default: 5)')
+    _device(command)
     command.add_argument('--steps', type=_whole(1, 100000), default=10, metavar='N', help='updates or batches in a round '
                          '(default: 10)')
     command.add_argument('--json', action='store_true', help='as JSON')

@@ -1,20 +1,28 @@
-"""Settings of MXNet and Horovod that are decided before they are imported, each with its reason. What is set already stays.
+"""Settings of MXNet and Horovod for the device that is used, each with its reason. What is set already stays.
 
     OMP_NUM_THREADS = the worker's own cores: MXNet takes half of all cores, whoever else computes on them [1]
     HOROVOD_FUSION_THRESHOLD = 64 MiB: gradients are joined up to this size, a ResNet-50's in float16 are 51 MB [2] [3]
     HOROVOD_CYCLE_TIME = 0.1 ms between looks for gradients that are ready: a GPU's step is short [2] [3]; 10 ms without a
         GPU, where a look takes time of the core that trains: at Horovod's own 1 ms a quarter of it (benchmarks/notes.md)
+    HOROVOD_BATCH_D2D_MEMCOPIES = 0: gradients are copied to the fusion buffer by the CUDA runtime, for Horovod's kernel that
+        copies several at once takes nvcc to build, and scripts/install.sh gpu builds without
     MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_FWD = 999: the forward pass is launched in one piece [1] [3]
     MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_BWD = 25: the backward pass in pieces, each piece's gradients go to Horovod [1] [3]
-    MXNET_CUDNN_AUTOTUNE_DEFAULT = 2: the fastest convolution of those tried in the first step [1]; 0 in detection, where
-        images differ in size and each size would be tried
-    MXNET_GPU_MEM_POOL_TYPE = Round, in detection: memory of one size is found again for the next [1]
+    MXNET_CUDNN_AUTOTUNE_DEFAULT = 2: the fastest convolution of those tried in the first step [1]; 0 where images differ in
+        size (detection, segmentation, evaluation, prediction) and each size would be tried
+    MXNET_GPU_MEM_POOL_TYPE = Round, where images differ in size: memory of one size is found again for the next [1]
+    MXNET_USE_FUSION = 0, where the driver is older than 515: it does not take the PTX to which CUDA 11.7 compiles fused
+        pointwise operators at run time. They are fused otherwise [1]
+    NVIDIA_TF32_OVERRIDE = 0: float32 is computed in float32 on Ampere and later too, as on the GPUs of the paper's time, and
+        not in TF32 with its 10 bits of mantissa; the record says which [7]
+    GLUON_BOT_DEVICE = what MXNet has, and ours: cpu or gpu, as by --device
     GLUON_BOT_LAYOUT = NCHW, and ours: NHWC has ResNets train, not evaluate, in the order of axes that tensor cores use.
-        To be tried with `benchmark step`, for the published MXNet 1.9.1 normalises NHWC as N*H*W images of one pixel [4] and
-        is not linked with cuDNN's kernels for it [5]; NVIDIA's builds have kernels, and their ResNet-50 trains so [3]
+        To be tried with `benchmark step`: the published wheels normalise NHWC as N*H*W images of one pixel [4] and are not
+        linked with cuDNN's kernels for it [5], so that they take 70 images of 224 pixels at most; NVIDIA's builds have
+        kernels, and their ResNet-50 trains so [3]
 
-OMP_NUM_THREADS and the cycle are for every machine, the others for GPUs. Pointwise operators are fused by default
-(MXNET_USE_FUSION [1]). MXNET_OPTIMIZER_AGGREGATION_SIZE is not here: it is for SGD alone [1], and the paper trains with NAG.
+OMP_NUM_THREADS and the cycle are for every machine, the others for GPUs. MXNET_OPTIMIZER_AGGREGATION_SIZE is not here: it is
+for SGD alone [1], and the paper trains with NAG.
 
 On every machine memory that was freed is kept for the next array (mallopt [6]): glibc gives back what is above 32 MiB, and
 each page of the next batch of images would be a fault, a quarter of the time it takes to decode them.
@@ -25,6 +33,7 @@ each page of the next batch of images would be a fault, a quarter of the time it
     [4] https://github.com/apache/mxnet/pull/18504 (to 1.x: 18890)
     [5] https://github.com/apache/mxnet/pull/20615
     [6] https://man7.org/linux/man-pages/man3/mallopt.3.html
+    [7] https://docs.nvidia.com/deeplearning/frameworks/mxnet-release-notes
 """
 
 from __future__ import annotations
@@ -33,24 +42,36 @@ import ctypes
 import os
 
 from gluon_bot import InputError
+from gluon_bot.distributed import gpus
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 LARGEST_KEPT_BYTES = 256 << 20  # a batch of images has 77 MB
-GPU_DRIVER = '/proc/driver/nvidia/version'
-GPU = {'HOROVOD_FUSION_THRESHOLD': str(64 << 20), 'HOROVOD_CYCLE_TIME': '0.1',
+LARGEST_NHWC = 880801  # images of one pixel that cuDNN's batch normalisation takes in training; PyTorch has the same bound
+GPU = {'HOROVOD_FUSION_THRESHOLD': str(64 << 20), 'HOROVOD_CYCLE_TIME': '0.1', 'HOROVOD_BATCH_D2D_MEMCOPIES': '0',
+       'NVIDIA_TF32_OVERRIDE': '0',
        'MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_FWD': '999', 'MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_BWD': '25'}
 CPU = {'HOROVOD_CYCLE_TIME': '10'}
 GPU_FIXED_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '2'}
 GPU_ANY_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '0', 'MXNET_GPU_MEM_POOL_TYPE': 'Round'}
 
 
-def prepare(workers: int, any_size: bool = False) -> None:
-    """Set what is not set yet, for one of `workers` on this machine; any_size: its images differ in size."""
-    settings = {'OMP_NUM_THREADS': str(max(1, len(os.sched_getaffinity(0)) // workers))}
-    settings.update({**GPU, **(GPU_ANY_SIZE if any_size else GPU_FIXED_SIZE)} if os.path.exists(GPU_DRIVER) else CPU)
+def prepare(workers: int) -> None:
+    """Before MXNet is imported: set what is not set yet, for one of `workers` on this machine."""
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, len(os.sched_getaffinity(0)) // workers)))
+    _keep_memory()
+
+
+def prepare_device(any_size: bool = False) -> None:
+    """Before the first array and Horovod: set what is not set yet for the device that MXNet will use.
+
+    any_size: its images differ in size. Raises InputError where a GPU build of MXNet cannot use the GPUs (gpus.usable).
+    """
+    settings = CPU
+    if gpus.usable():
+        settings = {**GPU, **(GPU_ANY_SIZE if any_size else GPU_FIXED_SIZE),
+                    **({} if gpus.fuses(gpus.driver()) else {'MXNET_USE_FUSION': '0'})}
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    _keep_memory()
 
 
 def _keep_memory() -> None:
@@ -66,14 +87,21 @@ def own_cores() -> int:
     return int(threads) if threads.isdigit() and int(threads) else len(os.sched_getaffinity(0))
 
 
-def layout(device_type: str) -> str:
+def layout(device_type: str, images: int = 1, pixels: int = 224) -> str:
     """In which layout a classifier is to train on a 'cpu' or 'gpu': 'NCHW' or 'NHWC'. Its results are those of either.
 
-    Raises InputError where GLUON_BOT_LAYOUT has another value or this device does not have that layout.
+    `images` of `pixels` a side are one forward of a GPU. Raises InputError where GLUON_BOT_LAYOUT has another value, this
+    device does not have that layout, or MXNet's wheels do not take as many images in it.
     """
     wanted = os.environ.get('GLUON_BOT_LAYOUT') or 'NCHW'
     if wanted not in ('NCHW', 'NHWC'):
         raise InputError("GLUON_BOT_LAYOUT: '%s' is neither NCHW nor NHWC" % wanted)
     if wanted == 'NHWC' and device_type == 'cpu':
         raise InputError("GLUON_BOT_LAYOUT: MXNet's convolutions on the CPU are NCHW only; unset it here")
+    most = LARGEST_NHWC // (pixels // 2) ** 2  # the first normalisation, after a convolution of stride 2, is the largest
+    if wanted == 'NHWC' and '-cu' in gpus.wheel() and images > most:
+        raise InputError('GLUON_BOT_LAYOUT: the batch normalisation of %s takes at most %d images of %d pixels in NHWC, '
+                         'this run has %d a GPU; unset it, use --accumulate, or take a build with kernels for it '
+                         '(Dockerfile, target ngc)'
+                         % (gpus.wheel(), most, pixels, images))
     return wanted

@@ -101,14 +101,15 @@ def join() -> Ranks:
 
 
 def device(ranks: Ranks) -> mx.Context:
-    """The GPU of this worker, or the CPU where MXNet sees no GPU."""
-    visible = mx.context.num_gpus()
+    """The GPU of this worker, on which a kernel has been run, or the CPU where MXNet sees no GPU or it is asked for."""
+    visible = gpus.usable()
     if visible == 0:
         return mx.cpu()
-    gpus.check(gpus.listing())
     if ranks.local_rank >= visible:
         raise InputError('worker %d of this machine has no GPU of its own: there are %d; start %d workers here'
                          % (ranks.local_rank, visible, visible))
+    listed = gpus.listing()
+    gpus.check_kernel('gpu(%d)' % ranks.local_rank, listed[ranks.local_rank] if len(listed) == visible else None)
     return mx.gpu(ranks.local_rank)
 
 

@@ -158,7 +158,7 @@ def new_state(recipe: Recipe, classes: int, ranks: horovod.Ranks, context: mx.Co
     init: a .params file or checkpoint to take the first values from, all but a classifier's of another number of classes.
     """
     used = low_precision.supported(recipe.precision, context, low_precision.cpu_flags())
-    layout = environment.layout(context.device_type)
+    layout = environment.layout(context.device_type, recipe.batch_size // (ranks.size * accumulate), recipe.image_size)
     network = build(recipe.model, classes, recipe.zero_gamma, layout)
     initialize(network, context, recipe.seed, recipe.image_size)
     kept = pretrained.start_from(network, init) if init else []

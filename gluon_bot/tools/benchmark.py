@@ -71,7 +71,8 @@ def run(what: str, recipes: Sequence[Recipe], data: str = '', workers: int = 1, 
 
 def circumstances() -> Dict[str, Any]:
     """Where and when a figure was measured: date, processor, GPUs, cores, versions, git commit."""
-    return {'date': time.strftime('%Y-%m-%d'), 'processor': processor(), 'gpus': gpus.listing(), **provenance()}
+    return {'date': time.strftime('%Y-%m-%d'), 'processor': processor(), 'gpus': gpus.summary(gpus.listing()),
+            **provenance()}
 
 
 def table(result: Dict[str, Any]) -> str:
@@ -80,7 +81,7 @@ def table(result: Dict[str, Any]) -> str:
     lines = [[COLUMNS[column] for column in shown]]
     lines += [[_cell(row.get(column)) for column in shown] for row in result['rows']]
     return '%s\nmedians of %d rounds of %d steps [lowest-highest], on %s, %d cores' % (
-        aligned(lines), result['repeats'], result['steps'], result['gpus'].replace('\n', '; ') or result['processor'],
+        aligned(lines), result['repeats'], result['steps'], result['gpus'] or result['processor'],
         result['cpus'])
 
 
@@ -129,6 +130,7 @@ def _measure(request: Dict[str, Any]) -> None:
     """In a process of its own: measure and, as the first rank, write the rows."""
     launcher.follow_parent()
     environment.prepare(int(os.environ.get('HOROVOD_LOCAL_SIZE', 1)))
+    environment.prepare_device()
     from gluon_bot.distributed import horovod
     recipe = from_dict(request['recipe'], Recipe)
     ranks = horovod.join()

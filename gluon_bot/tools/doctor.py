@@ -5,50 +5,25 @@ Libraries are loaded, not looked up, and MXNet is imported in a process of its o
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
-import time
 from importlib import metadata
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, Optional
 
 from gluon_bot import InputError
-from gluon_bot.data.records import manifest, verify
 from gluon_bot.distributed import gpus, ssh
-
-OK, NOTE, WRONG = 'ok', 'note', 'wrong'  # a note costs speed or comfort; what is wrong stops a run
-COMMON_LIBRARIES = {'libgomp.so.1': 'the package libgomp1', 'libquadmath.so.0': 'the package libquadmath0'}
-TOOLKIT = 'the CUDA 11 toolkit'
-CUDA_LIBRARIES = {  # that mxnet-cu117's libmxnet.so is linked with, and what brings them
-    'libcuda.so.1': 'the NVIDIA driver (a container is started with --gpus all)',
-    'libcudnn.so.8': 'cuDNN 8', 'libnccl.so.2': 'NCCL 2',
-    'libcudart.so.11.0': TOOLKIT, 'libcublas.so.11': TOOLKIT, 'libcufft.so.10': TOOLKIT, 'libcurand.so.10': TOOLKIT,
-    'libcusolver.so.11': TOOLKIT, 'libcusparse.so.11': TOOLKIT, 'libnvrtc.so.11.2': TOOLKIT, 'libnvToolsExt.so.1': TOOLKIT}
-READ_BYTES, WRITE_BYTES, PIECE = 256 << 20, 64 << 20, 4 << 20
-LEAST_FREE_BYTES = 2 << 30  # a few checkpoints of the largest network, 0.7 GB each with its momentum
-SLOW_DISK = 50e6  # bytes a second
-
-
-class Finding(NamedTuple):
-    """One line of the report."""
-
-    check: str
-    state: str
-    found: str
-    advice: str = ''
+from gluon_bot.tools import doctor_disks, doctor_gpus
+from gluon_bot.tools.findings import NOTE, OK, WRONG, Finding
 
 
 def run(data: Optional[str] = None, out: Optional[str] = None) -> List[Finding]:
     """All checks: of the installation, the GPUs and the cores, of the records in `data` and of the disk under `out`."""
-    wheel, listed, built = mxnet_wheel(), gpus.listing(), probe()
-    found = [python(), numpy(), mxnet(wheel, built), gluoncv(), gpu(wheel, built, listed)]
-    found += libraries({**COMMON_LIBRARIES, **(CUDA_LIBRARIES if '-cu' in wheel else {})})
-    found += [horovod(built), cores()]
-    return found + ([reading(data)] if data else []) + ([writing(out)] if out else [])
+    wheel, built = gpus.wheel(), probe()
+    found = [python(), numpy(), mxnet(wheel, built), gluoncv(), *doctor_gpus.run(wheel, built), horovod(built), cores()]
+    return found + ([doctor_disks.reading(data)] if data else []) + ([doctor_disks.writing(out)] if out else [])
 
 
 def must_run() -> None:
@@ -94,15 +69,9 @@ def gluoncv() -> Finding:
                    '' if version else 'pip install --no-deps gluoncv==0.10.5.post0')
 
 
-def mxnet_wheel() -> str:
-    """The name of the installed MXNet package, such as 'mxnet' or 'mxnet-cu117'; '' without one."""
-    names = ['mxnet-cu%d' % number for number in (112, 113, 114, 115, 116, 117)] + ['mxnet']
-    return next((name for name in names if _version(name)), '')
-
-
 def probe() -> Dict[str, Any]:
-    """`dist.built()`, asked of another process; {'error': why} where MXNet can't be imported."""
-    code = 'import json; from gluon_bot import dist; print(json.dumps(dist.built()))'
+    """`horovod.built()`, asked of another process; {'error': why} where MXNet cannot be imported."""
+    code = 'import json; from gluon_bot.distributed import horovod; print(json.dumps(horovod.built()))'
     try:
         done = subprocess.run(
             [sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -128,36 +97,6 @@ def mxnet(wheel: str, built: Dict[str, Any]) -> Finding:
                    '' if decodes else 'built without OpenCV, it can not decode images: take the wheel of scripts/install.sh')
 
 
-def gpu(wheel: str, built: Dict[str, Any], listed: str) -> Finding:
-    names = [line.replace(', ', ' (compute capability ') + ')' for line in listed.splitlines() if line.strip()]
-    if not names:
-        lost = '-cu' in wheel
-        advice = 'mxnet is the build for GPUs, but nvidia-smi names none (in a container: start it with --gpus all)'
-        return Finding('gpu', NOTE if lost else OK, 'none: training runs on the CPU', advice if lost else '')
-    try:
-        gpus.check(listed)
-    except InputError as error:
-        return Finding('gpu', WRONG, '; '.join(names), str(error))
-    if '-cu' not in wheel:
-        return Finding('gpu', NOTE, '; '.join(names), 'mxnet is the build for CPUs: scripts/install.sh gpu')
-    if built.get('gpus', 0) != len(names):
-        return Finding('gpu', WRONG, '; '.join(names),
-                       'MXNet sees %d of them; see the lines about libraries' % built.get('gpus', 0))
-    return Finding('gpu', OK, '; '.join(names))
-
-
-def libraries(needed: Dict[str, str]) -> List[Finding]:
-    """Libraries by name, with what brings them, loaded as MXNet does."""
-    found = []
-    for name, part in needed.items():
-        try:
-            ctypes.CDLL(name)
-            found.append(Finding(name, OK, 'loads'))
-        except OSError as error:
-            found.append(Finding(name, WRONG, str(error), 'install %s, or name its folder in LD_LIBRARY_PATH' % part))
-    return found
-
-
 def horovod(built: Dict[str, Any]) -> Finding:
     try:
         ssh.check_own_name()
@@ -180,67 +119,6 @@ def cores() -> Finding:
     found = '%d of %d are ours; a single worker computes with %s threads' % (own, os.cpu_count() or own, threads)
     return Finding('cores', NOTE if fewer else OK, found,
                    'OMP_NUM_THREADS=%s says so: unset it, and workers share the cores' % threads if fewer else '')
-
-
-def reading(data: str) -> Finding:
-    """Sizes against the manifests, and how fast the training records come from the disk rather than from memory."""
-    try:
-        found = [manifest.load(data, split) for split in manifest.SPLITS]
-        for split in found:
-            verify.check_sizes(split)
-        speed = _read_speed(found[0].rec)
-    except InputError as error:
-        return Finding('data', WRONG, str(error))
-    except OSError as error:
-        return Finding('data', WRONG, '%s: %s' % (error.filename, error.strerror))
-    images = found[0].images
-    shown = '%s: %d + %d images; reads %.0f MB/s, that is %.0f images/s' % (
-        found[0].name, images, found[1].images, speed / 1e6, speed * images / found[0].rec_bytes)
-    slow = speed < SLOW_DISK and found[0].rec_bytes > READ_BYTES
-    return Finding('data', NOTE if slow else OK, shown, 'a slow disk: copy the records to a local one' if slow else '')
-
-
-def writing(out: str) -> Finding:
-    """Free space and writing speed, flushed to the disk, of the folder `out` or of the one it will be made in."""
-    folder = os.path.abspath(out)
-    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
-        folder = os.path.dirname(folder)
-    path = os.path.join(folder, '.gluon-bot-doctor-%d' % os.getpid())
-    try:
-        free = shutil.disk_usage(folder).free
-        if free > LEAST_FREE_BYTES:
-            speed = _write_speed(path)
-    except OSError as error:
-        return Finding('out', WRONG, '%s: %s' % (folder, error.strerror), 'choose another --out')
-    finally:
-        if os.path.exists(path):
-            os.unlink(path)
-    if free <= LEAST_FREE_BYTES:
-        return Finding('out', WRONG, '%s: %.1f GB free' % (folder, free / 1e9),
-                       'checkpoints take up to 3 GB: make room, or choose another --out')
-    return Finding('out', OK, '%s: %.0f GB free, writes %.0f MB/s' % (folder, free / 1e9, speed / 1e6))
-
-
-def _read_speed(path: str) -> float:
-    """Bytes a second of up to READ_BYTES from the beginning of a file, which are first dropped from the page cache."""
-    with open(path, 'rb', buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        began, read = time.perf_counter(), 0
-        while read < READ_BYTES:
-            piece = file.read(PIECE)
-            if not piece:
-                break
-            read += len(piece)
-        return read / (time.perf_counter() - began)
-
-
-def _write_speed(path: str) -> float:
-    with open(path, 'wb', buffering=0) as file:
-        began = time.perf_counter()
-        for _ in range(WRITE_BYTES // PIECE):
-            file.write(b'\1' * PIECE)
-        os.fsync(file.fileno())
-        return WRITE_BYTES / (time.perf_counter() - began)
 
 
 def _version(name: str) -> Optional[str]:

@@ -199,6 +199,7 @@ def _open_record(training: State, job: Job, meta: Optional[Dict[str, Any]]) -> R
     log = RunLog(job.out, enabled=ranks.first)
     if ranks.first:
         place = {'precision': training.precision, 'layout': training.layout, 'device': str(training.context),
+                 'nvidia_tf32_override': os.environ.get('NVIDIA_TF32_OVERRIDE'),  # '0': float32 is not computed in TF32
                  'world_size': ranks.size, 'accumulate': job.accumulate, 'time': time.time(), **provenance()}
         if meta:
             log.write('resume', step=meta['step'], **place)

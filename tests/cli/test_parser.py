@@ -11,7 +11,7 @@ from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
 
 TRAINING = 'recipe --data --out --resume --set --seed --accumulate --limit --log-every --keep --tensorboard --dry-run ' \
-    '--workers --hosts --stall-minutes --restarts'
+    '--workers --hosts --stall-minutes --device --restarts'
 OPTIONS = {
     'doctor': '--data --out --json',
     'recipes': 'recipe --set --json',
@@ -21,14 +21,14 @@ OPTIONS = {
     'train': TRAINING + ' --teacher --init',
     'detect': TRAINING + ' --backbone',
     'segment': TRAINING + ' --backbone',
-    'evaluate': 'checkpoint --data --batch-size --multi-scale --limit --json --workers --hosts --stall-minutes',
+    'evaluate': 'checkpoint --data --batch-size --multi-scale --limit --json --workers --hosts --stall-minutes --device',
     'import': 'file --model --out --data',
     'export': 'checkpoint --format --out',
-    'predict': 'images --checkpoint --out --score-threshold --json',
+    'predict': 'images --checkpoint --out --score-threshold --device --json',
     'runs': 'folder --json',
     'watch': 'run --port',
     'report': 'logs --out --json --update',
-    'benchmark': 'what recipe --data --set --workers --repeats --steps --json',
+    'benchmark': 'what recipe --data --set --workers --repeats --device --steps --json',
     'figures': '--out',
     'completion': 'shell',
 }

@@ -8,12 +8,14 @@ from gluon_bot import InputError
 from gluon_bot.distributed import environment
 
 
-def prepared(monkeypatch, gpu, workers=1, **arguments):
+def prepared(monkeypatch, gpu, workers=1, driver='525.60.13', **arguments):
     """The variables that `prepare` sets, beginning with none, on a machine of 12 cores with or without a GPU."""
     monkeypatch.setattr(os, 'environ', {})
     monkeypatch.setattr(os, 'sched_getaffinity', lambda process: set(range(12)))
-    monkeypatch.setattr(environment, 'GPU_DRIVER', '/' if gpu else '/nowhere')
-    environment.prepare(workers, **arguments)
+    monkeypatch.setattr(environment.gpus, 'usable', lambda: int(gpu))
+    monkeypatch.setattr(environment.gpus, 'driver', lambda: driver)
+    environment.prepare(workers)
+    environment.prepare_device(**arguments)
     return os.environ
 
 
@@ -36,7 +38,10 @@ def test_gpus_have_more_settings_all_of_them_explained(monkeypatch):
     assert fixed['MXNET_CUDNN_AUTOTUNE_DEFAULT'] == '2' and any_size['MXNET_CUDNN_AUTOTUNE_DEFAULT'] == '0'
     assert fixed['HOROVOD_CYCLE_TIME'] == '0.1' and fixed['HOROVOD_FUSION_THRESHOLD'] == '67108864'
     assert 'MXNET_GPU_MEM_POOL_TYPE' not in fixed
-    for name in {**fixed, **any_size}:
+    assert fixed['HOROVOD_BATCH_D2D_MEMCOPIES'] == fixed['NVIDIA_TF32_OVERRIDE'] == '0' and 'MXNET_USE_FUSION' not in fixed
+    old = prepared(monkeypatch, True, driver='470.82.01')
+    assert old['MXNET_USE_FUSION'] == '0'
+    for name in {**fixed, **any_size, **old}:
         assert name in environment.__doc__
 
 
@@ -48,6 +53,12 @@ def test_the_layout_is_nchw_unless_a_gpu_shall_try_the_other(monkeypatch):
     assert environment.layout('gpu') == 'NHWC'
     with pytest.raises(InputError, match='GLUON_BOT_LAYOUT: .* the CPU'):
         environment.layout('cpu')
+    monkeypatch.setattr(environment.gpus, 'wheel', lambda: 'mxnet-cu117')
+    assert environment.layout('gpu', 70, 224) == 'NHWC'  # 70 * 112 * 112 = 878,080 images of one pixel, of 880,801
+    with pytest.raises(InputError, match='at most 70 images of 224 pixels in NHWC, this run has 71 a GPU'):
+        environment.layout('gpu', 71, 224)
+    monkeypatch.setattr(environment.gpus, 'wheel', lambda: 'mxnet')  # a build with kernels of its own
+    assert environment.layout('gpu', 128, 224) == 'NHWC'
     monkeypatch.setenv('GLUON_BOT_LAYOUT', 'nhwc')
     with pytest.raises(InputError, match="GLUON_BOT_LAYOUT: 'nhwc' is neither"):
         environment.layout('gpu')

@@ -11,7 +11,8 @@ import pytest
 
 from gluon_bot.cli.main import main
 from gluon_bot.data.samples import digits
-from gluon_bot.tools import doctor
+from gluon_bot.distributed import gpus
+from gluon_bot.tools import doctor, doctor_disks, doctor_gpus
 
 BUILT = {'mxnet': '1.9.1', 'features': ['CUDA', 'CUDNN', 'OPENCV'], 'gpus': 1, 'horovod': 'gloo nccl'}
 
@@ -52,35 +53,73 @@ def test_what_is_wrong_is_said_and_exit_1(data, tmp_path, capsys):
                                                                          if 'no finished train data' in line)]
     rec = (data / 'val.rec').read_bytes()
     (data / 'val.rec').write_bytes(rec[:-4])
-    assert doctor.reading(str(data)).state == doctor.WRONG
+    assert doctor_disks.reading(str(data)).state == doctor.WRONG
     (data / 'val.rec').write_bytes(rec)
-    assert doctor.reading(str(data)).state == doctor.OK
+    assert doctor_disks.reading(str(data)).state == doctor.OK
 
 
 def test_disk_under_out(tmp_path, monkeypatch):
-    assert doctor.writing('/proc/nothing').state == doctor.WRONG
+    assert doctor_disks.writing('/proc/nothing').state == doctor.WRONG
     usage = namedtuple('usage', 'total used free')
-    monkeypatch.setattr(doctor.shutil, 'disk_usage', lambda folder: usage(10 ** 12, 10 ** 12, 10 ** 9))
-    full = doctor.writing(str(tmp_path))
+    monkeypatch.setattr(doctor_disks.shutil, 'disk_usage', lambda folder: usage(10 ** 12, 10 ** 12, 10 ** 9))
+    full = doctor_disks.writing(str(tmp_path))
     assert full.state == doctor.WRONG and '1.0 GB free' in full.found and 'make room' in full.advice
 
 
+def gpu(name, capability):
+    return gpus.Gpu('0', 'GPU-0', name, capability)
+
+
+T4, H100 = gpu('Tesla T4', '7.5'), gpu('NVIDIA H100 80GB HBM3', '9.0')
+
+
 @pytest.mark.parametrize('wheel, gpus_seen, listed, state, said', [
-    ('mxnet', 0, '', 'ok', 'none'),
-    ('mxnet-cu117', 0, '', 'note', '--gpus all'),
-    ('mxnet', 0, 'Tesla T4, 7.5\n', 'note', 'install.sh gpu'),
-    ('mxnet-cu117', 1, 'Tesla T4, 7.5\n', 'ok', 'Tesla T4 (compute capability 7.5)'),
-    ('mxnet-cu117', 1, 'Tesla T4, 7.5\nTesla T4, 7.5\n', 'wrong', 'MXNet sees 1 of them'),
-    ('mxnet-cu117', 1, 'NVIDIA H100 80GB HBM3, 9.0\n', 'wrong', 'hold code for 5.0 to 8.9')])
-def test_gpus(wheel, gpus_seen, listed, state, said):
-    finding = doctor.gpu(wheel, {**BUILT, 'gpus': gpus_seen}, listed)
+    ('mxnet', 0, [], 'ok', 'none'),
+    ('mxnet-cu117', 0, [], 'note', '--gpus all'),
+    ('mxnet', 0, [T4], 'note', 'install.sh gpu'),
+    ('mxnet-cu117', 1, [T4], 'ok', '1 x Tesla T4 (compute capability 7.5), each has run a kernel'),
+    ('mxnet-cu117', 1, [], 'ok', '1, which nvidia-smi does not name'),
+    ('mxnet-cu117', 0, [T4, T4], 'wrong', 'sees none of them: the driver is unknown, the wheels of CUDA 11.7 need 450.80'),
+    ('mxnet-cu117', 1, [T4, T4], 'wrong', 'MXNet sees 1 of them')])
+def test_gpus(monkeypatch, wheel, gpus_seen, listed, state, said):
+    monkeypatch.setattr(gpus, 'wheel', lambda: wheel)
+    monkeypatch.setattr(gpus, 'check_kernel', lambda context, listed: None)
+    features = ['CUDA'] if wheel != 'mxnet' else []
+    finding = doctor_gpus.gpu(wheel, {**BUILT, 'features': features, 'gpus': gpus_seen}, listed)
     assert finding.state == state and said in finding.found + finding.advice
 
 
-def test_libraries_are_loaded():
-    here, missing = doctor.libraries({'libm.so.6': 'the C library', 'libcudnn-not-here.so.8': 'cuDNN 8'})
-    assert here == ('libm.so.6', 'ok', 'loads', '')
+def test_a_gpu_on_which_no_kernel_runs_is_wrong_and_explained(monkeypatch):
+    """This MXNet has no kernels for any GPU."""
+    monkeypatch.setattr(gpus, 'wheel', lambda: 'mxnet-cu117')
+    finding = doctor_gpus.gpu('mxnet-cu117', BUILT, [H100])
+    assert finding.state == doctor.WRONG and 'H100' in finding.advice
+    assert 'hold machine code for 5.0 to 8.9' in finding.advice
+
+
+@pytest.mark.parametrize('version, state', [('470.82.01', 'note'), ('515.43.04', 'ok'), ('', 'note')])
+def test_driver(version, state):
+    assert doctor_gpus.driver(version).state == state
+
+
+def test_libraries_are_loaded_from_mxnets_folder_first(tmp_path, monkeypatch):
+    assert doctor_gpus.library('libm.so.6', 'the C library') == ('libm.so.6', 'ok', 'loads', '')
+    missing = doctor_gpus.library('libcudnn-not-here.so.8', 'cuDNN 8')
     assert missing.state == doctor.WRONG and 'cannot open' in missing.found and missing.advice.startswith('install cuDNN 8')
+    (tmp_path / 'mxnet').mkdir()
+    (tmp_path / 'mxnet/__init__.py').write_text('')
+    (tmp_path / 'mxnet/libm.so.6').write_text('no library')
+    monkeypatch.setattr(sys, 'path', [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, 'mxnet', raising=False)
+    assert str(tmp_path) in doctor_gpus.library('libm.so.6', 'the C library').found
+
+
+def test_shared_memory(monkeypatch):
+    usage = namedtuple('usage', 'total used free')
+    for total, state in ((64 << 20, 'wrong'), (8 << 30, 'ok')):
+        monkeypatch.setattr(doctor_gpus.shutil, 'disk_usage', lambda folder: usage(total, 0, total))  # noqa: B023
+        assert doctor_gpus.shared_memory().state == state
+        assert ('--shm-size' in doctor_gpus.shared_memory().advice) is (state == 'wrong')
 
 
 @pytest.mark.parametrize('version, state', [('1.23.5', 'ok'), ('1.24.0', 'wrong'), ('2.0.1', 'wrong'), (None, 'wrong')])

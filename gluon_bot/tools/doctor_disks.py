@@ -1,0 +1,76 @@
+"""The doctor's part for disks: are the records sound, how fast are they read, is there room for a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+from gluon_bot import InputError
+from gluon_bot.data.records import manifest, verify
+from gluon_bot.tools.findings import NOTE, OK, WRONG, Finding
+
+READ_BYTES, WRITE_BYTES, PIECE = 256 << 20, 64 << 20, 4 << 20
+LEAST_FREE_BYTES = 2 << 30  # a few checkpoints of the largest network, 0.7 GB each with its momentum
+SLOW_DISK = 50e6  # bytes a second
+
+
+def reading(data: str) -> Finding:
+    """Sizes against the manifests, and how fast the training records come from the disk rather than from memory."""
+    try:
+        found = [manifest.load(data, split) for split in manifest.SPLITS]
+        for split in found:
+            verify.check_sizes(split)
+        speed = _read_speed(found[0].rec)
+    except InputError as error:
+        return Finding('data', WRONG, str(error))
+    except OSError as error:
+        return Finding('data', WRONG, '%s: %s' % (error.filename, error.strerror))
+    images = found[0].images
+    shown = '%s: %d + %d images; reads %.0f MB/s, that is %.0f images/s' % (
+        found[0].name, images, found[1].images, speed / 1e6, speed * images / found[0].rec_bytes)
+    slow = speed < SLOW_DISK and found[0].rec_bytes > READ_BYTES
+    return Finding('data', NOTE if slow else OK, shown, 'a slow disk: copy the records to a local one' if slow else '')
+
+
+def writing(out: str) -> Finding:
+    """Free space and writing speed, flushed to the disk, of the folder `out` or of the one it will be made in."""
+    folder = os.path.abspath(out)
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    path = os.path.join(folder, '.gluon-bot-doctor-%d' % os.getpid())
+    try:
+        free = shutil.disk_usage(folder).free
+        if free > LEAST_FREE_BYTES:
+            speed = _write_speed(path)
+    except OSError as error:
+        return Finding('out', WRONG, '%s: %s' % (folder, error.strerror), 'choose another --out')
+    finally:
+        if os.path.exists(path):
+            os.unlink(path)
+    if free <= LEAST_FREE_BYTES:
+        return Finding('out', WRONG, '%s: %.1f GB free' % (folder, free / 1e9),
+                       'checkpoints take up to 3 GB: make room, or choose another --out')
+    return Finding('out', OK, '%s: %.0f GB free, writes %.0f MB/s' % (folder, free / 1e9, speed / 1e6))
+
+
+def _read_speed(path: str) -> float:
+    """Bytes a second of up to READ_BYTES from the beginning of a file, which are first dropped from the page cache."""
+    with open(path, 'rb', buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        began, read = time.perf_counter(), 0
+        while read < READ_BYTES:
+            piece = file.read(PIECE)
+            if not piece:
+                break
+            read += len(piece)
+        return read / (time.perf_counter() - began)
+
+
+def _write_speed(path: str) -> float:
+    with open(path, 'wb', buffering=0) as file:
+        began = time.perf_counter()
+        for _ in range(WRITE_BYTES // PIECE):
+            file.write(b'\1' * PIECE)
+        os.fsync(file.fileno())
+        return WRITE_BYTES / (time.perf_counter() - began)

@@ -1,0 +1,108 @@
+"""What scripts/install.sh does without a network: it finds what is installed, and names the cause when a step fails."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FAKE_PYTHON = '''#!/bin/sh
+case "$*" in
+  *"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python;;
+  *sysconfig*) echo .venv/lib;;
+  *"pip install"*) for i in $(seq 300); do echo "line $i"; done
+    echo "CMake Error at CMakeLists.txt:3 (find_package):"; echo "Could NOT find CUDNN"
+    for i in $(seq 300); do echo "traceback $i"; done; exit 1;;
+  *) exit 0;;
+esac
+'''
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of what install.sh reads; a function that runs it there."""
+    shutil.copytree(str(REPOSITORY / 'scripts'), str(tmp_path / 'scripts'))
+    shutil.copy(str(REPOSITORY / 'setup.cfg'), str(tmp_path))
+
+    def install(*words, **variables):
+        done = subprocess.run(['bash', 'scripts/install.sh', *words], cwd=str(tmp_path), env={**os.environ, **variables},
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+        return done.returncode, done.stderr
+    install.folder = tmp_path
+    return install
+
+
+def test_an_installation_of_any_kind_satisfies_a_call_without_a_word(tree):
+    assert tree(PYTHON='/nowhere')[0] == 2
+    (tree.folder / '.venv').mkdir()
+    sources = [tree.folder / name for name in ('setup.cfg', 'scripts/constraints.txt', 'scripts/install.sh')]
+    checksum = subprocess.run(['cksum'], input=b''.join(path.read_bytes() for path in sources), stdout=subprocess.PIPE)
+    (tree.folder / '.venv' / ('installed-cpu-' + checksum.stdout.decode().strip().replace(' ', '-'))).touch()
+    assert tree(PYTHON='/nowhere') == (0, '') == tree('cpu', PYTHON='/nowhere')
+    code, said = tree('gpu', PYTHON='/nowhere')  # another kind is asked for
+    assert code == 2 and 'no Python 3.8 to 3.11' in said
+    code, said = tree('cuda', PYTHON='/nowhere')
+    assert code == 2 and said == "install.sh: choose cpu, gpu or existing, not 'cuda'\n"
+
+
+def test_a_failed_step_shows_the_lines_that_name_the_cause(tree):
+    (tree.folder / 'python').write_text(FAKE_PYTHON)
+    (tree.folder / 'python').chmod(0o755)
+    code, said = tree('cpu', PYTHON=str(tree.folder / 'python'))
+    assert code == 1 and 'CMake Error at CMakeLists.txt:3' in said and 'Could NOT find CUDNN' in said
+    assert 'traceback' not in said and len(said.splitlines()) < 8 and '.venv/install.log' in said
+
+
+def test_existing_needs_an_mxnet(tree, tmp_path):
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(tmp_path / 'empty')], check=True)
+    code, said = tree('existing', PYTHON=str(tmp_path / 'empty' / 'bin' / 'python'))
+    assert code == 2 and 'mxnet cannot be imported by' in said and not (tree.folder / '.venv').exists()
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, str(REPOSITORY / 'scripts' / 'gpu' / (name + '.py')))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_horovod_is_patched_only_where_it_is_what_it_was(tmp_path):
+    source = load('horovod_source')
+    (tmp_path / 'horovod-0.28.1.tar.gz').write_bytes(b'another archive')
+    with pytest.raises(SystemExit, match='checksum mismatch'):
+        source.prepare(tmp_path / 'horovod-0.28.1.tar.gz', tmp_path, tmp_path)
+    for text in ('nothing of the kind', 'dlopen("libcuda.so" dlopen("libcuda.so"'):
+        (tmp_path / 'file').write_text(text)
+        with pytest.raises(SystemExit, match='%d places to change instead of one' % text.count('dlopen')):
+            source.replace(tmp_path / 'file', r'dlopen\("libcuda\.so"', '')
+        assert (tmp_path / 'file').read_text() == text
+
+
+def test_versions_and_checksums_of_the_gpu_packages_are_pinned():
+    lines = (REPOSITORY / 'scripts/gpu/requirements.txt').read_text().splitlines()
+    pins = [line for line in lines if not line.startswith('#')]
+    assert len(pins) == 12 and all(re.fullmatch(r'[\w-]+==[\w.]+ --hash=sha256:[0-9a-f]{64}', pin) for pin in pins)
+    assert {'nvidia-cudnn-cu11==8.5.0.96', 'nvidia-nccl-cu11==2.14.3'} <= {pin.split()[0] for pin in pins}
+
+
+def test_existing_never_replaces_what_mxnet_was_built_against(capsys):
+    """In an environment that has all the pinned packages nothing is to be installed."""
+    load('existing').main()
+    printed = capsys.readouterr()
+    assert not re.search('^(mxnet|horovod|numpy)', printed.out, re.M) and 'found mxnet 1.9.1\n' in printed.err
+    assert 'out of range' not in printed.err
+
+
+def test_the_stand_in_for_the_driver_can_be_built_and_answers(tmp_path):
+    if not shutil.which('g++'):
+        pytest.skip('g++ is not installed')
+    library = tmp_path / 'libcuda.so.1'
+    subprocess.run(['g++', '-shared', '-fPIC', '-x', 'c', str(REPOSITORY / 'scripts/gpu/libcuda_stub.c'),
+                    '-o', str(library)], check=True)
+    code = 'import ctypes; print(ctypes.CDLL(%r).cuDeviceGet())' % str(library)
+    assert subprocess.check_output([sys.executable, '-c', code], text=True) == '34\n'  # CUDA_ERROR_STUB_LIBRARY
