@@ -70,9 +70,9 @@ def test_a_command_arrives_word_for_word(ssh_script, tmp_path, monkeypatch):
 
 def test_the_end_of_input_is_a_request_to_stop(ssh_script):
     ssh_script()
-    code = ('import signal, sys, time; from gluon_bot import launch; '
+    code = ('import signal, sys, time; from gluon_bot.distributed import launcher; '
             'signal.signal(signal.SIGTERM, lambda *_: sys.exit(130)); '
-            'launch.follow_parent(); print("ready", file=sys.stderr, flush=True); time.sleep(60)')
+            'launcher.follow_parent(); print("ready", file=sys.stderr, flush=True); time.sleep(60)')
     environment = {'GLUON_BOT_LAUNCHER': 'ssh', 'HOROVOD_GLOO_RENDEZVOUS_ADDR': '127.0.0.1',
                    'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
     process = ssh.start('other', [sys.executable, '-c', code], environment)

@@ -53,7 +53,7 @@ class OverflowingScale(scale):
 
 if __name__ == '__main__':
     if rank == '1':
-        train_batches, classification.soft_cross_entropy = odd_batches, odd_loss
+        classification.train_batches, classification.soft_cross_entropy = odd_batches, odd_loss
     if kind == 'overflow':
         low_precision.LossScale = OverflowingScale
     sys.exit(main(sys.argv[2:]))

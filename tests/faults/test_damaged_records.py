@@ -56,13 +56,14 @@ def test_every_change_of_a_file_is_refused_in_one_line(folder, kind, count):
 READ = '''
 import random, sys
 import numpy as np
-from gluon_bot.data import framing, preprocessing
-from gluon_bot.recipes import RECIPES
+from gluon_bot.data import transforms
+from gluon_bot.data.records import recordio
+from gluon_bot.recipes.classification import RECIPES
 data, place, recipe = open(sys.argv[1], 'rb').read(), 0, RECIPES['digits']
 pixels = np.empty((3, recipe.image_size, recipe.image_size), np.float32)
 for number, end in enumerate(map(int, sys.argv[2:])):
-    _, _, image = framing.read_image_record(data[place:end])
-    preprocessing.for_training(preprocessing.decoded(image), recipe, random.Random(number), pixels)
+    _, _, image = recordio.read_image_record(data[place:end])
+    transforms.for_training(transforms.decoded(image), recipe, random.Random(number), pixels)
     assert np.isfinite(pixels).all()
     place = end
 print(number + 1)

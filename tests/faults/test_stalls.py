@@ -81,5 +81,5 @@ def test_a_worker_whose_launcher_is_stopped_does_not_wait_for_it(monkeypatch):
         console.beat()
     worker.close()
     console.beat()  # into nothing
-    monkeypatch.setattr(heartbeat, '_pipe', None)
+    monkeypatch.setattr(console, '_heartbeat_pipe', None)
     assert console.HEARTBEAT_VARIABLE not in os.environ
