@@ -132,7 +132,7 @@ def test_a_stopped_run_resumes_bit_for_bit(workers, digits_folder, tmp_path):
 def test_a_run_that_accumulates_resumes_in_mid_epoch(digits_folder, tmp_path, monkeypatch):
     """Stopped by a signal during the third of six updates of the second epoch, each of two small batches."""
     words = ['train', 'digits', '--data', digits_folder, '--limit', '48', '--accumulate', '2', '--set', 'epochs=2',
-             '--set', 'warmup_epochs=1', '--set', 'batch_size=8', '--set', 'image_size=16', '--out']
+             '--set', 'warmup_epochs=1', '--set', 'batch_size=8', '--set', 'image_size=24', '--out']
     straight, stopped = str(tmp_path / 'straight'), str(tmp_path / 'stopped')
     assert main([*words, straight]) == 0
     step_of, steps = classification.train_step, []
