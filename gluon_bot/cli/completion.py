@@ -10,6 +10,7 @@ import shtab
 from gluon_bot.cli.parser import commands_of
 from gluon_bot.recipes.classification import MODELS, RECIPES
 from gluon_bot.recipes.finetuning import FINE_TUNINGS, TASKS
+from gluon_bot.recipes.study import shipped
 
 FILES = ('DIR', 'SOURCE', 'OUT', 'PATH', 'FILE', 'CHECKPOINT', 'WEIGHTS', 'RUN', 'IMAGE', 'LOG')
 
@@ -20,6 +21,8 @@ def script(shell: str, top: argparse.ArgumentParser) -> str:
         for action in command._actions:
             if action.metavar == 'RECIPE':
                 action.choices = recipes_of(name)
+            elif action.metavar == 'STUDY':
+                action.choices = shipped()
             elif action.metavar == 'MODEL':
                 action.choices = MODELS
             elif action.metavar in FILES:

@@ -89,7 +89,8 @@ def _launch(options: argparse.Namespace) -> int:
 def _prepare(options: argparse.Namespace) -> None:
     """Set the environment of the frameworks for one worker of this machine, before MXNet is imported.
 
-    A launcher sets it for the workers it starts; over several machines, and in a benchmark, each worker sees to itself.
+    A launcher sets it for the workers it starts; over several machines, and in a benchmark or a study,
+    each worker sees to itself.
     """
     if getattr(options, 'device', None):
         os.environ[gpus.DEVICE] = options.device
@@ -99,7 +100,8 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _sets_environment(options: argparse.Namespace) -> bool:
-    return options.command != 'benchmark' and ('HOROVOD_LOCAL_SIZE' in os.environ or not getattr(options, 'hosts', ''))
+    here = 'HOROVOD_LOCAL_SIZE' in os.environ or not getattr(options, 'hosts', '')
+    return here and options.command not in ('benchmark', 'study')
 
 
 def _recipes(options: argparse.Namespace) -> None:
@@ -198,6 +200,18 @@ def _fine_tune(options: argparse.Namespace) -> int:
     task.fit(recipe, options.data, options.out, options.backbone, options.resume, options.accumulate, options.limit,
         options.log_every, options.keep, options.tensorboard)
     return 0
+
+
+def _study(options: argparse.Namespace) -> None:
+    from gluon_bot.recipes.study import read_study
+    from gluon_bot.tools import study
+    described = read_study(options.study)
+    place = study.Place(options.data, options.transfer_data, options.out)
+    runs = study.chosen(described, options.rows, options.seeds, place)
+    if options.dry_run:
+        print(study.plan(described, runs, place))
+    else:
+        study.run(described, runs, place)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -299,6 +313,6 @@ COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'expo
 ON_DEVICE = ('train', 'detect', 'segment', 'evaluate', 'predict')  # what computes on a GPU, where there is one
 ANY_SIZE = ('detect', 'segment', 'evaluate', 'predict')  # whose images differ in size
 COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train,
-            'detect': _fine_tune, 'segment': _fine_tune, 'evaluate': _evaluate, 'import': _import, 'export': _export,
-            'predict': _predict, 'runs': _runs, 'watch': _watch, 'report': _report, 'benchmark': _benchmark,
-            'figures': _figures, 'completion': _completion}
+            'detect': _fine_tune, 'segment': _fine_tune, 'study': _study, 'evaluate': _evaluate,
+            'import': _import, 'export': _export, 'predict': _predict, 'runs': _runs, 'watch': _watch, 'report': _report,
+            'benchmark': _benchmark, 'figures': _figures, 'completion': _completion}

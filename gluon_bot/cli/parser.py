@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from typing import Any, Callable, Dict, List, NoReturn
+from typing import Any, Callable, Dict, List, NoReturn, Tuple
 
 from gluon_bot import InputError, __version__
 from gluon_bot.console import did_you_mean, one_line, say
@@ -76,6 +76,14 @@ def _minutes(text: str) -> float:
 
 
 _minutes.__name__ = 'number of minutes'
+
+
+def _seeds(text: str) -> Tuple[int, ...]:
+    """Whole numbers with commas, each once."""
+    return tuple(dict.fromkeys(_whole(0, MOST)(part) for part in text.split(',')))
+
+
+_seeds.__name__ = 'list of seeds, such as 0,1,2'
 
 
 def _share(text: str) -> float:
@@ -227,6 +235,23 @@ def parser() -> argparse.ArgumentParser:
     _training(command, 'ADEChallengeData2016, or a folder with it')
     command.add_argument('--backbone', default='', metavar='CHECKPOINT',
                          help="run or checkpoint of the recipe's base network")
+
+    command = _command(commands, 'study', 'train the rows of a study with seeds, one run at a time on each GPU',
+                       '  gluon-bot study imagenette-64 --data data/imagenette --out runs/study --dry-run\n'
+                       '  gluon-bot study imagenette-64 t6-efficient t6-cosine --data data/imagenette --out runs/study\n'
+                       '  gluon-bot study my-study.json --data data/mine --out runs/mine --seeds 3,4\n')
+    command.usage = 'gluon-bot study STUDY [ROW ...] --data DIR --out DIR [options]'  # rows do not stand behind options
+    command.add_argument('study', metavar='STUDY', help='the name of one that comes with the package (imagenette-64), '
+                         'or a .json file')
+    command.add_argument('rows', nargs='*', metavar='ROW', help='rows of it (default: all); those they need come first')
+    command.add_argument('--data', required=True, metavar='DIR', help='folder made by gluon-bot pack')
+    command.add_argument('--transfer-data', default='', metavar='DIR',
+                         help='VOC devkit and ADE20K tree of the rows that detect and segment, or a folder with both')
+    command.add_argument('--out', required=True, metavar='DIR', help='folder for the runs, ROW-seedN, and their logs; what '
+                         'is finished there is skipped, the rest goes on from its newest checkpoint')
+    command.add_argument('--seeds', type=_seeds, default=(), metavar='N,N', help="(default: the study's)")
+    command.add_argument('--dry-run', action='store_true', help='check everything, say what would be run and how long it '
+                         'takes, and stop')
 
     command = _command(commands, 'evaluate',
                        'exact scores of a checkpoint: top-1 and top-5, mAP, or pixel accuracy and mIoU',

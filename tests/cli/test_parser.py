@@ -21,6 +21,7 @@ OPTIONS = {
     'train': TRAINING + ' --teacher --init',
     'detect': TRAINING + ' --backbone',
     'segment': TRAINING + ' --backbone',
+    'study': 'study rows --data --transfer-data --out --seeds --dry-run',
     'evaluate': 'checkpoint --data --batch-size --multi-scale --limit --json --workers --hosts --stall-minutes --device',
     'import': 'file --model --out --data',
     'export': 'checkpoint --format --out',

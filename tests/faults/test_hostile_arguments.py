@@ -65,6 +65,7 @@ VALID = {
     'evaluate': ['run', '--data', 'data'],
     'detect': ['scenes-detection', '--data', 'scenes', '--out', FRESH, '--set', 'pretrained=false', '--dry-run'],
     'segment': ['scenes-segmentation', '--data', 'scenes', '--out', FRESH, '--set', 'pretrained=false', '--dry-run'],
+    'study': ['imagenette-64', 't6-cosine', '--data', 'data', '--out', FRESH, '--dry-run'],
     'import': ['x.log', '--model', 'resnet18d', '--out', FRESH], 'export': ['run', '--format', 'symbol', '--out', FRESH],
     'predict': ['images/val/cat/0.jpg', '--checkpoint', 'run', '--out', FRESH], 'doctor': [],
     'runs': ['run'], 'watch': ['nowhere'],  # a run that is there would be served until Ctrl-C

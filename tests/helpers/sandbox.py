@@ -39,6 +39,7 @@ SMALL = {  # what is appended to a command that begins like this, the longest th
 }
 MADE_BY = {  # a folder, and the documented command that makes it
     'data/imagenet': 'scripts/prepare_imagenet.sh ~/ILSVRC2012',
+    'data/imagenette': 'gluon-bot pack imagenette2-320 data/imagenette',
     'data/mine': 'gluon-bot pack photographs data/mine',
     'data/digits': 'gluon-bot pack digits data/digits',
     'data/scenes': 'gluon-bot pack scenes data/scenes',
@@ -59,6 +60,7 @@ READS = {  # what a command that begins like this reads without naming it
     'scripts/finetune_ade20k.sh': ['data/ADEChallengeData2016', 'runs/resnet50d-cosine'],
     'scripts/compare_logs.sh runs/*': ['runs/digits'],
     'gluon-bot runs': ['runs/digits'],
+    'scripts/ladder.sh': ['data/imagenette'],
 }
 
 
@@ -123,6 +125,7 @@ class Sandbox:
             (folder / 'photographs' / name).mkdir(parents=True)
             for number in range(12):
                 (folder / 'photographs' / name / ('%d.jpg' % number)).write_bytes(next(jpegs))
+        (folder / 'imagenette2-320').symlink_to('photographs')
         (folder / 'data').mkdir()
         for name in ('VOCdevkit', 'ADEChallengeData2016'):
             (folder / 'data' / name).symlink_to(os.path.join('scenes', name))

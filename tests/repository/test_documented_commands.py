@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from gluon_bot.cli.parser import commands_of, parser
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.classification import RECIPES, TEACHERS
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.recipes.study import read_study
 
 LOOKED_AT = {  # other commands that are looked at, and why they are not run
     './scripts/test.sh': 'it would run this test', '.ci/run': 'as well', 'scripts/install.sh': 'it installs what runs this',
@@ -126,6 +128,8 @@ def look_at(command):
     elif words[:2] == ['docker', 'run']:
         image = [word.startswith('gluon-bot:') for word in words].index(True)
         parser().parse_args(words[image + 1:] or ['doctor'])
+    elif words[0].endswith('ladder.sh'):
+        read_study('imagenette-64').runs(takewhile(lambda word: not word.startswith('-'), words[1:]))
     elif words[0] == 'sbatch' or words[0].startswith('scripts/'):
         recipe = next(word for word in words[1:] if not word.startswith(('-', 'deploy/')))
         assert recipe in RECIPES or recipe in FINE_TUNINGS

@@ -1,0 +1,252 @@
+"""Runs a study: one run after the other, or one a GPU at a time; whatever is finished is skipped, the rest goes on."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from gluon_bot import InputError, RunError
+from gluon_bot.console import duration, say
+from gluon_bot.data import ade20k, voc
+from gluon_bot.data.records import manifest
+from gluon_bot.distributed import gpus
+from gluon_bot.files import owned, read_bounded
+from gluon_bot.recipes.fields import from_dict
+from gluon_bot.recipes.study import Row, Study, StudyRun, arguments
+from gluon_bot.runs import checkpoint
+from gluon_bot.runs.record import RECORD, read_lines
+from gluon_bot.runs.status import DONE, Status, status_of
+from gluon_bot.training import setup
+from gluon_bot.training.interrupt import Interrupted, Interruption
+
+POLL_SECONDS = 0.2
+PATIENCE_SECONDS = 5  # for another study that is about to leave the folder
+LOG_BYTES = 64 << 20
+
+
+class Place(NamedTuple):
+    """Where a study runs."""
+
+    data: str  # records of rows that train
+    transfer_data: str  # trees of rows that detect or segment; '' without such rows
+    out: str
+
+    def folder(self, run: StudyRun) -> str:
+        """Of a run."""
+        return os.path.join(self.out, run.name)
+
+    def data_of(self, row: Row) -> str:
+        """The data that a row trains on."""
+        return self.data if row.command == 'train' else self.transfer_data
+
+
+def chosen(study: Study, names: Sequence[str], seeds: Tuple[int, ...], place: Place) -> List[StudyRun]:
+    """The runs that are asked for, in their order. InputError where one of them, or its data, can't be.
+
+    Rows to detect or segment, unless they are named, are left out where there is no data for them.
+    """
+    setup.check_out(place.out, resume=True)
+    runs = study.runs(names, seeds)
+    transfers = [run for run in runs if run.row.command != 'train']
+    if place.transfer_data and not transfers:
+        raise InputError('--transfer-data was given, but no row that is to be run detects or segments')
+    if transfers and not place.transfer_data:
+        if names:
+            raise InputError("row '%s' wants --transfer-data, a tree of %s"
+                             % (transfers[0].row.name, {'detect': 'VOC', 'segment': 'ADE20K'}[transfers[0].row.command]))
+        say('without --transfer-data, the rows that detect or segment are left out')
+        runs = study.runs([name for name, row in study.rows.items() if row.command == 'train'], seeds)
+    for run in runs:
+        needed, folder = study.needed(run), place.folder(run)
+        if os.path.exists(os.path.join(folder, RECORD)):
+            _must_be(run, os.path.join(folder, RECORD))
+        elif needed is not None and status_of(place.folder(needed)).state == DONE:
+            checkpoint.find(place.folder(needed))  # whose record may be here alone
+    return runs
+
+
+def _must_be(run: StudyRun, path: str) -> None:
+    """InputError unless the record's run is this one."""
+    start = next(iter(read_lines(path)), {})
+    recorded = start.get('recipe')
+    if not isinstance(recorded, dict) or from_dict(recorded, type(run.row.recipe)) != run.row.of_seed(run.seed) \
+            or start.get('limit') != run.row.limit:
+        raise InputError("%s: is not of this study's run %s: another recipe, limit or seed; move it away, or choose another "
+                         '--out' % (path, run.name))
+
+
+class Times:
+    """How long runs take: by the epochs recorded here, of the same row or else the same kind, or by the study's rates."""
+
+    def __init__(self, study: Study, runs: Sequence[StudyRun], place: Place) -> None:
+        self.place, self.rates_from = place, study.rates_from
+        self.images = {command: _images(command, place) for command in {run.row.command for run in runs}}
+        self.measured: Dict[Tuple[object, ...], List[float]] = {}
+        self.sources: Set[str] = set()
+        for run in study.runs(seeds=tuple(sorted({*study.seeds, *(run.seed for run in runs)}))):
+            for key in self._keys(run.row):
+                self.measured.setdefault(key, []).extend(_epoch_seconds(place.folder(run)))
+
+    def an_epoch(self, row: Row) -> Optional[float]:
+        """Seconds; None where nothing tells."""
+        for key in self._keys(row):
+            if self.measured.get(key):
+                self.sources.add('the epochs recorded here')
+                return statistics.median(self.measured[key])
+        if row.images_per_second is None:
+            return None
+        self.sources.add("the study's own rates (%s)" % (self.rates_from or 'of a machine it does not name'))
+        count = self.images[row.command]
+        return min(count, row.limit or count) / row.images_per_second
+
+    def left(self, run: StudyRun, status: Status) -> Optional[float]:
+        """Seconds until a run is done, its epochs that are done aside."""
+        an_epoch = self.an_epoch(run.row)
+        return None if an_epoch is None else an_epoch * (run.row.recipe.epochs - min(status.epoch, run.row.recipe.epochs))
+
+    @staticmethod
+    def _keys(row: Row) -> List[Tuple[object, ...]]:
+        recipe = row.recipe
+        kind = (row.command, getattr(recipe, 'model', recipe.backbone if row.command != 'train' else ''), recipe.batch_size,
+                recipe.precision, bool(row.needs))
+        return [(row.name,), kind]
+
+
+def _images(command: str, place: Place) -> int:
+    """How many images an epoch has without a limit. InputError where the data is missing or damaged."""
+    if command == 'train':
+        manifest.load(place.data, 'val')
+        return manifest.load(place.data, 'train').images
+    tree = (voc if command == 'detect' else ade20k).manifest(place.transfer_data)
+    return int(tree['train_images'])
+
+
+def _epoch_seconds(folder: str) -> Iterator[float]:
+    if os.path.exists(os.path.join(folder, RECORD)):
+        yield from (line['seconds'] for line in read_lines(os.path.join(folder, RECORD))
+                    if line['event'] == 'epoch' and type(line.get('seconds')) in (int, float))
+
+
+def plan(study: Study, runs: Sequence[StudyRun], place: Place) -> str:
+    """The dry run: a line for each run and what is to be said of it, and how long all of it takes."""
+    times, at_once = Times(study, runs, place), max(1, len(_devices()))
+    lines, left, unknown = [('RUN', 'RECIPE', 'STATE', 'SCORE', 'TIME')], 0.0, 0
+    for run in runs:
+        status = status_of(place.folder(run))
+        known = os.path.exists(os.path.join(place.folder(run), RECORD))
+        seconds = 0.0 if known and status.state == DONE else times.left(run, status)
+        unknown += seconds is None
+        left += seconds or 0
+        lines.append((run.name, run.row.parent_recipe,
+                      '%s %d/%d' % (status.state, status.epoch, run.row.recipe.epochs) if known else 'to run',
+                      status.score or '-', '-' if not seconds else duration(seconds)))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    text = ['  '.join(word.ljust(width) for word, width in zip(line, widths)).rstrip() for line in lines]
+    text.append('%d runs, %s left: about %s%s%s%s' % (
+        len(runs), sum(line[4] != '-' for line in lines[1:]) + unknown, duration(left / at_once),
+        ', %d at a time' % at_once if at_once > 1 else ', one after the other',
+        ', estimated from ' + ' and '.join(sorted(times.sources)) if times.sources else '',
+        '; how long %d of them take is not known' % unknown if unknown else ''))
+    return '\n'.join(text)
+
+
+def run(study: Study, runs: Sequence[StudyRun], place: Place) -> None:
+    """Train what is not finished. Each run is a process of its own, with its log in OUT/RUN.log.
+
+    A run that fails is left, with those that need it, and the others are trained.
+    Raises InputError where a run finds its input bad, RunError at the end where some failed, Interrupted after SIGTERM or
+    SIGINT, once every run has written its checkpoint.
+    """
+    times, devices = Times(study, runs, place), _devices() or ['']
+    todo = [one for one in runs if status_of(place.folder(one)).state != DONE]
+    failed: List[StudyRun] = []
+    running: Dict[str, Tuple[StudyRun, 'subprocess.Popen[bytes]']] = {}
+    with ExitStack() as stack:
+        stack.enter_context(owned(place.out, PATIENCE_SECONDS))
+        interruption = stack.enter_context(Interruption())
+        stack.callback(lambda: _end(running))
+        say('%d of %d runs are done' % (len(runs) - len(todo), len(runs)))
+        while (todo or running) and not interruption.requested:
+            for device in devices:
+                ready = _ready(study, todo, running, place)
+                if device not in running and ready is not None:
+                    todo.remove(ready)
+                    seconds = times.left(ready, status_of(place.folder(ready)))
+                    say('%s: begins%s%s' % (ready.name, ' on ' + device if device else '',
+                                            ', about ' + duration(seconds) if seconds else ''))
+                    running[device] = (ready, _start(study, ready, place, device, devices))
+            for device, (one, process) in list(running.items()):
+                code = process.poll()
+                if code is None:
+                    continue
+                del running[device]
+                if code == 130:
+                    interruption.requested = True
+                elif code == 2:
+                    raise InputError('%s: %s' % (one.name, _last_words(place.folder(one) + '.log')))
+                elif code:
+                    failed.append(one)
+                    say('%s: failed: %s' % (one.name, _last_words(place.folder(one) + '.log')))
+                else:
+                    say('%s: %s; %d more to run' % (one.name, status_of(place.folder(one)).score, len(todo) + len(running)))
+            for one in [one for one in todo if study.needed(one) in failed]:
+                todo.remove(one)
+                failed.append(one)
+                say('%s: left out, for it needs a run that failed' % one.name)
+            time.sleep(POLL_SECONDS)
+    if interruption.requested:
+        raise Interrupted('stopped, every run that was begun has its checkpoint; the same command goes on')
+    if failed:
+        raise RunError('%d of %d runs failed or were left out: %s; their logs are beside their folders in %s'
+                       % (len(failed), len(runs), ' '.join(one.name for one in failed), place.out))
+
+
+def _ready(study: Study, todo: Sequence[StudyRun], running: Dict[str, Tuple[StudyRun, 'subprocess.Popen[bytes]']],
+           place: Place) -> Optional[StudyRun]:
+    """The first run whose teacher or base network, if it needs one, is trained."""
+    unfinished = [*todo, *(one for one, _ in running.values())]
+    return next((one for one in todo if study.needed(one) not in unfinished), None)
+
+
+def _devices() -> List[str]:
+    """The UUIDs of the GPUs that this process may use; none on a machine without, or where the CPUs are asked for."""
+    return [] if os.environ.get(gpus.DEVICE) == 'cpu' else [gpu.uuid for gpu in gpus.listing()]
+
+
+def _start(study: Study, one: StudyRun, place: Place, device: str, devices: Sequence[str]) -> 'subprocess.Popen[bytes]':
+    """A process that trains a run on a GPU and an equal share of the cores; without a GPU, on all of them."""
+    cores = os.sched_getaffinity(0)
+    environment = {**os.environ, 'GLUON_BOT_LAUNCHER': str(os.getpid())}  # which it follows when we are killed
+    environment.update({'CUDA_VISIBLE_DEVICES': device} if device else {})
+    words = arguments(study, one, place.data_of(one.row), place.out)
+    try:
+        os.sched_setaffinity(0, set(sorted(cores)[devices.index(device)::len(devices)]) or cores)  # a child inherits it
+        with open(place.folder(one) + '.log', 'ab') as log:
+            return subprocess.Popen([sys.executable, '-m', 'gluon_bot', *words], stdin=subprocess.DEVNULL, stdout=log,
+                                    stderr=subprocess.STDOUT, env=environment)
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def _end(running: Dict[str, Tuple[StudyRun, 'subprocess.Popen[bytes]']]) -> None:
+    """Ask what still runs to write its checkpoint, and wait for it."""
+    for _, process in running.values():
+        if process.poll() is None:
+            process.terminate()
+    for _, process in running.values():
+        process.wait()
+
+
+def _last_words(log: str) -> str:
+    """The last line of a run's log, without the name of the program."""
+    try:
+        lines = read_bounded(log, LOG_BYTES).decode('utf-8', 'replace').split('\n')
+    except OSError:
+        return 'its log is ' + log
+    last = ([line.strip() for line in lines if line.strip()] or ['no reason given'])[-1]
+    return last[len('gluon-bot: '):] if last.startswith('gluon-bot: ') else last

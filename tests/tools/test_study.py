@@ -1,0 +1,180 @@
+"""A study as a user runs it: real processes on the digits, killed, stopped and gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from doors import gluon_bot as command
+from processes import finish, gluon_bot, record, same_run, wait_for_step
+
+from gluon_bot.cli.main import main
+from gluon_bot.runs.record import RECORD
+from gluon_bot.tools import study as tool
+
+STUDY = {'title': 'tricks on a few digits', 'seeds': [0, 1], 'limit': 64,
+         'settings': {'tiny': {'epochs': 2, 'warmup_epochs': 0, 'batch_size': 16, 'image_size': 24}},
+         'rows': {'plain': {'recipe': 'digits', 'settings': 'tiny', 'seeds': [0]},
+                  'learner': {'recipe': 'resnet50d-distill', 'teacher': 'plain', 'settings': 'tiny student'}},
+         'images_per_second': {'resnet18': 32}, 'rates_from': 'a slow machine'}
+STUDY['settings']['student'] = {'model': 'resnet18d', 'base_lr': 0.2}
+DRIVER = '''#!/bin/sh
+[ "$1" = -L ] && printf 'GPU 0: V100 (UUID: GPU-a)\\nGPU 1: V100 (UUID: GPU-b)\\n' || printf 'V100, 7.0\\nV100, 7.0\\n'
+'''
+RUNS = ['plain-seed0', 'learner-seed0', 'learner-seed1']
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    """Words that name the study and the digits, and the folder that holds both."""
+    folder = tmp_path_factory.mktemp('study')
+    command('pack', 'digits', folder / 'digits')
+    (folder / 'tiny.json').write_text(json.dumps(STUDY))
+    return folder
+
+
+def words(place, out, *more, rows=()):
+    return ['study', str(place / 'tiny.json'), *rows, '--data', str(place / 'digits'), '--out', str(out), *more]
+
+
+@pytest.fixture(scope='module')
+def two_gpus(place):
+    """A driver that names two GPUs."""
+    driver = place / 'bin' / 'nvidia-smi'
+    driver.parent.mkdir()
+    driver.write_text(DRIVER)
+    driver.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+        patch.setenv('PATH', '%s:%s' % (driver.parent, os.environ['PATH']))
+        yield
+
+
+@pytest.fixture(scope='module')
+def undisturbed(place, two_gpus):
+    """The folder of all runs, what those that ran at once could see, and what was said."""
+    out = place / 'undisturbed'
+    process = gluon_bot(*words(place, out))
+    for name in RUNS[1:]:
+        wait_for_step(out / name, 4, process)
+    devices = [visible_gpus(out / name) for name in RUNS[1:]]
+    return out, devices, finish(process)[1]
+
+
+def visible_gpus(run):
+    """What the process that trains this run sees."""
+    pids = subprocess.run(['pgrep', '-f', '--', '--out %s$' % run], stdout=subprocess.PIPE, text=True).stdout.split()
+    with open('/proc/%s/environ' % pids[0], 'rb') as file:
+        return [word.decode() for word in file.read().split(b'\0') if word.startswith(b'CUDA_VISIBLE_DEVICES=')]
+
+
+def test_one_run_at_a_time_on_each_gpu(undisturbed):
+    """Two at once, each seeing one of them; what both need is waited for."""
+    _, devices, errors = undisturbed
+    assert devices == [['CUDA_VISIBLE_DEVICES=GPU-a'], ['CUDA_VISIBLE_DEVICES=GPU-b']]
+    assert '0 of 3 runs are done' in errors and 'plain-seed0: begins on GPU-a, about 4s' in errors
+    said = ['plain-seed0: top-1', 'learner-seed0: begins on GPU-a', 'learner-seed1: begins on GPU-b', 'learner-seed1: top-1']
+    assert sorted(map(errors.index, said)) == list(map(errors.index, said))
+    assert errors.index('learner-seed1: begins') < errors.index('learner-seed0: top-1') and '0 more to run' in errors
+
+
+def test_gpus_are_those_that_are_visible(two_gpus, monkeypatch):
+    assert tool._devices() == ['GPU-a', 'GPU-b']
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '1')
+    assert tool._devices() == ['GPU-b']
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    assert tool._devices() == []
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
+    monkeypatch.setenv('GLUON_BOT_DEVICE', 'cpu')
+    assert tool._devices() == []
+
+
+def test_dry_run_says_what_and_how_long(place, undisturbed, capsys, monkeypatch):
+    """64 images at 32 a second are 2 seconds an epoch, 4 a run."""
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    assert main(words(place, place / 'nothing', '--dry-run')) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in said[1:4]] == [
+        ['plain-seed0', 'digits', 'to', 'run', '-', '4s'], ['learner-seed0', 'resnet50d-distill', 'to', 'run', '-', '4s'],
+        ['learner-seed1', 'resnet50d-distill', 'to', 'run', '-', '4s']]
+    assert said[4] == "3 runs, 3 left: about 12s, one after the other, estimated from the study's own rates (a slow machine)"
+    assert not (place / 'nothing').exists()
+
+    assert main(words(place, undisturbed[0], '--dry-run', '--seeds', '0,4')) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said[1:4]] == ['plain-seed0', 'learner-seed0', 'learner-seed4']
+    assert said[1].split()[2:] == ['done', '2/2', 'top-1', said[1].split()[5], '%', '-'] and ' to run ' in said[3]
+    assert said[4].startswith('3 runs, 1 left: about ') and said[4].endswith('estimated from the epochs recorded here')
+
+
+@pytest.mark.parametrize('with_what', [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_killed_and_gone_on_with(place, undisturbed, tmp_path, with_what):
+    """SIGTERM is obeyed after a checkpoint; after SIGKILL the run that was going on writes its own and leaves."""
+    out = tmp_path / 'runs'
+    process = gluon_bot(*words(place, out, rows=['learner']))
+    wait_for_step(out / 'learner-seed0', 4, process)
+    process.send_signal(with_what)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == (130 if with_what == signal.SIGTERM else -9), errors
+    assert with_what == signal.SIGKILL or 'the same command goes on' in errors.splitlines()[-1]
+    deadline = time.monotonic() + 60
+    while 'checkpoint' not in (out / 'learner-seed0.log').read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [line['event'] for line in record(out / 'plain-seed0')][-1] == 'done'
+    assert 'done' not in [line['event'] for line in record(out / 'learner-seed0')]
+
+    _, errors = finish(gluon_bot(*words(place, out)))
+    assert '1 of 3 runs are done' in errors and 'plain-seed0: begins' not in errors
+    for name in RUNS:
+        same_run(out / name, undisturbed[0] / name)
+    assert any(line['event'] == 'resume' for line in record(out / 'learner-seed0'))
+
+
+def test_a_run_that_fails_leaves_the_others(place, tmp_path, monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    values = json.loads(json.dumps(STUDY))
+    values['settings'].update(wild={'base_lr': 1e30}, short={'epochs': 1, 'batch_size': 64})
+    values['rows'] = {'wild': {'recipe': 'digits', 'settings': 'tiny wild'},
+                      'learner': {'recipe': 'resnet50d-distill', 'teacher': 'wild', 'settings': 'tiny student'},
+                      'plain': {'recipe': 'digits', 'settings': 'tiny short'}}
+    (tmp_path / 'wild.json').write_text(json.dumps(values))
+    process = gluon_bot('study', str(tmp_path / 'wild.json'), *words(place, tmp_path / 'runs')[2:], '--seeds', '0')
+    _, errors = finish(process, code=1)
+    assert 'wild-seed0: failed: ' in errors and 'learner-seed0: left out' in errors and 'plain-seed0: top-1 ' in errors
+    assert '2 of 3 runs failed or were left out: wild-seed0 learner-seed0' in errors.splitlines()[-1]
+
+
+def test_a_record_of_another_run_is_not_taken_for_this_one(place, undisturbed, tmp_path, capsys):
+    changed = json.loads(json.dumps(STUDY))
+    changed['settings']['tiny']['batch_size'] = 32
+    (tmp_path / 'tiny.json').write_text(json.dumps(changed))
+    assert main(words(tmp_path, undisturbed[0])[:2] + words(place, undisturbed[0])[2:]) == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and "is not of this study's run plain-seed0" in said
+
+
+def test_a_record_alone_is_no_teacher(place, undisturbed, tmp_path, capsys):
+    os.makedirs(str(tmp_path / 'plain-seed0'))
+    (tmp_path / 'plain-seed0' / RECORD).write_bytes((undisturbed[0] / 'plain-seed0' / RECORD).read_bytes())
+    assert main(words(place, tmp_path)) == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and 'plain-seed0' in said
+
+
+@pytest.mark.parametrize('more, said', [
+    (['--seeds', '0,x'], 'list of seeds'), (['--seeds', ''], 'list of seeds'), (['--data', 'nowhere'], 'nowhere'),
+    (['--rows'], 'unknown argument --rows')])
+def test_bad_input_is_one_line(more, said, place, tmp_path, capsys):
+    try:
+        code = main(words(place, tmp_path / 'out', *more))
+    except SystemExit as left:
+        code = left.code
+    error = capsys.readouterr().err
+    assert code == 2 and said in error and error.count('\n') == 1 and not (tmp_path / 'out').exists()
+
+
+def test_unknown_rows_are_named(place, tmp_path, capsys):
+    assert main(words(place, tmp_path / 'out', rows=['lerner'])) == 2
+    assert 'did you mean learner?' in capsys.readouterr().err and not (tmp_path / 'out').exists()
