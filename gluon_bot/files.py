@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import time
 from contextlib import contextmanager
@@ -26,8 +27,10 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
     """Open `path` for writing; it appears under its name, flushed to disk, only if the block ends without an error."""
     temporary = '%s.partial-%d' % (path, os.getpid())
     try:
+        if os.path.lexists(temporary):  # of a killed process of that number, or a link that leads elsewhere
+            os.unlink(temporary)
         encoding, newline = (None, None) if 'b' in mode else ('utf-8', '\n')
-        with open(temporary, mode, encoding=encoding, newline=newline) as file:
+        with open(temporary, mode.replace('w', 'x'), encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -44,22 +47,26 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
 
 
 @contextmanager
-def owned(folder: str, patience_seconds: float) -> Iterator[None]:
-    """Make `folder` and own it, without what a killed writer left; InputError where another process owns it for that long.
+def owned(folder: str, patience_seconds: float = 0) -> Iterator[bool]:
+    """Make `folder` and own it, without what killed writers left; InputError where another process owns it for that long.
 
-    Where the file system knows no locks, there is none.
+    Gives whether another process had to be waited for. Where the file system has no locks, there is none.
     """
     os.makedirs(folder, exist_ok=True)
-    handle, deadline = os.open(folder, os.O_RDONLY), time.monotonic() + patience_seconds
+    handle, deadline, waited = os.open(folder, os.O_RDONLY), time.monotonic() + patience_seconds, False
     try:
         while not _locked(handle):
             if time.monotonic() > deadline:
                 raise InputError('%s: another process writes here; wait for it, or choose another folder' % folder)
+            waited = True
             time.sleep(0.1)
         for name in os.listdir(folder):
-            if PARTIAL.search(name):
-                os.unlink(os.path.join(folder, name))
-        yield
+            path = os.path.join(folder, name)
+            if PARTIAL.match(name) and os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            elif PARTIAL.search(name):
+                os.unlink(path)
+        yield waited
     finally:
         os.close(handle)
 

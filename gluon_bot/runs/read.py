@@ -94,6 +94,8 @@ def _lines(path: str, note: Any) -> Iterator[Tuple[int, str, bool]]:
     number, characters = 0, 0
     try:
         with _opened(path) as file:
+            if file.buffer.peek(4)[:4] == bytes(4):  # type: ignore[attr-defined]
+                return note(0, 'is not a text file: it begins with zeros')
             while characters < MOST_CHARACTERS:
                 text = file.readline(MOST_LINE)
                 if not text:

@@ -4,6 +4,7 @@
     step    epoch, step, lr, loss, train_top1, images_per_second, seconds                                  every `log_every`
     epoch   the same, and val_top1, val_top5 with the counts behind them                                    each epoch
     resume  step, world_size                                                                                each restart
+    failed  reason                                                                                          where it failed
     done    step, seconds                                                                                   once, last
 
 Epochs count from 1, steps are updates done so far, accuracies are in percent.
@@ -23,10 +24,11 @@ from importlib import metadata
 from typing import Any, Callable, Dict, List, Optional
 
 from gluon_bot import InputError, __version__
-from gluon_bot.files import atomic_write, parse_json, read_bounded
+from gluon_bot.files import atomic_write, open_regular, parse_json, read_bounded, size_text
 
 RECORD = 'record.jsonl'
 MOST_BYTES = 256 << 20  # of our own record: a million lines
+ENDS_BYTES = 16 << 20  # of which the end is read to know how a run is doing
 # fields that differ between two runs that are otherwise the same, bit for bit
 TIMES = ('time', 'seconds', 'images_per_second')
 PERCENT = ('train_top1', 'train_top5', 'val_top1', 'val_top5', 'val_map', 'val_pixel_accuracy', 'val_miou')
@@ -77,13 +79,15 @@ class RunLog:
     """Appends to RUN/record.jsonl; each line is flushed, so that a killed run leaves all it said."""
 
     def __init__(self, run: str, enabled: bool = True) -> None:
-        self.file = open(os.path.join(run, RECORD), 'a', encoding='utf-8') if enabled else None
+        self.file = open(os.path.join(run, RECORD), 'a', encoding='utf-8', opener=_not_through_links) if enabled else None
 
     def write(self, event: str, **values: Any) -> None:
         """Append one line. A value that JSON has no number for (NaN, infinity) is written as its name, a string."""
         if self.file is not None:
             self.file.write(json.dumps({'event': event, **_jsonable(values)}) + '\n')
             self.file.flush()
+            if event == 'epoch':  # before the checkpoint that it is compared with
+                os.fsync(self.file.fileno())
 
     def close(self) -> None:
         """Flush to disk and close."""
@@ -92,16 +96,41 @@ class RunLog:
             self.file.close()
 
 
+def _not_through_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def read_lines(path: str) -> List[Dict[str, Any]]:
     """The lines of our own record as dicts; a last line cut by a kill is left out.
 
     Raises InputError, with file and line, for anything that is not JSON lines.
     """
-    lines = []
     try:
-        texts = read_bounded(path, MOST_BYTES).decode('utf-8', 'replace').split('\n')
+        return _parsed(path, read_bounded(path, MOST_BYTES))
     except OSError as error:
-        raise InputError('%s: can not be read: %s' % (path, error.strerror)) from None
+        raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
+
+
+def read_ends(path: str) -> List[Dict[str, Any]]:
+    """As `read_lines`, but of a large record the first line and those of the last ENDS_BYTES: bounded time and memory."""
+    try:
+        with open_regular(path, 1 << 62) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= ENDS_BYTES:
+                return _parsed(path, file.read())
+            first = _parsed(path, file.readline(ENDS_BYTES))
+            file.seek(size - ENDS_BYTES)
+            file.readline()  # the rest of a line
+            return first + _parsed(path, file.read(ENDS_BYTES), ' of its last %s' % size_text(ENDS_BYTES))
+    except OSError as error:
+        raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
+
+
+def _parsed(path: str, content: bytes, where: str = '') -> List[Dict[str, Any]]:
+    lines = []
+    if content[:1] == b'\0':
+        raise InputError('%s: is not a run record: it begins with zeros' % path)
+    texts = content.decode('utf-8', 'replace').split('\n')
     for number, text in enumerate(texts, 1):
         if not text.strip():
             continue
@@ -112,7 +141,8 @@ def read_lines(path: str) -> List[Dict[str, Any]]:
         except ValueError:
             if number == len(texts):  # no newline behind it: the writer was killed
                 break
-            raise InputError('%s: line %d is not a line of a run record (JSON with an event)' % (path, number)) from None
+            raise InputError('%s: line %d%s is not a line of a run record (JSON with an event)'
+                             % (path, number, where)) from None
         lines.append(line)
     return lines
 
@@ -135,6 +165,8 @@ class RecordReader:
             return self.note(number, 'not a line of a run record (JSON with an event): cut or damaged, left out')
         if event == 'start':
             self._start(number, cleaned(line))
+            if 'continues_step' in line:
+                self.note(number, 'the record before step %s was lost' % cleaned(line['continues_step']))
         elif event == 'epoch':
             self._epoch(number, line)
         elif event == 'resume' and self.runs and isinstance(line.get('step'), int):
@@ -178,6 +210,29 @@ def cleaned(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list) and depth < 4:
         return [cleaned(item, depth + 1) for item in value[:MOST_ITEMS]]
     return value if value is None or isinstance(value, (bool, int, float)) else '\ufffd'
+
+
+def check_agrees(run: str, saved: Dict[str, Any], source: str) -> bool:
+    """Whether there is a record for the checkpoint.json `saved` at `source`; InputError if it is that of another run.
+
+    Compared are recipe, data, the number of workers and, of a checkpoint between epochs, every number of the epoch's line.
+    """
+    path = os.path.join(run, RECORD)
+    lines = read_lines(path) if os.path.lexists(path) else []
+    if not lines:
+        return False
+    start, line = lines[0], _jsonable(saved.get('line', {}))
+    odd = [name for name in ('recipe', 'data') if not isinstance(start.get(name), dict)
+           or any(saved[name].get(key) != value for key, value in start[name].items() if key in saved[name])]
+    if saved['world_size'] not in [each['world_size'] for each in lines if 'world_size' in each]:
+        odd.append('number of workers')
+    for each in lines:
+        if each['event'] == 'epoch' and each.get('step') == saved['step'] and saved['between_epochs']:
+            odd += [key for key, value in each.items() if key in line and line[key] != value]
+    if start['event'] != 'start' or odd:
+        raise InputError('%s: is not the record of %s (%s); remove whichever is of another run, or choose another --out'
+                         % (path, source, ', '.join(sorted(set(odd))) or 'it has no start line'))
+    return True
 
 
 def rewind(run: str, step: int, between_epochs: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import statistics
 import time
@@ -14,12 +13,13 @@ from gluon_bot.files import is_owned
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.paper import MAIN_METRIC
 from gluon_bot.runs import checkpoint
-from gluon_bot.runs.record import RECORD, cleaned, read_lines
+from gluon_bot.runs.record import RECORD, cleaned, read_ends
 
 RUNNING, DONE, FAILED, STOPPED, UNREADABLE = 'running', 'done', 'failed', 'stopped', 'unreadable'
 IMPORTED = 'imported'  # a checkpoint that no run of ours has trained
 RECENT_EPOCHS = 5  # whose median time tells the time left
 SILENT_SECONDS = 600  # without a lock to ask: what was quiet for so long, and for two epochs, does not run any more
+MOST_NUMBER, MOST_SECONDS = 10 ** 12, 10 ** 9  # what is above is no measurement, or as good as never
 MOST_WIDTH = 36  # of a name in the table
 
 
@@ -69,13 +69,20 @@ def status_of(run: str, name: str = '') -> Status:
     """The run in the folder `run`. Nothing raises: a run that can't be read is one whose state says so."""
     path = os.path.join(run, RECORD)
     try:
-        lines = read_lines(path)
+        lines = read_ends(path)
         silent_seconds = max(0.0, time.time() - os.stat(path).st_mtime)
         if not lines or lines[0]['event'] != 'start' or not isinstance(lines[0].get('recipe'), dict):
             raise InputError('%s: does not begin with the start of a run' % path)
     except (InputError, OSError) as error:
-        return Status(name or run, UNREADABLE, '', '', 0, None, 0, None, {}, None, None, None, None, 0.0, str(error))
-    return _status(name or run, lines, silent_seconds, is_owned(run))
+        return _unreadable(name or run, str(error))
+    try:
+        return _status(name or run, lines, silent_seconds, is_owned(run))
+    except Exception as error:  # whatever it holds, the other runs are shown
+        return _unreadable(name or run, '%s: cannot be understood: %s' % (path, error))
+
+
+def _unreadable(name: str, reason: str) -> Status:
+    return Status(name, UNREADABLE, '', '', 0, None, 0, None, {}, None, None, None, None, 0.0, reason)
 
 
 def _imported(run: str, name: str) -> List[Status]:
@@ -106,14 +113,19 @@ def _status(name: str, lines: List[Dict[str, Any]], silent_seconds: float, owned
         state = RUNNING
     left = None
     if state == RUNNING and an_epoch and epochs and steps_an_epoch:
-        left = (epochs - step / steps_an_epoch) * an_epoch - silent_seconds
+        left = min((epochs - step / steps_an_epoch) * an_epoch - silent_seconds, MOST_SECONDS)
     return Status(
         name=name, state=state, recipe=str(recipe.get('name', '')), task=str(start.get('task', '')),
-        epoch=max([_whole(line.get('epoch')) or 0 for line in ended] or [0]), epochs=epochs,
+        epoch=_epochs_done(lines), epochs=epochs,
         step=step, steps=epochs * steps_an_epoch if epochs and steps_an_epoch else None,
         scores=_scores(ended[-1] if ended else {}), loss=_latest(lines, 'loss'), lr=_latest(lines, 'lr'),
         images_per_second=rate, seconds_left=left if left and 0 < left < math.inf else None, silent_seconds=silent_seconds,
         reason=str(last.get('reason', '')) if state == FAILED else '')
+
+
+def _epochs_done(lines: List[Dict[str, Any]]) -> int:
+    """Of the last line of an epoch, or of the epochs that later updates are beyond."""
+    return max([(_whole(line.get('epoch')) or 0) - (line['event'] == 'step') for line in lines] + [0])
 
 
 def _scores(line: Dict[str, Any]) -> Dict[str, float]:
@@ -126,11 +138,11 @@ def _latest(lines: List[Dict[str, Any]], name: str) -> Optional[float]:
 
 
 def _number(value: Any) -> Optional[float]:
-    return float(value) if type(value) in (int, float) and math.isfinite(value) and value >= 0 else None
+    return float(value) if type(value) in (int, float) and 0 <= value <= MOST_NUMBER else None
 
 
 def _whole(value: Any) -> Optional[int]:
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= MOST_NUMBER else None
 
 
 def runs_table(found: List[Status]) -> str:

@@ -17,20 +17,18 @@ import mxnet as mx
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import PLAIN_SECONDS, Progress, say, short_name, without_native_lines
-from gluon_bot.files import owned
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.paper import MAIN_METRIC
 from gluon_bot.runs import checkpoint, curves
-from gluon_bot.runs.record import RECORD, RunLog, provenance, read_lines, rewind
+from gluon_bot.runs.record import RECORD, RunLog, check_agrees, provenance, read_lines, rewind
 from gluon_bot.training import metrics, state
 from gluon_bot.training.interrupt import Interrupted, Interruption
 from gluon_bot.training.optimizer import set_learning_rate
-from gluon_bot.training.setup import QUANTITIES, Job, check_resumed
+from gluon_bot.training.setup import QUANTITIES, Job, check_resumed, owned_by
 from gluon_bot.training.state import State
 from gluon_bot.training.tensorboard import Events
 from gluon_bot.tricks.learning_rate import learning_rate
 
-OWNER_SECONDS = 120  # for the workers of a launcher that was killed to write their checkpoint
 LOOK_AHEAD = 2  # updates the device may have queued before the oldest one's loss is read; below 4, the names in flight
 WORDING = {'loss': 'loss %.3f', 'train_top1': 'train top-1 %.2f %%', 'val_top1': 'val top-1 %.2f %%',
            'val_top5': 'top-5 %.2f %%',
@@ -54,7 +52,7 @@ def run(job: Job, training: State, task: Task, resume: bool = False, log_every: 
     Raises InputError for a checkpoint of another run or a folder in which another process trains, RunError where the loss is
     not finite, Interrupted after SIGTERM or SIGINT.
     """
-    with owned(job.out, OWNER_SECONDS) if training.ranks.first else contextlib.nullcontext():
+    with owned_by(job, training.ranks, resume):
         return _run(job, training, task, resume, log_every, keep, tensorboard)
 
 
@@ -65,8 +63,9 @@ def _run(job: Job, training: State, task: Task, resume: bool, log_every: int, ke
     meta = _restore(training, job, resume)
     first = meta or {'epoch': 0, 'step': 0, 'tally': {}}
     if meta and meta['epoch'] == recipe.epochs:
-        return _finished(job, meta) if ranks.first else None
+        return _finished(job, training, meta) if ranks.first else None
     log = _open_record(training, job, meta)
+    _introduce(training, job)
     tally, done = metrics.Tally(QUANTITIES[recipe.task], first['tally']), first['step'] - first['epoch'] * job.steps_an_epoch
     total = recipe.epochs * job.steps_an_epoch * recipe.batch_size
     progress = Progress(total, short_name(recipe.name), start=first['step'] * recipe.batch_size, plain_seconds=PLAIN_SECONDS,
@@ -170,6 +169,8 @@ def _restore(training: State, job: Job, resume: bool) -> Optional[Dict[str, Any]
             raise InputError('%s: no checkpoint here is good; mend or remove them, or choose another --out' % job.out)
         if found:
             check_resumed(job, found.meta, found.path)
+            if not check_agrees(job.out, found.meta, found.path):
+                say('%s: the record is lost; a new one continues from step %d' % (job.out, found.step))
             say('resuming %s' % found.path)
         checkpoint.set_aside(job.out, found.step if found else -1)
     meta = training.ranks.broadcast_object(found.meta if found else None, 'meta')
@@ -177,11 +178,12 @@ def _restore(training: State, job: Job, resume: bool) -> Optional[Dict[str, Any]
     return meta
 
 
-def _finished(job: Job, meta: Dict[str, Any]) -> Dict[str, Any]:
+def _finished(job: Job, training: State, meta: Dict[str, Any]) -> Dict[str, Any]:
     """A run with all its epochs: see that its record says so, which a kill may have prevented. Returns its last line."""
-    lines = read_lines(os.path.join(job.out, RECORD))
+    path = os.path.join(job.out, RECORD)
+    lines = read_lines(path) if os.path.exists(path) else []
     if not lines or lines[-1]['event'] != 'done':
-        log = RunLog(job.out)
+        log = _open_record(training, job, meta)
         log.write('done', step=meta['step'])
         log.close()
     say('%s: all %d epochs are done' % (job.out, job.recipe.epochs))
@@ -189,28 +191,38 @@ def _finished(job: Job, meta: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _open_record(training: State, job: Job, meta: Optional[Dict[str, Any]]) -> RunLog:
-    """The record, rewound to the checkpoint at resume, else new with its start line."""
+    """The record, rewound to the checkpoint at resume; new, with its start line, in a new run or where it was lost."""
+    if not training.ranks.first:
+        return RunLog(job.out, enabled=False)
+    path = os.path.join(job.out, RECORD)
+    fresh = not meta or not os.path.exists(path) or not read_lines(path)
+    if meta:
+        rewind(job.out, meta['step'], meta['between_epochs'])
+    elif os.path.lexists(path):
+        os.unlink(path)
+    log = RunLog(job.out)
+    place = {'precision': training.precision, 'layout': training.layout, 'device': str(training.context),
+             'nvidia_tf32_override': os.environ.get('NVIDIA_TF32_OVERRIDE'),  # '0': float32 is not computed in TF32
+             'world_size': training.ranks.size, 'accumulate': job.accumulate, 'time': time.time(), **provenance()}
+    if fresh:
+        continued = {'continues_step': meta['step']} if meta else {}
+        log.write('start', task=job.recipe.task, recipe=as_dict(job.recipe), data=job.manifest, limit=job.limit,
+                  steps_an_epoch=job.steps_an_epoch, **continued, **job.origin, **place)
+    if meta and fresh and meta['between_epochs']:
+        log.write('epoch', **meta['line'])
+    if meta:
+        log.write('resume', step=meta['step'], **place)
+    return log
+
+
+def _introduce(training: State, job: Job) -> None:
+    """Say what is trained, where, and how its batch is divided."""
     ranks = training.ranks
     if ranks.first:
-        if meta:
-            rewind(job.out, meta['step'], meta['between_epochs'])
-        elif os.path.exists(os.path.join(job.out, RECORD)):
-            os.unlink(os.path.join(job.out, RECORD))
-    log = RunLog(job.out, enabled=ranks.first)
-    if ranks.first:
-        place = {'precision': training.precision, 'layout': training.layout, 'device': str(training.context),
-                 'nvidia_tf32_override': os.environ.get('NVIDIA_TF32_OVERRIDE'),  # '0': float32 is not computed in TF32
-                 'world_size': ranks.size, 'accumulate': job.accumulate, 'time': time.time(), **provenance()}
-        if meta:
-            log.write('resume', step=meta['step'], **place)
-        else:
-            log.write('start', task=job.recipe.task, recipe=as_dict(job.recipe), data=job.manifest, limit=job.limit,
-                      steps_an_epoch=job.steps_an_epoch, **job.origin, **place)
         say('%s: %d workers on %s, %s%s, batch %d = %d x %d x %d, %d steps an epoch' % (
             job.recipe.name, ranks.size, training.context, training.precision,
             ' (this device has no float16)' if training.precision != job.recipe.precision else '',
             job.recipe.batch_size, ranks.size, job.accumulate, job.micro_batch, job.steps_an_epoch))
-    return log
 
 
 def _end_epoch(training: State, job: Job, line: Dict[str, Any], log: RunLog, events: Events, keep: int) -> str:

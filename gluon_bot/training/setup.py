@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 import mxnet as mx
 
 from gluon_bot import InputError
 from gluon_bot.distributed import horovod
+from gluon_bot.files import owned
 from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.runs import checkpoint
 from gluon_bot.runs.record import RECORD
+from gluon_bot.runs.status import DONE, status_of
 from gluon_bot.training.optimizer import create_state
 from gluon_bot.training.state import State
 from gluon_bot.tricks import low_precision
 from gluon_bot.tricks.large_batch import set_weight_decay
+
+OWNER_SECONDS = 120  # for the workers of a launcher that was killed to write their checkpoint, before a resume
 
 # by task: the means of an epoch's updates
 QUANTITIES = {'classify': ('loss', 'train_top1'), 'segment': ('loss',),
@@ -76,8 +81,31 @@ def check_out(out: str, resume: bool) -> None:
         above = os.path.dirname(above)
     if not out or not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
         raise InputError("'%s': can not be written to; --out wants a folder for the run" % out)
-    if not resume and any(os.path.exists(os.path.join(out, name)) for name in (RECORD, checkpoint.FOLDER)):
+    if not resume and any(os.path.lexists(os.path.join(out, name)) for name in (RECORD, checkpoint.FOLDER)):
         raise InputError('%s: holds a run already; go on with --resume, or choose another --out' % out)
+
+
+@contextlib.contextmanager
+def owned_by(job: Job, ranks: horovod.Ranks, resume: bool) -> Iterator[None]:
+    """Own the job's folder, by rank 0, and check it once more: another process may have written there since `check_out`.
+
+    Raises InputError (on ranks other than 0 SystemExit, for one line is enough) where another process trains there now,
+    or did while this one waited to resume.
+    """
+    with contextlib.ExitStack() as stack:
+        problem = ''
+        if ranks.first:
+            try:
+                waited = stack.enter_context(owned(job.out, OWNER_SECONDS if resume else 0))
+                check_out(job.out, resume)
+                if waited and status_of(job.out).state == DONE:
+                    raise InputError('%s: another process was training here, and is done now' % job.out)
+            except InputError as error:
+                problem = str(error)
+        problem = ranks.broadcast_object(problem, 'owned')
+        if problem:
+            raise InputError(problem) if ranks.first else SystemExit(2)
+        yield
 
 
 def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:

@@ -1,6 +1,7 @@
 """Disks that are full, read-only or damaged: one line, no good checkpoint lost, and the run goes on from the newest."""
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -12,6 +13,8 @@ from old_checkpoints import as_version_0_1
 
 from gluon_bot.cli.main import main
 from gluon_bot.runs import checkpoint
+from gluon_bot.runs.read import read
+from gluon_bot.runs.record import RunLog, comparable
 
 
 @contextlib.contextmanager
@@ -114,6 +117,62 @@ def test_a_run_of_version_0_1_is_evaluated_and_goes_on(finished, digits_folder, 
     runs.same(finished, run)
 
 
+@pytest.mark.parametrize('content', [None, '', '{"event": "sta'])
+def test_a_record_that_vanished_is_said_and_begun_anew(content, finished, digits_folder, tmp_path, capsys):
+    run = shutil.copytree(finished, str(tmp_path / 'run'))
+    shutil.rmtree(os.path.join(run, 'checkpoints', 'step-00000036'))
+    os.unlink(os.path.join(run, 'record.jsonl'))
+    if content is not None:
+        (tmp_path / 'run' / 'record.jsonl').write_text(content)
+    code, errors = resumed(digits_folder, run, capsys)
+    assert code == 0 and '%s: the record is lost; a new one continues from step 24' % run in errors.splitlines()
+    lines, whole = runs.record(run), runs.record(finished)
+    assert [lines[0][name] for name in ('event', 'continues_step')] == ['start', 24] and lines[-1]['event'] == 'done'
+    assert lines[0]['recipe'] == whole[0]['recipe'] and lines[0]['data'] == whole[0]['data']
+    last = [[line for line in each if line.get('step', 0) >= 24 and line['event'] == 'epoch'] for each in (lines, whole)]
+    assert comparable(last[0]) == comparable(last[1]) and len(last[0]) == 2
+    logs = read([run])
+    assert sorted(logs.runs[0].epochs) == [2, 3] and any('before step 24 was lost' in note for note in logs.notes)
+
+
+def another_recipe(lines):
+    lines[0]['recipe']['base_lr'] *= 2
+
+
+def other_numbers(lines):
+    for line in lines:
+        if line['event'] == 'epoch':
+            line['loss'] += 1e-9
+
+
+def other_workers(lines):
+    lines[0]['world_size'] = 3
+
+
+def no_start(lines):
+    del lines[0]
+
+
+@pytest.mark.parametrize('change', [another_recipe, other_numbers, other_workers, no_start])
+def test_a_record_of_another_run_is_refused(change, finished, digits_folder, tmp_path, capsys):
+    run = shutil.copytree(finished, str(tmp_path / 'run'))
+    lines = runs.record(run)
+    change(lines)
+    (tmp_path / 'run' / 'record.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    code, errors = resumed(digits_folder, run, capsys)
+    assert code == 2 and 'record.jsonl: is not the record of %s/checkpoints/step-00000036' % run in errors.splitlines()[-1]
+
+
+def test_a_record_is_not_written_through_a_link(digits_folder, tmp_path, capsys):
+    (tmp_path / 'run').mkdir()
+    os.symlink(str(tmp_path / 'elsewhere'), str(tmp_path / 'run' / 'record.jsonl'))
+    assert main(['train', 'digits', '--data', digits_folder, '--out', str(tmp_path / 'run'), *runs.TINY]) == 2
+    assert 'holds a run already' in capsys.readouterr().err
+    with pytest.raises(OSError, match='symbolic links'):
+        RunLog(str(tmp_path / 'run'))
+    assert not (tmp_path / 'elsewhere').exists()
+
+
 def test_without_a_good_checkpoint_nothing_is_trained_or_touched(finished, digits_folder, tmp_path, capsys):
     run = shutil.copytree(finished, str(tmp_path / 'run'))
     for step in (12, 24, 36):
@@ -134,7 +193,7 @@ def test_a_damaged_or_missing_record_of_a_finished_run_is_one_line_at_the_most(c
         with open(os.path.join(run, 'record.jsonl'), 'w') as file:
             file.write(content)
     code, errors = resumed(digits_folder, run, capsys)
-    assert code in (0, 2) and len(errors.strip().splitlines()) <= 2 and 'Traceback' not in errors
+    assert code in (0, 2) and len(errors.strip().splitlines()) <= 3 and 'Traceback' not in errors
 
 
 def test_a_file_may_not_grow_beyond_a_limit(digits_folder, tmp_path):

@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -14,7 +16,7 @@ from gluon_bot.recipes.classification import Recipe
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.runs import checkpoint
 from gluon_bot.runs.record import RECORD
-from gluon_bot.runs.status import FAILED, RUNNING, STOPPED, find_runs, runs_table, status_of
+from gluon_bot.runs.status import FAILED, RUNNING, STOPPED, UNREADABLE, find_runs, runs_table, status_of
 
 START = {'event': 'start', 'task': 'classify', 'recipe': {'name': 'digits', 'epochs': 20, 'batch_size': 64},
          'steps_an_epoch': 22}
@@ -103,7 +105,7 @@ def test_a_bad_record_is_one_line_beside_the_good(lines, record, tmp_path, capsy
     assert good.split()[:8] == ['good', 'digits', 'done', '20/20', 'top-1', '90.00', '%', '150']
 
 
-@pytest.mark.parametrize('junk', [None, 'x', -1, [1], {'a': 1}, True, 1e400, '\x1b[31m'])
+@pytest.mark.parametrize('junk', [None, 'x', -1, [1], {'a': 1}, True, 1e400, '\x1b[31m', 1e308, 10 ** 17, 10 ** 30, 5e-324])
 def test_no_value_of_a_record_stops_the_table(junk, record, tmp_path, capsys):
     line = {name: junk for name in ('epoch', 'lr', 'val_top1', 'images_per_second', 'seconds')}
     record('a', [{**START, 'task': junk, 'steps_an_epoch': junk,
@@ -134,3 +136,40 @@ def test_an_imported_checkpoint_is_listed(tmp_path):
     assert (one.name, one.state, one.recipe, one.task) == ('published', 'imported', 'imported-resnet18d', 'classify')
     assert runs_table([one]).splitlines()[1].split()[:4] == ['published', 'imported-resnet18d', 'imported', '-']
     assert find_runs(str(tmp_path / 'published'))[0].state == 'imported'
+
+
+def test_any_number_in_any_field_of_a_running_run(record, tmp_path, capsys):
+    """Each field of each line in turn, while a process has the folder, so that the time left is estimated."""
+    numbers, count = (1e308, 10 ** 17, 10 ** 18 - 1, 5e-324, -1e308, 0, 1e16), 0
+    lines = [START, {'event': 'step', 'epoch': 1, 'step': 11, 'images_per_second': 64.0}, epoch(1), epoch(2)]
+    for number in numbers:
+        for place, line in enumerate(lines):
+            for name in [*line, 'epochs', 'batch_size']:
+                odd = {**line, 'recipe': {**line['recipe'], name: number}} if 'recipe' in line else {**line, name: number}
+                folder = str(record('%d' % count, [*lines[:place], odd, *lines[place + 1:]]))
+                count += 1
+                with files.owned(folder, 0):
+                    assert status_of(folder).state in (RUNNING, UNREADABLE)
+    assert main(['runs', str(tmp_path)]) == main(['runs', str(tmp_path), '--json']) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 2 * count
+
+
+def test_millions_of_lines_cost_seconds_and_bounded_memory(record, tmp_path):
+    """Five million lines, 560 MB, of which the end is read; a file of zeros of 7 GB beside it."""
+    folder = record('long', [START])
+    line = '%s\n' % json.dumps({'event': 'step', 'epoch': 4, 'step': 11, 'lr': 0.1, 'loss': 2.5, 'train_top1': 12.5,
+                                'seconds': 99.9})
+    with open(str(folder / RECORD), 'a') as file:
+        for _ in range(50):
+            file.write(line * 100_000)
+        file.write(json.dumps(epoch(7)) + '\n')
+    zeros = record('zeros', [], end='')
+    os.truncate(str(zeros / RECORD), 7 << 30)
+    code = 'import resource, sys; from gluon_bot.cli.main import main; code = main(["runs", sys.argv[1]]); ' \
+           'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, resource.getrusage(resource.RUSAGE_SELF).ru_utime)'
+    done = subprocess.run([sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, timeout=60)
+    table, (kilobytes, seconds) = done.stdout.splitlines()[1:3], done.stdout.split()[-2:]
+    assert table[0].split()[:4] == ['long', 'digits', 'stopped', '7/20'] and 'unreadable' in table[1], done.stdout
+    assert 'zeros/record.jsonl: is not a run record: it begins with zeros' in done.stderr
+    assert int(kilobytes) < 400_000 and float(seconds) < 10

@@ -1,0 +1,55 @@
+"""One run, one folder: of two processes that train in the same place at the same time, one does."""
+
+import time
+
+import pytest
+import runs
+
+
+def train(digits_folder, run, *words):
+    return runs.start('train', 'digits', '--data', digits_folder, '--out', run, *runs.TINY, *words)
+
+
+def refused(process):
+    """It left with 2 and one line, whatever was planned and introduced before."""
+    _, errors = runs.finish(process, 2)
+    said = [line for line in errors.splitlines() if line.startswith('gluon-bot: ')]
+    assert len(said) == 1, errors
+    return said[0]
+
+
+@pytest.mark.parametrize('words', [(), pytest.param(('--workers', '2', '--restarts', '2'), marks=pytest.mark.slow)])
+def test_of_two_launches_half_a_second_apart_one_wins(words, digits_folder, tmp_path):
+    run = tmp_path / 'run'
+    first = train(digits_folder, run, *words)
+    time.sleep(0.5)
+    second = train(digits_folder, run, *words)
+    while first.poll() is None and second.poll() is None:
+        time.sleep(0.1)
+    loser, winner = (first, second) if first.poll() == 2 else (second, first)
+    assert 'another process writes here' in refused(loser)
+    runs.finish(winner)
+    assert [line['event'] for line in runs.record(run) if line['event'] in ('start', 'resume', 'done')] == ['start', 'done']
+
+
+def test_who_waited_to_resume_a_run_that_was_trained_meanwhile_says_so(digits_folder, tmp_path):
+    run = tmp_path / 'run'
+    first = train(digits_folder, run)
+    runs.until(lambda: runs.recorded(run, 2), first)
+    second = train(digits_folder, run, '--resume')
+    runs.finish(first)
+    assert 'another process was training here, and is done now' in refused(second)
+    assert [line['event'] for line in runs.record(run)].count('resume') == 0
+
+
+def test_what_appeared_while_a_launch_was_starting_is_not_overwritten(digits_folder, tmp_path, monkeypatch):
+    """The folder is looked at again once it is owned: here the run appears between the two looks."""
+    from gluon_bot import InputError
+    from gluon_bot.distributed.horovod import Ranks
+    from gluon_bot.training import setup
+    job = setup.Job(None, '', str(tmp_path / 'run'), [], {}, 1, 1, 1, None)
+    setup.check_out(job.out, False)
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'record.jsonl').write_text('{"event": "start"}')
+    with pytest.raises(InputError, match='holds a run already'), setup.owned_by(job, Ranks(), False):
+        raise AssertionError
