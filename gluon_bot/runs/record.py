@@ -28,7 +28,7 @@ from gluon_bot.files import atomic_write, open_regular, parse_json, read_bounded
 
 RECORD = 'record.jsonl'
 MOST_BYTES = 256 << 20  # of our own record: a million lines
-ENDS_BYTES = 16 << 20  # of which the end is read to know how a run is doing
+ENDS_BYTES = 4 << 20  # of which the end is read to know how a run is doing
 # fields that differ between two runs that are otherwise the same, bit for bit
 TIMES = ('time', 'seconds', 'images_per_second')
 PERCENT = ('train_top1', 'train_top5', 'val_top1', 'val_top5', 'val_map', 'val_pixel_accuracy', 'val_miou')
