@@ -119,7 +119,7 @@ def _status(name: str, lines: List[Dict[str, Any]], silent_seconds: float, owned
         epoch=_epochs_done(lines), epochs=epochs,
         step=step, steps=epochs * steps_an_epoch if epochs and steps_an_epoch else None,
         scores=_scores(ended[-1] if ended else {}), loss=_latest(lines, 'loss'), lr=_latest(lines, 'lr'),
-        images_per_second=rate, seconds_left=left if left and 0 < left < math.inf else None, silent_seconds=silent_seconds,
+        images_per_second=rate, seconds_left=left if left and left > 0 else None, silent_seconds=silent_seconds,
         reason=str(last.get('reason', '')) if state == FAILED else '')
 
 
