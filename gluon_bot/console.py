@@ -12,11 +12,13 @@ import sys
 import tempfile
 import threading
 import time
+import unicodedata
 from contextlib import contextmanager
 from typing import Any, Iterable, Iterator, List, Optional, Sequence, TextIO
 
 HEARTBEAT_VARIABLE = 'GLUON_BOT_HEARTBEAT'  # names the pipe from a worker to its launcher
 HEARTBEAT = struct.Struct('d')  # time of the beat, in seconds, by the clock that all processes share
+DIRECTIONS = '\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'
 _heartbeat_pipe: Optional[int] = None
 
 
@@ -110,13 +112,20 @@ def printable(text: str) -> str:
     Newlines stay. Everything that goes to a terminal or a page passes through here where it is written.
     """
     return text if text.isprintable() else ''.join(
-        letter if letter.isprintable() or letter == '\n' else letter.encode('unicode_escape').decode() for letter in text)
+        letter if is_plain_text(letter) or letter == '\n' else letter.encode('unicode_escape').decode() for letter in text)
 
 
 def one_line(text: str, most: int = 1000) -> str:
     """A message as one printable line of bounded length, whatever names and values from outside it quotes."""
-    shown = ''.join(letter if letter.isprintable() else letter.encode('unicode_escape').decode() for letter in text[:most])
+    shown = ''.join(letter if is_plain_text(letter) else letter.encode('unicode_escape').decode() for letter in text[:most])
     return shown + ' ...' * (len(text) > most)
+
+
+def is_plain_text(text: str) -> bool:
+    """Whether a name from outside can be shown on one line: no control characters, line ends, lone surrogates or changes of
+    direction. All other characters of any script are in use: the joiners of Persian and of emoji, wide and no-break spaces.
+    """
+    return not any(letter in DIRECTIONS or unicodedata.category(letter) in ('Cc', 'Cs', 'Zl', 'Zp') for letter in text)
 
 
 def did_you_mean(word: str, words: Iterable[str], least: float = 0.5) -> str:

@@ -24,6 +24,7 @@ from importlib import metadata
 from typing import Any, Callable, Dict, List, Optional
 
 from gluon_bot import InputError, __version__
+from gluon_bot.console import is_plain_text
 from gluon_bot.files import atomic_write, open_regular, parse_json, read_bounded, size_text
 
 RECORD = 'record.jsonl'
@@ -204,7 +205,7 @@ class RecordReader:
 def cleaned(value: Any, depth: int = 0) -> Any:
     """A stranger's JSON value in bounded size: printable text (no terminal or direction codes), short lists, few levels."""
     if isinstance(value, str):
-        return ''.join(letter if letter.isprintable() else '\ufffd' for letter in value[:MOST_TEXT])
+        return ''.join(letter if is_plain_text(letter) else '\ufffd' for letter in value[:MOST_TEXT])
     if isinstance(value, dict) and depth < 4:
         return {cleaned(key): cleaned(item, depth + 1) for key, item in list(value.items())[:MOST_ITEMS]}
     if isinstance(value, list) and depth < 4:

@@ -23,7 +23,7 @@ from mutations import mutated  # noqa: E402
 
 from gluon_bot import InputError  # noqa: E402
 from gluon_bot.data import ade20k, trees, voc  # noqa: E402
-from gluon_bot.data.records import ilsvrc, images, manifest, pack, recordio, sources  # noqa: E402
+from gluon_bot.data.records import ilsvrc, images, layout, manifest, pack, recordio, sources  # noqa: E402
 from gluon_bot.recipes.classification import RECIPES, Recipe  # noqa: E402
 from gluon_bot.recipes.fields import as_dict, from_dict, override  # noqa: E402
 from gluon_bot.runs import checkpoint  # noqa: E402
@@ -101,7 +101,7 @@ def a_checkpoint(folder):
 
 
 def read_tar(path):
-    listing = sources.list_source(path, 0, 0)
+    listing = layout.list_source(path, 0, 0)
     assert all('..' not in name for name in listing.classes)
     for items in listing.splits.values():
         for item in items[:100]:

@@ -48,7 +48,7 @@ def refused(call, said):
 def peak_megabytes(code, *arguments):
     """The most memory that Python code had in a process of its own, beyond what its imports take."""
     script = 'import resource, sys\nfrom gluon_bot import InputError\nfrom gluon_bot.runs.arrays import Arrays\n' \
-        'from gluon_bot.data.records import images, sources\nfrom gluon_bot.runs.read import read\n' \
+        'from gluon_bot.data.records import images, layout\nfrom gluon_bot.runs.read import read\n' \
         'def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n' \
         'before = most()\ntry:\n    %s\nexcept (InputError, images.Unreadable) as error:\n' \
         '    print(error, file=sys.stderr)\n' \
@@ -218,7 +218,7 @@ def test_a_tar_with_a_name_of_gigabytes(kind, tmp_path):
     with open(path, 'wb') as file:
         file.write(big_header(kind))
         file.truncate(8 << 30)
-    megabytes, said = peak_megabytes('sources.list_source(sys.argv[1], 0, 0)', path)
+    megabytes, said = peak_megabytes('layout.list_source(sys.argv[1], 0, 0)', path)
     assert megabytes < 50 and 'not an uncompressed tar' in said
 
 
@@ -234,7 +234,7 @@ def test_links_and_outside_paths_in_a_tar_lead_nowhere(tmp_path):
     with pytest.raises(InputError):
         pack.pack(str(tmp_path / 'x.tar'), str(tmp_path / 'out'), workers=1)
     assert set(tmp_path.parent.rglob('*')) - before == {tmp_path / 'out'}
-    link, = [item for item in sources.list_source(str(tmp_path / 'x.tar'), 0, 0).splits['train'] if 'passwd' in item.name]
+    link, = [item for item in sources.find_files(str(tmp_path / 'x.tar')).files if 'passwd' in item.name]
     with pytest.raises(ValueError, match='a link'):
         sources.read(link)
 

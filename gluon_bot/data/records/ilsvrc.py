@@ -15,7 +15,8 @@ from typing import Dict, Iterator, List, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import Progress
-from gluon_bot.data.records.sources import Item, Listing, members
+from gluon_bot.data.records.layout import Listing
+from gluon_bot.data.records.sources import Item, members
 
 TRAIN, VAL, DEVKIT = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar', 'ILSVRC2012_devkit_t12.tar.gz'
 MD5 = {
@@ -28,8 +29,8 @@ MOST_BYTES = 1 << 26  # of the devkit, uncompressed; the published one has 4 MB
 
 
 def is_ilsvrc(source: str) -> bool:
-    """Whether `source` is a folder with any of the three archives."""
-    return any(os.path.isfile(os.path.join(source, name)) for name in MD5)
+    """Whether `source` is a folder with the archive of training or of validation images."""
+    return any(os.path.isfile(os.path.join(source, name)) for name in (TRAIN, VAL))
 
 
 def list_ilsvrc(source: str, check_md5: bool = True) -> Listing:

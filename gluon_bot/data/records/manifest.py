@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Dict, List, Optional
 
 from gluon_bot import InputError
+from gluon_bot.console import is_plain_text
 from gluon_bot.files import atomic_write, parse_json, read_bounded
 
 FORMAT = 1
@@ -123,7 +124,7 @@ def _count(value: Any, least: int = 0, most: int = 1 << 50) -> bool:
 
 
 def _name(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 1000 and value.isprintable()
+    return isinstance(value, str) and 0 < len(value) <= 1000 and is_plain_text(value)
 
 
 def _spread(value: Any) -> bool:

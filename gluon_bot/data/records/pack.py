@@ -15,10 +15,11 @@ from typing import List, Optional, Sequence, Union
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import Progress, say
-from gluon_bot.data.records import ilsvrc, images, sources, verify
+from gluon_bot.data.records import ilsvrc, images, layout, sources, verify
+from gluon_bot.data.records.layout import Listing
 from gluon_bot.data.records.manifest import SPLITS, Manifest
 from gluon_bot.data.records.process_pool import ordered, spans
-from gluon_bot.data.records.sources import Item, Listing
+from gluon_bot.data.records.sources import Item
 from gluon_bot.data.records.verify import summary
 from gluon_bot.data.records.writer import SplitWriter, publish, writing_into
 
@@ -38,7 +39,7 @@ def pack(source: str, out: str, name: Optional[str] = None, resize: Optional[int
         if ilsvrc.is_ilsvrc(source):
             listing = ilsvrc.list_ilsvrc(source, check_md5)
         else:
-            listing = sources.list_source(source, validation_share, seed)
+            listing = layout.list_source(source, validation_share, seed)
         _check_space(out, listing, resize)
         finished = []
         for split in sorted(listing.splits, key=SPLITS.index, reverse=True):  # the small one first: it fails sooner
@@ -69,7 +70,7 @@ def _pack_split(writer: SplitWriter, source: str, items: Sequence[Item], resize:
                     elif skip_broken:
                         writer.leave_out(items[done].name, image)
                     else:
-                        raise InputError('%s: %s: %s; mend or remove it, or pack with --skip-broken'
+                        raise InputError('%s: %s: %s; repair or remove it, or pack with --skip-broken'
                                          % (source, items[done].name, image))
                     done += 1
                 progress.update(done, '%d left out' % len(writer.left_out) if writer.left_out else '')

@@ -12,6 +12,7 @@ from typing import IO, Iterable, Iterator, List, Optional, Sequence
 import numpy as np
 
 from gluon_bot import InputError, RunError
+from gluon_bot.console import is_plain_text
 from gluon_bot.data.records import manifest, recordio
 from gluon_bot.data.records.images import Packed
 from gluon_bot.data.records.manifest import SPLITS, Manifest
@@ -133,4 +134,4 @@ def _remove_partial(folder: str) -> None:
 
 def _printable(text: str) -> str:
     text = text[:500]
-    return text if text.isprintable() else text.encode('unicode_escape').decode('ascii')[:1000]
+    return text if is_plain_text(text) else text.encode('unicode_escape').decode('ascii')[:1000]

@@ -135,15 +135,15 @@ def test_unreadable_images_can_be_left_out_and_are_listed(tmp_path):
 def test_hidden_and_other_files_are_left_alone(tmp_path, capsys):
     files = {**dataset(), 'train/cat/.DS_Store': b'x', 'train/cat/._1.jpg': b'x', 'labels.txt': b'x', 'train/notes.md': b'x'}
     assert sum(found.images for found in packed(write_tree(tmp_path / 'pets', files), tmp_path / 'out')) == 18
-    assert '2 files not named like an image: left out' in capsys.readouterr().err
+    assert '4 files not named like an image: left out' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('files, said', [
     ({}, 'no images'), ({'train/cat/notes.txt': b'x'}, 'no images'),
-    ({'a.jpg': b'', 'b.png': b''}, '2 images lie in no folder of a class, the first: a.jpg; arrange'),
+    ({'a.jpg': b'', 'b.png': b''}, 'a.jpg. lies in no class folder; each class needs a folder of its own'),
     ({'train/cat/a.jpg': b'', 'train/b.jpg': b''}, "'train/b.jpg' lies in no class folder"),
-    ({'train/cat/a.jpg': b'', 'val/dog/b.jpg': b''}, "'val/dog/b.jpg' is of a class that has no training images"),
-    ({'train/cat/a.jpg': b'', 'train/do\ng/b.jpg': b''}, 'can not be printed'),
+    ({'train/cat/a.jpg': b'', 'train/cow/a.jpg': b'', 'val/dog/b.jpg': b''}, "'val/dog/b.jpg' is of a class that has no training images"),
+    ({'train/cat/a.jpg': b'', 'train/do\ng/b.jpg': b''}, 'cannot be printed'),
 ])
 def test_a_source_of_another_shape_is_refused(tmp_path, files, said):
     (tmp_path / 'pets').mkdir()

@@ -1,0 +1,75 @@
+"""Lists that give images their classes, where no folders do: of ImageNet (Kaggle, devkit) and of Tiny-ImageNet."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Dict, List, Sequence, Tuple
+
+from gluon_bot.data.records.sources import Item, read
+
+KAGGLE, TINY = 'LOC_val_solution.csv', 'val_annotations.txt'
+ANNOTATION_CLASS = re.compile(rb'<name>\s*(n\d{8})\s*</name>')
+MOST_LIST_BYTES = 64 << 20
+MOST_ANNOTATION_BYTES = 1 << 20
+IMAGENET_IMAGE = re.compile(r'ILSVRC2012_val_\d{8}$')
+
+
+def find_labels(images: Sequence[str], others: Sequence[Item]) -> Dict[str, str]:
+    """The class of each of the images, by name, from the first list among the other files; {} where there is none.
+
+    Raises ValueError for a list that lacks an image or cannot be read.
+    """
+    by_stem: Dict[str, str] = {}
+    source = ''
+    for item in others:
+        base = os.path.basename(item.name)
+        if base in (KAGGLE, TINY):
+            by_stem, source = _pairs(item, ',' if base == KAGGLE else None), item.name
+            break
+    if not source:
+        stems = {_stem(name) for name in images}
+        annotations = [item for item in others if item.name.endswith('.xml') and _stem(item.name) in stems]
+        by_stem, source = _annotated(annotations), 'the annotations'
+    if not by_stem:
+        return {}
+    missing = next((name for name in images if _stem(name) not in by_stem), None)
+    if missing:
+        raise ValueError('%s gives no class for %r' % (source, missing))
+    return {name: by_stem[_stem(name)] for name in images}
+
+
+def hint(image: str) -> str:
+    """What else there is to say of an image without a class folder, where its name is ImageNet's."""
+    if not IMAGENET_IMAGE.match(_stem(image)):
+        return ''
+    return "; ImageNet's validation classes are in %s, in Annotations/CLS-LOC/val or in the devkit: put the first or " \
+        'second beside the images, or give the folder with the three published tars' % KAGGLE
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(os.path.basename(name))[0]
+
+
+def _pairs(item: Item, separator: 'str | None') -> Dict[str, str]:
+    """{image: class} of lines of a name and a class, of which more may follow."""
+    if item.size > MOST_LIST_BYTES:
+        raise ValueError('%s: larger than %d MB' % (item.name, MOST_LIST_BYTES >> 20))
+    found: Dict[str, str] = {}
+    lines: List[str] = read(item).decode('utf-8-sig', 'replace').splitlines()
+    for number, line in enumerate(lines, 1):
+        words: Tuple[str, ...] = tuple(line.replace(separator, ' ', 1).split()[:2] if separator else line.split()[:2])
+        if len(words) == 2 and words[0] != 'ImageId':
+            found[_stem(words[0])] = words[1]
+        elif words and words[0] != 'ImageId':
+            raise ValueError('%s: line %d must be an image and its class' % (item.name, number))
+    return found
+
+
+def _annotated(annotations: Sequence[Item]) -> Dict[str, str]:
+    found = {}
+    for item in annotations:
+        named = ANNOTATION_CLASS.search(read(item)) if item.size <= MOST_ANNOTATION_BYTES else None
+        if named:
+            found[_stem(item.name)] = named.group(1).decode()
+    return found
