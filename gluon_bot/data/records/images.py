@@ -11,12 +11,21 @@ import io
 import warnings
 from typing import NamedTuple, Optional, Tuple, cast
 
-from PIL import Image, ImageFile, ImageOps
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 MOST_PIXELS = 1 << 27  # of one image, known from its header before anything is decoded
 MOST_SCANS = 1000  # of a JPEG: a progressive one has ten; each is a pass over all pixels
 MOST_ASPECT = 100  # a longer strip, scaled to a network's input by its short side, needs gigabytes
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP')
+PNG = b'\x89PNG\r\n\x1a\n'
+PNG_METADATA = (b'iCCP', b'zTXt', b'iTXt', b'tEXt')  # which may be longer than Pillow reads, and say nothing of the pixels
+OTHER_KINDS = (  # what is often called .jpg, by the bytes it starts with, spaces left out
+    (b'<!doctype html', 'an HTML page'), (b'<html', 'an HTML page'), (b'<svg', 'an SVG drawing'), (b'<?xml', 'an XML file'),
+    (b'%PDF', 'a PDF'), (b'\0\0\0\x0cjP', 'a JPEG 2000 image'), (b'\xff\x4f\xff\x51', 'a JPEG 2000 image'),
+    (b'\xff\x0a', 'a JPEG XL image'), (b'8BPS', 'a Photoshop file'), (b'\x1f\x8b', 'a gzip file'), (b'PK\3\4', 'a zip file'),
+    (b'version https://git-lfs', 'a pointer of Git LFS: fetch the files with git lfs pull'),
+    (b'II*\0', 'a TIFF that Pillow cannot read'), (b'MM\0*', 'a TIFF that Pillow cannot read'))
 HUFFMAN_FRAMES = (0xc0, 0xc1, 0xc2)  # baseline, extended and progressive JPEG: what every decoder reads
 
 
@@ -66,7 +75,7 @@ def decode(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(_without_metadata(data)), formats=FORMATS)
             if image.width * image.height > MOST_PIXELS:
                 raise Unreadable('%d x %d pixels are more than %d million' % (*image.size, MOST_PIXELS / 1e6))
             if max(image.size) > MOST_ASPECT * min(image.size):
@@ -77,8 +86,29 @@ def decode(data: bytes) -> Image.Image:
     except Unreadable:
         raise
     except Exception as error:  # decoders meet hostile bytes here, and raise nearly anything
-        raise Unreadable(_said(error)) from None
+        raise Unreadable(_said(error) + _kind(data) * isinstance(error, UnidentifiedImageError)) from None
     return image
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """A PNG without its texts and colour profile; anything else as it is."""
+    if not data.startswith(PNG):
+        return data
+    kept, place = [PNG], len(PNG)
+    while place + 8 <= len(data) and data[place + 4:place + 8] != b'IDAT':
+        end = place + 12 + int.from_bytes(data[place:place + 4], 'big')
+        if data[place + 4:place + 8] not in PNG_METADATA:
+            kept.append(data[place:end])
+        place = end
+    return b''.join(kept + [data[place:]])
+
+
+def _kind(data: bytes) -> str:
+    """What is known of bytes that are no image that is read here: ' (an HTML page)', or nothing."""
+    start = data[:100].lstrip()
+    if data[4:8] == b'ftyp':
+        return ' (an HEIC or AVIF image, or a film; convert it to JPEG)'
+    return next((' (%s)' % said for bytes_, said in OTHER_KINDS if start.lower().startswith(bytes_.lower())), '')
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -118,6 +148,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     """Eight bits and three channels; transparent parts on white; 16-bit greyscale scaled down, not clipped."""
+    if image.mode.startswith('I;16'):  # of either byte order
+        image = Image.fromarray(np.asarray(image).astype(np.int32))
     if image.mode.startswith('I') or image.mode == 'F':
         low, high = cast(Tuple[float, float], image.getextrema())
         if image.mode == 'F' or low < 0 or high > 65535:

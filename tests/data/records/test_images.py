@@ -56,6 +56,43 @@ def test_other_formats_become_rgb_jpeg(kind):
     assert result.reencoded == 'not_jpeg' and np.abs(np.asarray(opened(result.data)).astype(int) - [200, 100, 50]).max() <= 5
 
 
+@pytest.mark.parametrize('order', ['<', '>'])
+def test_16_bits_of_either_byte_order_are_scaled(order):
+    values = np.arange(400).reshape(20, 20) * 160
+    image = np.asarray(opened(packed(tiff_of_16_bits(values, order)).data)).astype(int)
+    assert np.abs(image - (values // 256)[..., None]).max() <= 3
+
+
+def tiff_of_16_bits(values, order):
+    """A greyscale TIFF of one strip, written by hand: 8 bytes of header, the pixels, the directory."""
+    height, width = values.shape
+    tags = [(256, width), (257, height), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, height),
+            (279, values.size * 2)]
+    return (struct.pack(order + '2sHI', b'II' if order == '<' else b'MM', 42, 8 + values.size * 2)
+            + values.astype(order + 'u2').tobytes() + struct.pack(order + 'H', len(tags))
+            + b''.join(struct.pack(order + 'HHII', tag, 4, 1, value) for tag, value in tags) + b'\0' * 4)
+
+
+@pytest.mark.parametrize('kind, content', [(b'zTXt', b'Comment\0\0'), (b'iCCP', b'profile\0\0'), (b'tEXt', b'Comment\0')])
+def test_metadata_of_any_length_hinder_no_png(kind, content):
+    data = encoded(np.random.RandomState(0).randint(0, 256, (40, 40, 3)), 'PNG')
+    chunk = content + (b'x' * (3 << 20) if kind == b'tEXt' else zlib.compress(b'x' * (3 << 20)))
+    chunk = struct.pack('>I', len(chunk)) + kind + chunk + struct.pack('>I', zlib.crc32(kind + chunk))
+    whole = data[:33] + chunk + data[33:]
+    assert packed(whole).data == packed(data).data
+    for cut in (40, 33 + len(chunk) + 5, len(whole) - 300):
+        with pytest.raises(Unreadable):
+            packed(whole[:cut])
+
+
+@pytest.mark.parametrize('data, said', [
+    (b'\n <!DOCTYPE HTML><html>', 'an HTML page'), (b'\0\0\0\x18ftypheic' + b'\0' * 40, 'HEIC or AVIF'),
+    (b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'), (b'%PDF-1.4', 'a PDF')])
+def test_what_is_called_an_image_but_is_none_is_named(data, said):
+    with pytest.raises(Unreadable, match=said):
+        packed(data)
+
+
 def test_arithmetic_coding_is_not_kept():
     data = bytearray(encoded(noise(1)))
     frame = data.index(b'\xff\xc0')

@@ -142,7 +142,8 @@ def test_hidden_and_other_files_are_left_alone(tmp_path, capsys):
     ({}, 'no images'), ({'train/cat/notes.txt': b'x'}, 'no images'),
     ({'a.jpg': b'', 'b.png': b''}, 'a.jpg. lies in no class folder; each class needs a folder of its own'),
     ({'train/cat/a.jpg': b'', 'train/b.jpg': b''}, "'train/b.jpg' lies in no class folder"),
-    ({'train/cat/a.jpg': b'', 'train/cow/a.jpg': b'', 'val/dog/b.jpg': b''}, "'val/dog/b.jpg' is of a class that has no training images"),
+    ({'train/cat/a.jpg': b'', 'train/cow/a.jpg': b'', 'val/dog/b.jpg': b''},
+     "'val/dog/b.jpg' is of a class that has no training images"),
     ({'train/cat/a.jpg': b'', 'train/do\ng/b.jpg': b''}, 'cannot be printed'),
 ])
 def test_a_source_of_another_shape_is_refused(tmp_path, files, said):
