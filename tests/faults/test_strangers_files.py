@@ -158,7 +158,7 @@ def test_what_is_no_file_is_not_waited_for(make, name, read, tmp_path):
     make(tmp_path / name)
     if make is os.mkdir and name == 'x.log':
         pytest.skip('a folder of logs is read')
-    refused(lambda: read(str(tmp_path / name)), 'not a regular file|No such file|no checkpoint')
+    refused(lambda: read(str(tmp_path / name)), 'not a regular file|Is a directory|No such file|no checkpoint')
 
 
 def crafted(members):

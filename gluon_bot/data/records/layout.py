@@ -75,7 +75,8 @@ def _listed(found: Found, validation_share: float, seed: int) -> Tuple[Listing, 
             raise ValueError("there is only a test split ('%s'); what is trained on is called train" % '/'.join(
                 around + folders['test']))
         if test:
-            said.append("%s of the test split '%s': left out" % (counted(len(test), 'image'), '/'.join(around + folders['test'])))
+            where = '/'.join(around + folders['test'])
+            said.append("%s of the test split '%s': left out" % (counted(len(test), 'image'), where))
         splits = {split: _with_class_folders(placed, others) for split, placed in splits.items()}
     _check_folders(splits or {'': images}, bool(splits))
     said += _empty_folders(found.folders, [around + where for where in folders.values()] or [around], images, around)
