@@ -1,4 +1,4 @@
-"""Bag of Tricks for Image Classification with CNNs (He et al., arXiv 1812.01187), reproduced in Apache MXNet."""
+"""The recipes of "Bag of Tricks for Image Classification with CNNs" (He et al., arXiv 1812.01187) in Apache MXNet/Gluon."""
 
 __version__ = '0.2.0'
 

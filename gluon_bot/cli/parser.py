@@ -161,7 +161,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all commands; `command` is the name of the one chosen."""
     top = _Parser(prog='gluon-bot', allow_abbrev=False, epilog=EXIT_CODES,
                   formatter_class=argparse.RawDescriptionHelpFormatter,
-                  description='Bag of Tricks for Image Classification with CNNs, reproduced in Apache MXNet.')
+                  description='The recipes of "Bag of Tricks for Image Classification with CNNs" in Apache MXNet/Gluon.')
     top.add_argument('--version', action='version', version='gluon-bot ' + __version__)
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
 

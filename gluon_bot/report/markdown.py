@@ -16,20 +16,20 @@ _HARMLESS = str.maketrans({'`': "'", '|': '¦', '\\': '/', '<': '‹', '>': '›
 _PLAIN = str.maketrans({'*': '∗', '[': '(', ']': ')', '~': '∼', '@': '＠', '&': '＆'})  # and could format, link or mention
 
 
-def markdown(comparison: Comparison, full: bool = False, readme: bool = False) -> str:
-    """All tables. `full` shows the rows without a run and the notes too; `readme` shows every recipe, and links the logs."""
+def markdown(comparison: Comparison, full: bool = False, linked: bool = False, every_recipe: bool = False) -> str:
+    """All tables. `full`: rows without a run and notes too; `linked`: links to the logs; `every_recipe`: a list of them."""
     parts = [wording.summary(comparison)]
-    parts += [_recipes(comparison, task) for task in place.PAPER_DATA if readme]
+    parts += [_recipes(comparison, task) for task in place.PAPER_DATA if every_recipe]
     shown = [table for table in paper.TABLES if full or any(row.touched for row in wording.rows(comparison, table))]
     for table in shown:
         parts.append(_paper_table(comparison, table, full))
     parts += [_deltas(comparison, full), _ratios(comparison, full),
-              _runs(comparison, 'Runs on other data', (OTHER_DATA,), readme),
-              _runs(comparison, "Runs on the paper's data that fill no cell", (DIFFERS, UNKNOWN), readme),
-              _runs(comparison, 'Suspect runs: they fill no cell and enter no mean', (SUSPECT,), readme)]
+              _runs(comparison, 'Runs on other data', (OTHER_DATA,), linked),
+              _runs(comparison, "Runs on the paper's data that fill no cell", (DIFFERS, UNKNOWN), linked),
+              _runs(comparison, 'Suspect runs: they fill no cell and enter no mean', (SUSPECT,), linked)]
     if any(placed.kind in (FILLS, PUBLISHED) for placed in comparison.placed) or full:
         parts.append('**Verdicts.** %s %s' % (TOLERANCE_REASON, GAIN_REASON))
-    if readme or any(not table.verified for table in shown):
+    if every_recipe or any(not table.verified for table in shown):
         parts.append(wording.RECALLED_NOTE)
     if full and comparison.notes:
         parts.append('### Notes on reading\n\n' + '\n'.join('- %s' % code(note) for note in comparison.notes))

@@ -20,7 +20,8 @@ from gluon_bot.runs import curves
 from gluon_bot.runs.read import read
 
 BEGIN, END = '<!-- report:begin -->', '<!-- report:end -->'
-LOGS = 'logs'  # the folder beside the file that `update` writes to
+BEGIN_EVERY = '<!-- report:begin every recipe -->'  # in place of BEGIN: those without a run are listed too
+LOGS = 'logs'  # the folder beside the file that `update` writes to, or beside its folder
 
 
 def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False, update: Optional[str] = None) -> None:
@@ -47,10 +48,12 @@ def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False
     print(_json(comparison) if as_machine else markdown.markdown(comparison), end='')
 
 
-def block(file: str, logs: Sequence[str] = ()) -> str:
-    """What stands between the markers of `file`: a README's report of `logs`, or of the `logs` folder beside it."""
+def block(file: str, logs: Sequence[str] = (), every_recipe: bool = False) -> str:
+    """What stands between the markers of `file`: the report of `logs`, or of the `logs` folder beside it or its folder."""
     folder = os.path.dirname(os.path.abspath(file))
-    return markdown.markdown(compare(*read(logs or [os.path.join(folder, LOGS)], base=folder)), readme=True)
+    above = folder if os.path.isdir(os.path.join(folder, LOGS)) else os.path.dirname(folder)
+    comparison = compare(*read(logs or [os.path.join(above, LOGS)], base=folder))
+    return markdown.markdown(comparison, linked=True, every_recipe=every_recipe)
 
 
 def update_file(file: str, logs: Sequence[str] = ()) -> bool:
@@ -60,11 +63,12 @@ def update_file(file: str, logs: Sequence[str] = ()) -> bool:
             text = opened.read()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError('%s: can not be read: %s' % (file, error)) from None
-    before, begin, rest = text.partition(BEGIN)
+    begin = BEGIN_EVERY if BEGIN_EVERY in text else BEGIN
+    before, found, rest = text.partition(begin)
     _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
+    if not found or not end or begin in rest or END in after:
         raise InputError('%s: wants the lines %s and %s once each, in this order' % (file, BEGIN, END))
-    renewed = '%s%s\n%s%s%s' % (before, BEGIN, block(file, logs), END, after)
+    renewed = '%s%s\n%s%s%s' % (before, begin, block(file, logs, begin == BEGIN_EVERY), END, after)
     if renewed == text:
         return False
     _write_file(file, renewed)

@@ -50,6 +50,7 @@ MADE_BY = {  # a folder, and the documented command that makes it
     'runs/masks': 'gluon-bot segment scenes-segmentation --data data/scenes --backbone runs/digits --out runs/masks '
                   '--workers 2',
     'runs/published': 'gluon-bot import resnet50_v1d-117a384e.params --model resnet50d --out runs/published',
+    'runs/mine': 'gluon-bot train finetune-classifier --data data/mine --out runs/mine --init resnet50_v1d-117a384e.params',
     'runs/resnet50d-cosine': 'scripts/train_imagenet.sh resnet50d-cosine',
     'runs/voc-resnet50d-cosine': 'scripts/finetune_voc.sh voc-resnet50d-cosine',
     'runs/ade20k-resnet50d-cosine': 'scripts/finetune_ade20k.sh ade20k-resnet50d-cosine',
@@ -117,6 +118,8 @@ class Sandbox:
         shutil.copytree(str(REPOSITORY / 'scripts'), str(folder / 'scripts'))
         shutil.copytree(str(REPOSITORY / 'logs'), str(folder / 'logs'))
         shutil.copy(str(REPOSITORY / 'README.md'), str(folder))
+        (folder / 'docs').mkdir()
+        shutil.copy(str(REPOSITORY / 'docs' / 'results.md'), str(folder / 'docs'))
         self.program('scripts/install.sh', 'exit 0')  # what it would install is what runs the tests
         self.program('.venv/bin/gluon-bot', 'exec %s -m gluon_bot "$@"' % shlex.quote(sys.executable))
         self.program('.venv/bin/python', 'exec %s "$@"' % shlex.quote(sys.executable))

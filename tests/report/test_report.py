@@ -406,7 +406,7 @@ def test_a_readme_shows_every_recipe_of_the_paper_with_its_log(tmp_path):
     for seed, top1 in enumerate((76.1, 76.5)):
         classified(tmp_path / 'logs' / str(seed), 'resnet50-efficient', top1, seed=seed)
     write_record(tmp_path / 'logs' / 'c (d)', FINE_TUNINGS['voc-resnet50d-cosine'], VOC, {'val_map': 79.0})
-    lines = report.block(str(tmp_path / 'README.md')).splitlines()
+    lines = report.block(str(tmp_path / 'README.md'), every_recipe=True).splitlines()
     logs = ', '.join('[`%d/record.jsonl`](logs/%d/record.jsonl)' % (seed, seed) for seed in (0, 1))
     for line in ('| `resnet50-efficient` | 76.21 / 92.97 (Tables 3, 4†, 5) | 76.30 ± 0.28 / 93.00 ± 0.00 | %s |' % logs,
                  '| `mobilenet-efficient` | 71.90 / 90.47 (Table 3)<br>71.90 / 90.53 (Table 6) | not run | - |',
@@ -429,13 +429,13 @@ def test_update_wants_both_markers_once(tmp_path, text):
     assert (tmp_path / 'README.md').read_text() == text
 
 
-def test_readme_is_not_stale():
-    """`gluon-bot report --update README.md` makes it so."""
-    readme = REPOSITORY / 'README.md'
-    text = readme.read_text(encoding='utf-8')
-    assert text.count(report.BEGIN) == text.count(report.END) == 1
-    held = text.partition(report.BEGIN)[2].partition(report.END)[0]
-    assert held == '\n' + report.block(str(readme))
+@pytest.mark.parametrize('name, begin', [('README.md', report.BEGIN), ('docs/results.md', report.BEGIN_EVERY)])
+def test_the_documents_are_not_stale(name, begin):
+    """`gluon-bot report --update README.md` and `--update docs/results.md` make it so."""
+    text = (REPOSITORY / name).read_text(encoding='utf-8')
+    assert text.count(begin) == text.count(report.END) == 1
+    held = text.partition(begin)[2].partition(report.END)[0]
+    assert held == '\n' + report.block(str(REPOSITORY / name), every_recipe=begin == report.BEGIN_EVERY)
 
 
 def test_an_empty_folder_is_a_paper_not_run(tmp_path, capsys):
