@@ -58,7 +58,7 @@ def run(out: str) -> List[str]:
     """Write all figures to folder `out` and return their paths. InputError if it can't be written."""
     figures: Tuple[Tuple[str, Callable[[Any], None], Tuple[float, float]], ...] = (
         ('blocks.svg', draw_blocks, (9.6, 5.0)), ('schedule.svg', draw_schedule, (5.2, 3.0)),
-        ('label_smoothing.svg', draw_label_smoothing, (5.2, 3.0)), ('mixup.png', draw_mixup, (9.6, 2.1)))
+        ('label_smoothing.svg', draw_label_smoothing, (5.2, 3.0)), ('mixup.png', draw_mixup, (9.6, 2.3)))
     paths = []
     for name, draw, inches in figures:
         path = os.path.join(out, name)
@@ -105,6 +105,7 @@ def draw_schedule(figure: Any) -> None:
         rates = [learning_rate(recipe, int(step), IMAGENET_STEPS) for step in steps]
         axes.plot(steps / IMAGENET_STEPS, rates, color=colour, label=label)
     axes.set_xlabel('epoch')
+    axes.set_ylabel('learning rate')
     axes.set_title('Learning rate: five epochs of warmup, then decay')
     axes.set_xlim(0, 120)
     axes.set_ylim(0, None)
@@ -121,6 +122,7 @@ def draw_label_smoothing(figure: Any) -> None:
     axes.annotate('epsilon %g: gap %.2f' % (used, smoothed_gap(used)), (used, smoothed_gap(used)), (12, 6),
                   textcoords='offset points')
     axes.set_xlabel('epsilon')
+    axes.set_ylabel('gap')
     axes.set_title("Gap between the label's logit and the others', 1,000 classes")
     axes.set_xlim(0, 0.9)
 
@@ -139,7 +141,9 @@ def draw_mixup(figure: Any) -> None:
     alpha, rng = RECIPES['resnet50d-mixup'].mixup_alpha, np.random.default_rng(0)
     panels[4].hist([mixup_weight(alpha, rng) for _ in range(20000)], bins=40, color=COLOURS[0])
     panels[4].set_title('weight of a batch: Beta(%g, %g)' % (alpha, alpha), fontsize=8)
-    panels[4].set_yticks([])
+    panels[4].set_xlabel('weight', fontsize=8)
+    panels[4].set_ylabel('batches of 20,000', fontsize=8)
+    panels[4].tick_params(labelsize=7)
 
 
 def draw_blocks(figure: Any) -> None:

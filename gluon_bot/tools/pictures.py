@@ -15,6 +15,7 @@ import numpy as np
 from gluon_bot.data import transforms
 from gluon_bot.data.classification import train_batches, validation_batches
 from gluon_bot.data.records import verify
+from gluon_bot.data.samples.scenes import PHOTOGRAPH
 from gluon_bot.files import atomic_write
 from gluon_bot.recipes.classification import Recipe
 
@@ -61,17 +62,21 @@ def save_boxes(path: str, image: np.ndarray, names: Sequence[str], boxes: np.nda
 
 
 def save_mask(path: str, image: np.ndarray, names: Sequence[str], mask: np.ndarray) -> None:
-    """The image under the colours of its classes (height, width), -1 left as it is, beside a legend: largest areas first."""
+    """The image under the colours of its classes (height, width) beside a legend: largest areas first.
+
+    What is -1, or of the class that is the photograph itself, keeps its own colours.
+    """
     from matplotlib.patches import Patch
     indices, areas = np.unique(mask[mask >= 0], return_counts=True)
     largest = indices[np.argsort(-areas, kind='stable')]
     figure, axes = _figure(image, right=2.6)
     shown = image / 255
-    for index in largest:
+    tinted = [index for index in largest if names[int(index)] != PHOTOGRAPH]
+    for index in tinted:
         shown[mask == index] = (1 - MASK_OPACITY) * shown[mask == index] + MASK_OPACITY * np.array(color(index))
     share = {index: 100 * area / mask.size for index, area in zip(indices, areas)}
-    patches = [Patch(color=color(index), label='%s  %.1f %%' % (_name(names, index), share[index]))
-               for index in largest[:LEGEND_ROWS]]
+    patches = [Patch(color=color(index) if index in tinted else 'none',
+                     label='%s  %.1f %%' % (_name(names, index), share[index])) for index in largest[:LEGEND_ROWS]]
     if len(largest) > LEGEND_ROWS:
         patches.append(Patch(color='none', label='and %d more' % (len(largest) - LEGEND_ROWS)))
     legend = figure.legend(handles=patches, loc='upper left', bbox_to_anchor=axes.get_position().p1, frameon=False,
