@@ -144,7 +144,10 @@ def _pack(options: argparse.Namespace) -> None:
 def _verify(options: argparse.Namespace) -> None:
     from gluon_bot.data import verify
     print(verify.verify(options.path, options.workers))
-    if options.picture:
+    if options.picture and verify.trees_in(options.path):
+        from gluon_bot.tools import tree_picture
+        tree_picture.tree_picture(options.path, options.picture)
+    elif options.picture:
         from gluon_bot.recipes.classification import RECIPES
         from gluon_bot.tools import pictures
         pictures.picture(options.path, 'train', options.picture, RECIPES['resnet50-baseline'])

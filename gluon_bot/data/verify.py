@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Callable, List, Optional
 
 from gluon_bot import InputError
 from gluon_bot.console import counted, say
 from gluon_bot.data import ade20k, voc
 from gluon_bot.data.records.verify import verify_records
 
-TREES = (('VOC devkit', voc.find_devkit, voc.verify), ('ADE20K', ade20k.find_folder, ade20k.verify))
+VOC, ADE20K = 'VOC devkit', 'ADE20K'
+TREES = ((VOC, voc.find_devkit, voc.verify), (ADE20K, ade20k.find_folder, ade20k.verify))
 
 
 def verify(path: str, workers: Optional[int] = None) -> str:
@@ -29,6 +30,11 @@ def verify(path: str, workers: Optional[int] = None) -> str:
             raise InputError('%s: %s with %s, listed above; repair or remove these files'
                              % (path, kind, counted(len(problems), 'problem')))
     return '\n'.join('%s: %s, sound' % (path, kind) for kind, _ in found)
+
+
+def trees_in(path: str) -> List[str]:
+    """VOC, ADE20K, both or none: the kinds of annotated images in a folder."""
+    return [kind for kind, find, _ in TREES if _is(find, path)]
 
 
 def _is(find: Callable[[str], str], path: str) -> bool:

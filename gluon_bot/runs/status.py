@@ -12,7 +12,7 @@ from gluon_bot.console import aligned, duration, one_line
 from gluon_bot.files import is_owned
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.paper import MAIN_METRIC
-from gluon_bot.runs import checkpoint
+from gluon_bot.runs import checkpoint, heartbeat
 from gluon_bot.runs.record import RECORD, cleaned, read_ends
 
 RUNNING, DONE, FAILED, STOPPED, UNREADABLE = 'running', 'done', 'failed', 'stopped', 'unreadable'
@@ -76,7 +76,11 @@ def status_of(run: str, name: str = '') -> Status:
     except (InputError, OSError) as error:
         return _unreadable(name or run, str(error))
     try:
-        return _status(name or run, lines, silent_seconds, is_owned(run))
+        owned, beat = is_owned(run), heartbeat.read(run)
+        if owned and type(beat.get('step')) is int and beat['step'] > (_whole(lines[-1].get('step')) or 0):
+            lines.append({**beat, 'event': 'step'})  # updates that are not recorded yet
+            silent_seconds = min(silent_seconds, beat['age_seconds'])
+        return _status(name or run, lines, silent_seconds, owned)
     except Exception as error:  # whatever it holds, the other runs are shown
         return _unreadable(name or run, '%s: cannot be understood: %s' % (path, error))
 
@@ -147,9 +151,11 @@ def _whole(value: Any) -> Optional[int]:
 
 def runs_table(found: List[Status]) -> str:
     """A line for each run, the newest news of it last; what is not known is '-'."""
-    rows = [('RUN', 'RECIPE', 'STATE', 'EPOCH', 'SCORE', 'IMAGES/S', 'LEFT', 'LAST NEWS')]
+    rows = [('RUN', 'RECIPE', 'STATE', 'EPOCH', 'STEP', 'LOSS', 'SCORE', 'IMAGES/S', 'LEFT', 'LAST NEWS')]
     rows += [(_shortened(one.name), _shortened(one.recipe) or '-', one.state,
-              '-' if one.state in (UNREADABLE, IMPORTED) else '%d/%s' % (one.epoch, one.epochs or '?'), one.score or '-',
+              '-' if one.state in (UNREADABLE, IMPORTED) else '%d/%s' % (one.epoch, one.epochs or '?'),
+              '-' if one.state == UNREADABLE else '%d/%s' % (one.step, one.steps or '?'),
+              '-' if one.loss is None else '%.3f' % one.loss, one.score or '-',
               rate_text(one.images_per_second), '-' if one.seconds_left is None else duration(one.seconds_left),
               '-' if one.state == UNREADABLE else duration(one.silent_seconds) + ' ago') for one in found]
     return aligned(rows)

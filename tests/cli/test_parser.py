@@ -4,6 +4,7 @@ import shutil
 import subprocess
 
 import pytest
+from PIL import Image
 
 from gluon_bot.cli.main import COMMANDS, main
 from gluon_bot.cli.parser import commands_of, parser
@@ -84,7 +85,9 @@ def test_verify_knows_trees(shared_data, tmp_path, capsys):
     assert capsys.readouterr().out.count(', sound') == 2
     assert main(['pack', 'scenes', str(tmp_path / 'scenes')]) == 0
     capsys.readouterr()
-    assert main(['verify', str(tmp_path / 'scenes')]) == 0 and capsys.readouterr().out.count(', sound') == 2
+    assert main(['verify', str(tmp_path / 'scenes'), '--picture', str(tmp_path / 'scenes.png')]) == 0
+    assert capsys.readouterr().out.count(', sound') == 2
+    assert Image.open(tmp_path / 'scenes.png').width == 4 * 420
     next((tmp_path / 'scenes').rglob('Annotations/*.xml')).write_text('<annotation>')
     capsys.readouterr()
     assert main(['verify', str(tmp_path / 'scenes')]) == 2

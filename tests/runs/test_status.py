@@ -14,7 +14,7 @@ from gluon_bot import InputError, files
 from gluon_bot.cli.main import main
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.recipes.fields import as_dict
-from gluon_bot.runs import checkpoint
+from gluon_bot.runs import checkpoint, heartbeat
 from gluon_bot.runs.record import RECORD
 from gluon_bot.runs.status import FAILED, RUNNING, STOPPED, UNREADABLE, find_runs, runs_table, status_of
 
@@ -85,6 +85,26 @@ def test_without_locks_the_age_decides(silent_seconds, state, record, monkeypatc
     assert status_of(slow).state == RUNNING
 
 
+def test_within_an_epoch_the_heartbeat_tells_what_moves(record):
+    folder = str(record('a', [START, *[epoch(number) for number in range(1, 7)]], silent_seconds=8))
+    pulse = heartbeat.Heartbeat(folder)
+    pulse.beat(epoch=7, step=143, loss=1.25, lr=0.1, images_per_second=140.0)
+    pulse.beat(epoch=7, step=144, loss=9.0)  # too soon after the last one to be written
+    assert status_of(folder).step == 132  # no process has the run, so this is of one that was killed
+    with files.owned(folder, 0):
+        one = status_of(folder)
+        assert (one.epoch, one.step, one.loss, one.images_per_second, one.lr) == (6, 143, 1.25, 140.0, 0.1)
+        assert one.silent_seconds < 3 and one.score == 'top-1 90.00 %'
+        assert one.seconds_left == pytest.approx(135, abs=3)  # 13.5 of 20 epochs of 10 seconds
+        assert runs_table([one]).splitlines()[1].split()[3:6] == ['6/20', '143/440', '1.250']
+        for junk in ('', '[1]', '{"step": "x"}', '{"step": 1e400}', '{' * 3000, '{"step": 200, "loss": "\\ud800"}'):
+            with open(os.path.join(folder, heartbeat.HEARTBEAT), 'w') as file:
+                file.write(junk)
+            assert runs_table([status_of(folder)])
+    pulse.close()
+    assert os.listdir(folder) == [RECORD]
+
+
 def test_before_the_first_epoch_the_rate_tells_the_time(record):
     folder = str(record('a', [START, {'event': 'step', 'epoch': 1, 'step': 11, 'images_per_second': 64.0}]))
     with files.owned(folder, 0):  # an epoch is 22 batches of 64 at 64 images/s: 22 s; 19.5 are left
@@ -101,8 +121,8 @@ def test_a_bad_record_is_one_line_beside_the_good(lines, record, tmp_path, capsy
     said = capsys.readouterr()
     assert len(said.err.splitlines()) == 1 and RECORD in said.err
     bad, good = said.out.splitlines()[1:]
-    assert bad.split() == ['bad', '-', 'unreadable', '-', '-', '-', '-', '-']
-    assert good.split()[:8] == ['good', 'digits', 'done', '20/20', 'top-1', '90.00', '%', '150']
+    assert bad.split() == ['bad', '-', 'unreadable', '-', '-', '-', '-', '-', '-', '-']
+    assert good.split()[:10] == ['good', 'digits', 'done', '20/20', '440/440', '-', 'top-1', '90.00', '%', '150']
 
 
 @pytest.mark.parametrize('junk', [None, 'x', -1, [1], {'a': 1}, True, 1e400, '\x1b[31m', 1e308, 10 ** 17, 10 ** 30, 5e-324])
