@@ -56,7 +56,7 @@ def save_boxes(path: str, image: np.ndarray, names: Sequence[str], boxes: np.nda
         xmin, ymin, xmax, ymax = (float(edge) for edge in box)
         axes.plot([xmin, xmax, xmax, xmin, xmin], [ymin, ymin, ymax, ymax, ymin], color=color(index), linewidth=2)
         label = _name(names, index) + ('' if score is None else ' %.2f' % score)
-        axes.text(xmin, ymin, label, fontsize=9, va='bottom' if ymin > image.shape[0] * 0.06 else 'top', parse_math=False,
+        axes.text(xmin, ymin, label, fontsize=12, va='bottom' if ymin > image.shape[0] * 0.08 else 'top', parse_math=False,
                   color='black', bbox={'facecolor': color(index), 'edgecolor': 'none', 'pad': 1.5, 'alpha': 0.9})
     _save(figure, axes, image, path)
 
@@ -80,7 +80,7 @@ def save_mask(path: str, image: np.ndarray, names: Sequence[str], mask: np.ndarr
     if len(largest) > LEGEND_ROWS:
         patches.append(Patch(color='none', label='and %d more' % (len(largest) - LEGEND_ROWS)))
     legend = figure.legend(handles=patches, loc='upper left', bbox_to_anchor=axes.get_position().p1, frameon=False,
-                           fontsize=9)
+                           fontsize=12)
     for text in legend.get_texts():
         text.set_parse_math(False)
     _save(figure, axes, shown, path)

@@ -22,12 +22,12 @@ def tree_picture(path: str, out_png: str) -> None:
     draw = {verify.VOC: _boxes, verify.ADE20K: _masks}
     with tempfile.TemporaryDirectory() as folder:
         tiles = [list(draw[kind](path, folder)) for kind in verify.trees_in(path)]
-    height = max(tile.height for group in tiles for tile in group)
     lines = [group[first:first + COLUMNS] for group in tiles for first in range(0, len(group), COLUMNS)]
-    sheet = Image.new('RGB', (COLUMNS * TILE_PIXELS, height * len(lines)), 'white')
-    for row, line in enumerate(lines):
+    tops = [0, *itertools.accumulate(max(tile.height for tile in line) for line in lines)]
+    sheet = Image.new('RGB', (COLUMNS * TILE_PIXELS, tops[-1]), 'white')
+    for top, line in zip(tops, lines):
         for column, tile in enumerate(line):
-            sheet.paste(tile, (column * TILE_PIXELS, row * height))
+            sheet.paste(tile, (column * TILE_PIXELS, top))
     with atomic_write(out_png, 'wb') as file:
         sheet.save(file, 'PNG')
 
