@@ -143,7 +143,7 @@ def _pack(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     from gluon_bot.data import verify
-    print(verify.verify(options.path, options.workers))
+    print(verify.verify(options.path, options.workers, options.skip_broken, options.ignore_label))
     if options.picture and verify.trees_in(options.path):
         from gluon_bot.tools import tree_picture
         tree_picture.tree_picture(options.path, options.picture)

@@ -143,6 +143,11 @@ def _training(parser: argparse.ArgumentParser, data_help: str) -> None:
     _workers(parser, restarts=True)
 
 
+def _lenient(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be used, and say so')
+    parser.add_argument('--ignore-label', type=_whole(0, 255), metavar='N', help='of unlabelled pixels in masks, besides 0')
+
+
 def commands_of(top: argparse.ArgumentParser) -> Dict[str, argparse.ArgumentParser]:
     """The parsers of the commands by their names; none in the parser of a command."""
     found = [action.choices for action in top._actions if isinstance(action, argparse._SubParsersAction)]
@@ -204,6 +209,7 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot verify data/imagenette --picture imagenette.png\n'
                        '  gluon-bot verify VOCdevkit\n  gluon-bot verify ADEChallengeData2016\n')
     command.add_argument('path', metavar='PATH', help='folder of records, one .rec, or a tree')
+    _lenient(command)
     command.add_argument('--picture', metavar='FILE', help='also draw training images as the network sees them, a PNG')
     command.add_argument('--workers', type=_whole(1, 1024), help='processes (default: one a core)')
 

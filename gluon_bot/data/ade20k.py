@@ -1,6 +1,6 @@
 """ADE20K scene parsing data in the layout of ADEChallengeData2016 (Table 9: train on training, test on validation).
 
-    ROOT/ADEChallengeData2016/images/{training,validation}/NAME.jpg
+    ROOT/ADEChallengeData2016/images/{training,validation}/NAME.jpg         other extensions are found too
     ROOT/ADEChallengeData2016/annotations/{training,validation}/NAME.png    8 bits a pixel: 0 unlabelled, else Idx
     ROOT/ADEChallengeData2016/objectInfo150.txt                             Idx, Ratio, Train, Val, Name, with tabs between
 
@@ -12,50 +12,64 @@ third of a wide picture is never looked at. Its published numbers are of whole i
 from __future__ import annotations
 
 import os
+from collections import Counter
 from functools import partial
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
 from PIL import Image
 
 from gluon_bot import InputError
+from gluon_bot.console import counted
 from gluon_bot.data import trees
+from gluon_bot.data.records.layout import EXTENSIONS
+from gluon_bot.data.trees import Checked, FileCheck
 
 FOLDER = 'ADEChallengeData2016'
 OBJECT_FILE = 'objectInfo150.txt'
 SPLITS = {'train': 'training', 'val': 'validation'}
 MOST_CLASSES = 150
 IGNORED = -1  # class index of unlabelled pixels
+PUBLISHED = {'train': 20210, 'val': 2000}  # images
+KINDS = {'images': EXTENSIONS, 'annotations': ('.png',)}
+HINT = '; gluon-bot verify lists all such files, and --skip-broken leaves them out'
 
 
-def verify(root: str, processes: Optional[int] = None) -> List[str]:
-    """Every problem of a tree as a line 'training/NAME: what is wrong', at most about a hundred; none is [].
+def verify(root: str, processes: Optional[int] = None, ignore_label: Optional[int] = None) -> Checked:
+    """Every problem of a tree as a line 'training/NAME: what is wrong'.
 
     Decodes every image and mask. Raises InputError if `root` holds no ADEChallengeData2016 at all.
-    processes: default one a core.
+    processes: default one a core. ignore_label: of pixels that count as unlabelled, besides 0.
     """
     folder = find_folder(root)
     try:
         classes = read_classes(folder)
     except InputError as error:
-        return [str(error)]
-    problems, names = [], []
-    for part in SPLITS.values():
-        images, masks = _stems(folder, 'images', part, '.jpg'), _stems(folder, 'annotations', part, '.png')
-        if not images:
+        return Checked([str(error)], 1, [], [])
+    problems, names, notes = [], [], []
+    for split, part in SPLITS.items():
+        stems, alone = _pairs(folder, part)
+        if not stems:
             problems.append('%s: no images' % os.path.join(folder, 'images', part))
-        problems += ['%s/%s: a mask without an image' % (part, stem) for stem in sorted(masks - images)]
-        names += ['%s/%s' % (part, stem) for stem in sorted(images)]
-    check = partial(_image_problems, folder, len(classes))
-    return trees.bounded(problems + trees.verify_files(names, check, 'verify ADE20K', processes))
+        problems += alone
+        names += ['%s/%s' % (part, stem) for stem in stems if '%s/%s: an image without a mask' % (part, stem) not in alone]
+        notes += _left_alone(folder, part)
+        if len(classes) == MOST_CLASSES and len(stems) < PUBLISHED[split]:
+            notes.append('%s of %s %s images: a part of ADE20K'
+                         % (format(len(stems), ','), format(PUBLISHED[split], ','), part))
+    check = partial(_image_problems, folder, len(classes), ignore_label)
+    found = trees.verify_files(names, check, 'verify ADE20K', processes)
+    return Checked(problems + found.problems, len(problems) + found.total, found.bad, notes + found.notes)
 
 
-def manifest(root: str) -> Dict[str, Any]:
+def manifest(root: str, left_out: Sequence[str] = ()) -> Dict[str, Any]:
     """What a run's record says of its data: name, image counts, classes, and a checksum of file names and sizes."""
     folder = find_folder(root)
-    names = {split: split_names(folder, split) for split in SPLITS}
-    files = [_path('', kind, name) for name in names['train'] + names['val'] for kind in ('images', 'annotations')]
+    names = {split: [name for name in split_names(folder, split, bool(left_out)) if name not in left_out]
+             for split in SPLITS}
+    files = [os.path.relpath(_path(folder, kind, name), folder) for name in names['train'] + names['val']
+             for kind in ('images', 'annotations')]
     classes = read_classes(folder)
     return {'name': 'ade20k' if len(classes) == MOST_CLASSES else 'ade20k-layout', 'train_images': len(names['train']),
             'val_images': len(names['val']), 'classes': list(classes), 'sha256': trees.listing_sha256(folder, files)}
@@ -82,39 +96,62 @@ def read_classes(folder: str) -> Tuple[str, ...]:
     return tuple(row[4].strip() for row in rows)
 
 
-def split_names(folder: str, split: str) -> List[str]:
-    """'training/ADE_train_00000001' and so on, sorted; InputError if there are none."""
+def split_names(folder: str, split: str, skip_broken: bool = False) -> List[str]:
+    """'training/ADE_train_00000001' and so on, sorted. InputError if there are none, or an image or mask is alone."""
     part = SPLITS[split]
-    names = ['%s/%s' % (part, stem) for stem in sorted(_stems(folder, 'images', part, '.jpg'))]
-    if not names:
+    stems, alone = _pairs(folder, part)
+    if not stems:
         raise InputError('%s: no images' % os.path.join(folder, 'images', part))
-    return names
+    if alone and not skip_broken:
+        raise InputError('%s: %s%s' % (folder, alone[0], HINT))
+    return ['%s/%s' % (part, stem) for stem in stems]
 
 
-def mask_problems(mask: Image.Image, size: Tuple[int, int], classes: int) -> List[str]:
+def _pairs(folder: str, part: str) -> Tuple[List[str], List[str]]:
+    """The sorted names of the images of a part, without extension, and a line for each image or mask that is alone."""
+    images, masks = (trees.images_in(os.path.join(folder, kind, part), extensions) for kind, extensions in KINDS.items())
+    alone = ['%s/%s: a mask without an image' % (part, stem) for stem in sorted(set(masks) - set(images))]
+    alone += ['%s/%s: an image without a mask' % (part, stem) for stem in sorted(set(images) - set(masks))]
+    return sorted(filter(trees.is_plain_name, images)), alone
+
+
+def _left_alone(folder: str, part: str) -> List[str]:
+    """The files beside the images that are not named like one, by extension."""
+    path = os.path.join(folder, 'images', part)
+    names = os.listdir(path) if os.path.isdir(path) else []
+    kinds = Counter(os.path.splitext(name)[1].lower() or 'without extension' for name in names
+                    if not name.lower().endswith(EXTENSIONS) and not name.startswith('.'))
+    listed = ', '.join('%d %s' % (count, kind) for kind, count in kinds.most_common(10))
+    return ['%s: %s not named like an image: left out (%s)' % (part, counted(sum(kinds.values()), 'file'), listed)] \
+        if kinds else []
+
+
+def mask_problems(mask: Image.Image, size: Tuple[int, int], classes: int, ignore_label: Optional[int] = None) -> List[str]:
     """What is wrong with a mask for an image of `size` (width, height): channels, size, labels above `classes`."""
     if mask.format != 'PNG' or mask.mode not in ('L', 'P'):
         return ['the mask is a %s of mode %s; must be a PNG of one channel of 8 bits' % (mask.format, mask.mode)]
     problems = []
     if mask.size != size:
         problems.append('the mask has %d x %d pixels, its image %d x %d' % (*mask.size, *size))
-    largest = int(np.asarray(mask).max())
+    labels = np.asarray(mask)
+    largest = int(labels[labels != ignore_label].max(initial=0))
     if largest > classes:
-        problems.append('the mask has label %d; there are %d classes' % (largest, classes))
+        problems.append('the mask has label %d; there are %d classes%s' % (
+            largest, classes, '; are these pixels unlabelled? Then give --ignore-label 255' * (largest == 255)))
     return problems
 
 
-def open_pair(folder: str, name: str, classes: int) -> Tuple[Image.Image, Image.Image]:
-    """The RGB image called 'training/ADE_train_00000001' and its mask; InputError names the file that can't be used."""
+def open_pair(folder: str, name: str, classes: int, ignore_label: Optional[int] = None) -> Tuple[Image.Image, Image.Image]:
+    """The RGB image called 'training/ADE_train_00000001' and its mask; InputError names the file that cannot be used."""
     image = _open(folder, 'images', name, 'image').convert('RGB')
     mask = _open(folder, 'annotations', name, 'mask')
-    problems = mask_problems(mask, image.size, classes)
+    problems = mask_problems(mask, image.size, classes, ignore_label)
     if problems:
-        raise InputError('%s: %s' % (_path(folder, 'annotations', name), problems[0]))
+        raise InputError('%s: %s%s' % (_path(folder, 'annotations', name), problems[0], HINT))
     return image, mask
 
 
-def _image_problems(folder: str, classes: int, name: str) -> List[str]:
+def _image_problems(folder: str, classes: int, ignore_label: Optional[int], name: str) -> FileCheck:
     problems, size = [], None
     try:
         size = trees.open_image(_path(folder, 'images', name), 'image').size
@@ -122,44 +159,55 @@ def _image_problems(folder: str, classes: int, name: str) -> List[str]:
         problems.append(str(error))
     try:
         mask = trees.open_image(_path(folder, 'annotations', name), 'mask')
-        problems += mask_problems(mask, size or mask.size, classes)
+        problems += mask_problems(mask, size or mask.size, classes, ignore_label)
     except InputError as error:
         problems.append(str(error))
-    return problems
+    return FileCheck(problems)
 
 
 def _open(folder: str, kind: str, name: str, role: str) -> Image.Image:
     try:
         return trees.open_image(_path(folder, kind, name), role)
     except InputError as error:
-        raise InputError('%s: %s' % (_path(folder, kind, name), error)) from None
-
-
-def _stems(folder: str, kind: str, part: str, extension: str) -> set:
-    path = os.path.join(folder, kind, part)
-    names = os.listdir(path) if os.path.isdir(path) else []
-    return {name[:-len(extension)] for name in names if name.endswith(extension) and trees.is_plain_name(name)}
+        raise InputError('%s: %s%s' % (_path(folder, kind, name), error, HINT)) from None
 
 
 def _path(folder: str, kind: str, name: str) -> str:
-    return os.path.join(folder, kind, name + ('.jpg' if kind == 'images' else '.png'))
+    """Where the image or mask called 'training/ADE_train_00000001' lies, with the extension that is there."""
+    part, stem = name.split('/')
+    place = os.path.join(folder, kind, part)
+    return os.path.join(place, trees.find_image(place, stem, KINDS[kind]) or stem + KINDS[kind][0])
 
 
 class Masks(mx.gluon.data.Dataset):
     """The images and masks of the split 'train' or 'val' of an ADE20K tree, in the order of their names.
 
     Item i is (image, mask): uint8 RGB (height, width, 3) and class indices, int32 (height, width), -1 ignored.
-    Raises InputError where the tree is not complete, and for a file that can't be used.
+    ignore_label: of pixels that count as unlabelled, besides 0. skip_broken: leave files out that cannot be used, and decode
+    all of them now to find these; `left_out` are their names.
+    Raises InputError where the tree is not complete, and for a file that cannot be used.
     """
 
-    def __init__(self, root: str, split: str) -> None:
-        self.folder = find_folder(root)
+    def __init__(self, root: str, split: str, skip_broken: bool = False, ignore_label: Optional[int] = None) -> None:
+        self.folder, self.ignore_label = find_folder(root), ignore_label
         self.classes = read_classes(self.folder)
-        self.names = split_names(self.folder, split)
+        self.names = split_names(self.folder, split, skip_broken)
+        self.left_out: List[str] = []
+        if skip_broken:
+            check = partial(_image_problems, self.folder, len(self.classes), ignore_label)
+            checked = trees.verify_files(self.names, check, 'verify ADE20K')
+            self.left_out = checked.bad
+            trees.say_left_out(self.folder, checked)
+            self.names = [name for name in self.names if name not in set(checked.bad)]
+        for note in _left_alone(self.folder, SPLITS[split]):
+            trees.say_once('%s: %s' % (self.folder, note))
+        if not self.names:
+            raise InputError('%s: no images that can be used' % os.path.join(self.folder, 'images', SPLITS[split]))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
-        image, mask = open_pair(self.folder, self.names[index], len(self.classes))
-        return np.asarray(image), np.asarray(mask, np.int32) + IGNORED
+        image, mask = open_pair(self.folder, self.names[index], len(self.classes), self.ignore_label)
+        labels = np.asarray(mask, np.int32)
+        return np.asarray(image), np.where(labels == self.ignore_label, 0, labels).astype(np.int32) + IGNORED

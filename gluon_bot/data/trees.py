@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter
 from contextlib import closing
-from typing import Callable, Iterable, List, Optional, Sequence
+from functools import lru_cache
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from PIL import Image
 
 from gluon_bot import InputError
-from gluon_bot.console import Progress, counted
+from gluon_bot.console import Progress, counted, is_plain_text, one_line, say
 from gluon_bot.data.records.images import Unreadable, decode
+from gluon_bot.data.records.layout import EXTENSIONS
 from gluon_bot.data.records.process_pool import ordered
 from gluon_bot.files import read_bounded
 
@@ -21,28 +24,67 @@ MOST_IMAGE_BYTES = 256 << 20
 PROBLEMS_SHOWN = 100
 PROBLEMS_A_FILE = 10
 
-Check = Callable[[str], List[str]]
+Check = Callable[[str], 'FileCheck']
+
+
+class FileCheck(NamedTuple):
+    """What is wrong with one file, and what is only counted: {'boxes of %s: clipped': 2}, %s for the number of objects."""
+
+    problems: List[str]
+    counts: Dict[str, int] = {}
+
+
+class Checked(NamedTuple):
+    """The problems of a tree as lines, how many there are, the names of the files that have them, and what else to say."""
+
+    problems: List[str]
+    total: int
+    bad: List[str]
+    notes: List[str]
+
+    def lines(self) -> List[str]:
+        """The first PROBLEMS_SHOWN problems, and a line that counts the others."""
+        shown = self.problems[:PROBLEMS_SHOWN]
+        return shown + ['and %s' % counted(self.total - len(shown), 'more problem')] * (self.total > len(shown))
 
 
 def is_plain_name(name: str) -> bool:
     """Whether `name` can only be a file directly inside its folder: no separators, no '..', nothing unprintable."""
-    return name not in ('', '.', '..') and name.isprintable() and '/' not in name and '\\' not in name
+    return name not in ('', '.', '..') and is_plain_text(name) and '/' not in name and '\\' not in name
 
 
-def printable(text: str) -> str:
-    """At most 80 characters of text from a file, safe to print on one line."""
-    return text[:80].encode('unicode_escape').decode()
+def images_in(folder: str, extensions: Sequence[str] = EXTENSIONS) -> Dict[str, str]:
+    """{name without extension, in NFC: file name} of the images in a folder; {} where there is none."""
+    try:
+        return _images_in(folder, os.stat(folder).st_mtime_ns, tuple(extensions))
+    except OSError:
+        return {}
 
 
-def read_names(path: str) -> List[str]:
-    """The first word of each line of a text file, blank lines left out.
+def find_image(folder: str, stem: str, extensions: Sequence[str] = EXTENSIONS) -> str:
+    """The name of the image file STEM.* in a folder, with an extension in any case, .jpg first; '' where there is none."""
+    if os.path.exists(os.path.join(folder, stem + extensions[0])):
+        return stem + extensions[0]
+    return images_in(folder, extensions).get(unicodedata.normalize('NFC', stem), '')
+
+
+@lru_cache(maxsize=64)
+def _images_in(folder: str, mtime_ns: int, extensions: Sequence[str]) -> Dict[str, str]:
+    names = [name for name in sorted(os.listdir(folder), reverse=True)
+             if name.lower().endswith(tuple(extensions)) and not name.startswith('.')]
+    return {unicodedata.normalize('NFC', os.path.splitext(name)[0]): name for name in names}
+
+
+def read_names(path: str, is_name: Callable[[str], bool] = lambda line: False) -> List[str]:
+    """The names in a text file, one a line: the whole line where `is_name` knows it, else its first word.
 
     Raises InputError for a file that can't be read, is no text, repeats a name or has one that leads out of its folder.
     """
-    names = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    names = [line if line == line.split()[0] or is_plain_name(line) and is_name(line) else line.split()[0] for line in lines]
     for name in names:
         if not is_plain_name(name):
-            raise InputError("%s: '%s' is not a plain file name; remove it" % (path, printable(name)))
+            raise InputError("%s: '%s' is not a plain file name; remove it" % (path, one_line(name, 80)))
     repeated = [name for name, times in Counter(names).items() if times > 1]
     if repeated:
         raise InputError("%s: '%.80s' is listed more than once; remove the repetitions" % (path, repeated[0]))
@@ -50,13 +92,14 @@ def read_names(path: str) -> List[str]:
 
 
 def read_text(path: str) -> str:
-    """A whole text file; InputError if it can't be read, is larger than 8 MB or is not UTF-8."""
+    """A whole text file; InputError if it can't be read, is larger than 8 MB or is neither UTF-8 nor UTF-16."""
     try:
-        return read_bounded(path, MOST_LIST_BYTES).decode('utf-8')
+        data = read_bounded(path, MOST_LIST_BYTES)
+        return data.decode('utf-16' if data[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig')
     except OSError as error:
-        raise InputError('%s: can not be read: %s' % (path, error.strerror)) from None
+        raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
     except UnicodeDecodeError as error:
-        raise InputError('%s: can not be read as text: %s' % (path, error)) from None
+        raise InputError('%s: cannot be read as text: %s' % (path, error)) from None
 
 
 def open_image(path: str, role: str) -> Image.Image:
@@ -73,27 +116,44 @@ def open_image(path: str, role: str) -> Image.Image:
         raise InputError('%s: %s' % (role, error)) from None
 
 
-def verify_files(names: Sequence[str], check: Check, label: str, processes: Optional[int] = None) -> List[str]:
-    """Run `check(name)`, which returns problems, on every name in several processes, under a progress bar.
+def image_size(path: str) -> Tuple[int, int]:
+    """Width and height of an image by its header; InputError for what is no image."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError('%s: not an image: %s' % (path, getattr(error, 'strerror', None) or 'of an unknown kind')) from None
 
-    Returns 'name: problem' lines in the order of `names`. RunError if a process is killed.
+
+def say_once(message: str) -> None:
+    """A message of what all workers see alike: the first one says it."""
+    if os.environ.get('HOROVOD_RANK', '0') == '0':
+        say(message)
+
+
+def say_left_out(root: str, checked: Checked) -> None:
+    """The files that --skip-broken leaves out, with the first problems."""
+    if checked.bad:
+        say_once('%s: %s left out, the first: %s' % (root, counted(len(checked.bad), 'image'), checked.problems[0]))
+
+
+def verify_files(names: Sequence[str], check: Check, label: str, processes: Optional[int] = None) -> Checked:
+    """Run `check(name)` on every name in several processes, under a progress bar. RunError if a process is killed.
+
+    Problems are lines 'name: problem' in the order of `names`, of which the first few of each file are kept.
     """
-    problems = []
+    problems, bad, count = [], [], 0
+    counts: Counter = Counter()
     progress = Progress(len(names), label, 'files', plain_seconds=30)
     with closing(ordered(check, names, processes)) as found:
         for done, (name, said) in enumerate(zip(names, found), 1):
-            problems += ['%s: %s' % (name, problem) for problem in said[:PROBLEMS_A_FILE]]
-            if len(said) > PROBLEMS_A_FILE:
-                problems.append('%s: and %d more problems in this file' % (name, len(said) - PROBLEMS_A_FILE))
-            progress.update(done, counted(len(problems), 'problem'))
+            problems += ['%s: %s' % (name, problem) for problem in said.problems[:PROBLEMS_A_FILE]]
+            count += len(said.problems)
+            bad += [name] if said.problems else []
+            counts.update(said.counts)
+            progress.update(done, counted(count, 'problem'))
     progress.close()
-    return problems
-
-
-def bounded(problems: Sequence[str]) -> List[str]:
-    """The first PROBLEMS_SHOWN problems, and a line that counts the others."""
-    left = len(problems) - PROBLEMS_SHOWN
-    return list(problems[:PROBLEMS_SHOWN]) + (['and %d more problems' % left] if left > 0 else [])
+    return Checked(problems, count, bad, [what % counted(number, 'object') for what, number in sorted(counts.items())])
 
 
 def listing_sha256(root: str, files: Iterable[str]) -> str:

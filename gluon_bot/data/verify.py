@@ -1,7 +1,8 @@
-"""`gluon-bot verify`: what kind of data lies in a folder, and whether it is sound."""
+"""`gluon-bot verify`: what kind of data lies in a folder, whether it is sound, and how much of a published set it is."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Callable, List, Optional
 
 from gluon_bot import InputError
@@ -10,31 +11,39 @@ from gluon_bot.data import ade20k, voc
 from gluon_bot.data.records.verify import verify_records
 
 VOC, ADE20K = 'VOC devkit', 'ADE20K'
-TREES = ((VOC, voc.find_devkit, voc.verify), (ADE20K, ade20k.find_folder, ade20k.verify))
+FINDERS = {VOC: voc.find_devkit, ADE20K: ade20k.find_folder}
 
 
-def verify(path: str, workers: Optional[int] = None) -> str:
+def verify(path: str, workers: Optional[int] = None, skip_broken: bool = False, ignore_label: Optional[int] = None) -> str:
     """Check a VOC devkit, an ADEChallengeData2016 tree (or both, side by side), a folder of records, or one .rec.
 
-    Returns what it is, a line each.
-
+    Returns what it is, a line each. skip_broken: images that --skip-broken leaves out of training are no error; ignore_label
+    is that of unlabelled pixels in masks, besides 0.
     Problems are listed on standard error, and InputError says how many there are.
     """
-    found = [(kind, check(path, workers)) for kind, find, check in TREES if _is(find, path)]
+    checks = {VOC: voc.verify, ADE20K: partial(ade20k.verify, ignore_label=ignore_label)}
+    found = [(kind, checks[kind](path, workers)) for kind in trees_in(path)]
     if not found:
         return verify_records(path, workers)
-    for kind, problems in found:
-        for problem in problems:
+    lines: List[str] = []
+    for kind, checked in found:
+        for problem in checked.lines():
             say(problem)
-        if problems:
-            raise InputError('%s: %s with %s, listed above; repair or remove these files'
-                             % (path, kind, counted(len(problems), 'problem')))
-    return '\n'.join('%s: %s, sound' % (path, kind) for kind, _ in found)
+        for note in checked.notes:
+            say('%s: %s: %s' % (path, kind, note))
+        left_out = skip_broken and checked.total and all(
+            problem.startswith(tuple(name + ': ' for name in checked.bad)) for problem in checked.problems)
+        if checked.total and not left_out:
+            raise InputError('%s: %s with %s, listed above; repair or remove these files%s' % (
+                path, kind, counted(checked.total, 'problem'), ', or train with --skip-broken' * bool(checked.bad)))
+        lines.append('%s: %s, sound%s' % (path, kind, ' but for %s, which --skip-broken leaves out'
+                                          % counted(len(checked.bad), 'image') if left_out else ''))
+    return '\n'.join(lines)
 
 
 def trees_in(path: str) -> List[str]:
     """VOC, ADE20K, both or none: the kinds of annotated images in a folder."""
-    return [kind for kind, find, _ in TREES if _is(find, path)]
+    return [kind for kind, find in FINDERS.items() if _is(find, path)]
 
 
 def _is(find: Callable[[str], str], path: str) -> bool:

@@ -1,7 +1,7 @@
 """Pascal VOC detection data in the layout of the VOC devkit (Table 8: train on 2007+2012 trainval, test on 2007 test).
 
     DEVKIT/classes.txt                      optional, one class a line; without it the 20 classes of VOC
-    DEVKIT/VOC2007/JPEGImages/NAME.jpg      every folder VOC<year> counts
+    DEVKIT/VOC2007/JPEGImages/NAME.jpg      every folder VOC<year> counts; other extensions are found too
     DEVKIT/VOC2007/Annotations/NAME.xml
     DEVKIT/VOC2007/ImageSets/Main/{trainval,test}.txt
 
@@ -9,51 +9,47 @@ Coordinates in the XML are pixels counted from 1, both corners inside the box; l
 off all four. GluonCV's transforms then treat boxes as [xmin, xmax] without the last pixel, its metric with it, as VOC's
 devkit does. Objects marked `difficult` are trained on, as in the published recipe, and left out of the score.
 
-Files are read as strangers' files: a list or an annotation that is not as it should be is refused, and the reason said.
+Lists, class names and images are found as GluonCV's VOCDetection finds them, and as other tools leave them: images of any
+usual extension, names with spaces, byte order marks. `verify` and training judge a file by the same function.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
+from collections import Counter
 from functools import partial
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
-from defusedxml import DefusedXmlException, ElementTree
 
 from gluon_bot import InputError
+from gluon_bot.console import counted, is_plain_text
 from gluon_bot.data import trees
-from gluon_bot.files import read_bounded
+from gluon_bot.data.trees import Checked, FileCheck
+from gluon_bot.data.voc_annotations import (
+    Annotation,
+    annotation_problems,
+    as_label,
+    class_index,
+    clipped,
+    read_annotation,
+    shown,
+)
 
 CLASSES = ('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog',
            'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
 CLASS_FILE = 'classes.txt'
 SPLITS = {'train': 'trainval', 'test': 'test'}
-MOST_XML_BYTES = 1 << 20
+PUBLISHED = {'train': 16551, 'test': 4952}  # images of VOC 2007+2012 trainval and of VOC 2007 test
+MOST_ASPECT = 31  # a narrower image has fewer than the 2,000 proposals that training takes of it
+CLIPPED = 'boxes of %s exceed their image by up to one pixel: clipped'
 MOST_CLASSES = 1000
 
 
-class Thing(NamedTuple):
-    """One annotated object: the class's name, and its box as the file has it, in pixels counted from 1."""
-
-    name: str
-    difficult: bool
-    box: Tuple[float, float, float, float]
-
-
-class Annotation(NamedTuple):
-    """What one XML file says of its image: file name ('' if it says none), (width, height) and objects."""
-
-    file_name: str
-    size: Tuple[int, int]
-    things: List[Thing]
-
-
-def verify(root: str, processes: Optional[int] = None) -> List[str]:
-    """Every problem of a devkit tree as a line 'VOC2007/NAME: what is wrong', at most about a hundred; none is [].
+def verify(root: str, processes: Optional[int] = None) -> Checked:
+    """Every problem of a devkit tree as a line 'VOC2007/NAME: what is wrong'.
 
     Decodes every listed image and compares it with its annotation. Raises InputError if `root` is no devkit at all.
     processes: default one a core.
@@ -61,34 +57,41 @@ def verify(root: str, processes: Optional[int] = None) -> List[str]:
     devkit = find_devkit(root)
     try:
         classes = read_classes(devkit)
+        lists = {split: split_names(devkit, split) for split in SPLITS}
     except InputError as error:
-        return [str(error)]
-    problems, names = [], []
-    for year in _years(devkit):
-        listed = {}
-        for split in SPLITS.values():
-            path = _list_path(devkit, year, split)
-            try:
-                listed[split] = trees.read_names(path) if os.path.exists(path) else []
-            except InputError as error:
-                problems.append(str(error))
-                listed[split] = []
-        both = sorted(set(listed['trainval']) & set(listed['test']))
-        if both:
-            problems.append('%s/%s: listed in trainval.txt and in test.txt (%d such)' % (year, both[0], len(both)))
-        names += ['%s/%s' % (year, name) for name in sorted(set(listed['trainval']) | set(listed['test']))]
-    if not names and not problems:
-        problems.append('%s: no images listed in VOC*/ImageSets/Main/trainval.txt or test.txt' % devkit)
-    check = partial(_image_problems, devkit, classes)
-    return trees.bounded(problems + trees.verify_files(names, check, 'verify VOC', processes))
+        return Checked([str(error)], 1, [], [])
+    both = sorted(set(lists['train']) & set(lists['test']))
+    problems = ['%s: listed in trainval.txt and in test.txt (%d such)' % (both[0], len(both))] if both else []
+    problems += ['%s: no images listed in VOC*/ImageSets/Main/%s.txt' % (devkit, SPLITS[split])
+                 for split, names in lists.items() if not names]
+    names = sorted({name for listed in lists.values() for name in listed})
+    found = trees.verify_files(names, partial(_image_problems, devkit, classes), 'verify VOC', processes)
+    notes = left_out_years(devkit) + found.notes + _class_notes(devkit, classes, lists, set(found.bad))
+    if classes == CLASSES:
+        notes += ['%s of %s %s images: a part of VOC' % (format(len(lists[split]), ','), format(whole, ','), split)
+                  for split, whole in PUBLISHED.items() if len(lists[split]) < whole]
+    return Checked(problems + found.problems, len(problems) + found.total, found.bad, notes)
 
 
-def manifest(root: str) -> Dict[str, Any]:
+def _class_notes(devkit: str, classes: Sequence[str], lists: Dict[str, List[str]], bad: 'set[str]') -> List[str]:
+    """The classes of which a split has no object: they cannot be learned, or their AP counts for nothing."""
+    notes = []
+    for split, names in lists.items():
+        things = Counter(class_index(classes, thing.name) for name in names if name not in bad
+                         for thing in read_annotation(annotation_path(devkit, name)).things)
+        missing = [name for index, name in enumerate(classes) if not things[index]]
+        if missing and names:
+            notes.append('%s without an object in %s: %s%s' % (counted(len(missing), 'class'), SPLITS[split],
+                                                              ', '.join(missing[:10]), ', ...' * (len(missing) > 10)))
+    return notes
+
+
+def manifest(root: str, left_out: Sequence[str] = ()) -> Dict[str, Any]:
     """What a run's record says of its data: name, image counts, classes, and a checksum of file names and sizes."""
     devkit = find_devkit(root)
-    counts = {split: split_names(devkit, split) for split in SPLITS}
+    counts = {split: [name for name in split_names(devkit, split) if name not in left_out] for split in SPLITS}
     files = [part for name in counts['train'] + counts['test']
-             for part in (annotation_path('', name), image_path('', name))]
+             for part in (annotation_path('', name), os.path.relpath(image_path(devkit, name), devkit))]
     classes = read_classes(devkit)
     return {'name': 'voc' if classes == CLASSES else 'voc-layout', 'train_images': len(counts['train']),
             'val_images': len(counts['test']), 'classes': list(classes), 'sha256': trees.listing_sha256(devkit, files)}
@@ -108,22 +111,52 @@ def read_classes(devkit: str) -> Tuple[str, ...]:
     if not os.path.exists(path):
         return CLASSES
     classes = [line.strip() for line in trees.read_text(path).splitlines() if line.strip()]
-    if not 1 <= len(classes) <= MOST_CLASSES or len(set(classes)) < len(classes) or not all(map(str.isprintable, classes)):
+    if not 1 <= len(classes) <= MOST_CLASSES or len(set(classes)) < len(classes) or not all(map(is_plain_text, classes)):
         raise InputError('%s: must be 1 to %d different names, one a line' % (path, MOST_CLASSES))
     return tuple(classes)
 
 
 def split_names(devkit: str, split: str) -> List[str]:
-    """'VOC2007/000005' and so on, of all years that have the split, in the order of the lists."""
-    lists = {year: _list_path(devkit, year, SPLITS[split]) for year in _years(devkit)}
-    return ['%s/%s' % (year, name) for year, path in lists.items() if os.path.exists(path)
-            for name in trees.read_names(path)]
+    """'VOC2007/000005' and so on, in the order of the lists: of all years that have it; of test, see `_test_years`."""
+    return ['%s/%s' % (year, name) for year in (_test_years(devkit)[0] if split == 'test' else _years(devkit))
+            for name in _listed(devkit, year, split)]
+
+
+def left_out_years(devkit: str) -> List[str]:
+    """What there is to say of test lists that are not used."""
+    return ['%s/test.txt: left out, since %s' % (year, why) for year, why in _test_years(devkit)[1].items()]
+
+
+def _test_years(devkit: str) -> Tuple[List[str], Dict[str, str]]:
+    """The years to test on, and why others are not: VOC 2007 alone where it has a test list, as Table 8; else all that have
+    annotations, which the published test sets of later years lack.
+    """
+    years = [year for year in _years(devkit) if os.path.exists(_list_path(devkit, year, 'test'))]
+    unused = {}
+    for year in years:
+        names = _listed(devkit, year, 'test')
+        if 'VOC2007' in years and year != 'VOC2007':
+            unused[year] = 'the test set is that of VOC 2007 (Table 8)'
+        elif names and not any(os.path.exists(annotation_path(devkit, '%s/%s' % (year, name))) for name in names):
+            unused[year] = 'none of its images has an annotation'
+    if len(unused) == len(years):  # then the first image says what it lacks
+        return years, {}
+    return [year for year in years if year not in unused], unused
+
+
+def _listed(devkit: str, year: str, split: str) -> List[str]:
+    path = _list_path(devkit, year, SPLITS[split])
+    if not os.path.exists(path):
+        return []
+    return trees.read_names(path, lambda line: os.path.exists(annotation_path(devkit, '%s/%s' % (year, line)))
+                            or bool(trees.find_image(os.path.join(devkit, year, 'JPEGImages'), line)))
 
 
 def image_path(devkit: str, name: str) -> str:
-    """Where the image called 'VOC2007/000005' lies."""
+    """Where the image called 'VOC2007/000005' lies: JPEGImages/000005.jpg, or with the extension that is there."""
     year, stem = name.split('/')
-    return os.path.join(devkit, year, 'JPEGImages', stem + '.jpg')
+    folder = os.path.join(devkit, year, 'JPEGImages')
+    return os.path.join(folder, trees.find_image(folder, stem) or stem + '.jpg')
 
 
 def annotation_path(devkit: str, name: str) -> str:
@@ -132,67 +165,40 @@ def annotation_path(devkit: str, name: str) -> str:
     return os.path.join(devkit, year, 'Annotations', stem + '.xml')
 
 
-def _box(thing: Any) -> Tuple[float, float, float, float]:
-    xmin, ymin, xmax, ymax = (float(_text(thing, 'bndbox/' + corner)) for corner in ('xmin', 'ymin', 'xmax', 'ymax'))
-    return xmin, ymin, xmax, ymax
+def _judged(devkit: str, classes: Sequence[str], name: str,
+            size: Tuple[int, int] = (0, 0)) -> Tuple[Annotation, int, List[str]]:
+    """An annotation as training takes it, its boxes clipped, how many were, and what is wrong with it.
+
+    size: of its image, where that is known; else the header of the image is read if the annotation does not state it.
+    """
+    annotation = read_annotation(annotation_path(devkit, name))
+    if not all(annotation.size):
+        annotation = annotation._replace(size=size if all(size) else trees.image_size(image_path(devkit, name)))
+    annotation, count = clipped(annotation)
+    problems = annotation_problems(annotation, classes)
+    stem, stated = os.path.basename(name), annotation.file_name.replace('\\', '/')
+    if stated and stem not in (stated, os.path.splitext(stated)[0], os.path.splitext(os.path.basename(stated))[0]):
+        problems.append("the annotation is of another file, '%s'" % shown(annotation.file_name))
+    if max(annotation.size) > MOST_ASPECT * min(annotation.size) > 0:
+        problems.append('%d x %d pixels are too narrow to train on: one side is more than %d times the other'
+                        % (*annotation.size, MOST_ASPECT))
+    return annotation, count, problems
 
 
-def read_annotation(path: str) -> Annotation:
-    """Parse one XML file; InputError if it is missing, malformed, lacks what is needed, or declares a DTD or entities."""
+def _image_problems(devkit: str, classes: Sequence[str], name: str) -> FileCheck:
+    problems, size = [], (0, 0)
     try:
-        tree = ElementTree.fromstring(read_bounded(path, MOST_XML_BYTES), forbid_dtd=True)
-        width, height = (_pixels(_text(tree, 'size/' + side)) for side in ('width', 'height'))
-        things = [Thing(_text(thing, 'name').lower(), _text(thing, 'difficult', '0') == '1', _box(thing))
-                  for thing in tree.findall('object')]
-        return Annotation(_text(tree, 'filename', ''), (width, height), things)
-    except DefusedXmlException:
-        raise InputError('%s: declares a DTD or entities, which no annotation needs' % path) from None
-    except OSError as error:
-        raise InputError('%s: can not be read: %s' % (path, error.strerror)) from None
-    except (ElementTree.ParseError, LookupError, ValueError) as error:
-        raise InputError('%s: not a VOC annotation: %s' % (path, trees.printable(str(error)))) from None
-
-
-def annotation_problems(annotation: Annotation, classes: Tuple[str, ...]) -> List[str]:
-    """What is wrong with the objects: class unknown; box not finite, empty, inverted, or outside the image."""
-    problems = []
-    width, height = annotation.size
-    for number, (name, _, box) in enumerate(annotation.things, 1):
-        xmin, ymin, xmax, ymax = box
-        if name not in classes:
-            problems.append("object %d: unknown class '%s'" % (number, trees.printable(name)))
-        if not all(map(math.isfinite, box)):
-            problems.append('object %d: box %s is not finite' % (number, _shown(box)))
-        elif xmin >= xmax or ymin >= ymax:
-            problems.append('object %d: box %s is empty or inverted' % (number, _shown(box)))
-        elif xmin < 1 or ymin < 1 or xmax > width or ymax > height:
-            problems.append('object %d: box %s is outside the image of %d x %d (pixels count from 1)'
-                            % (number, _shown(box), width, height))
-    return problems
-
-
-def as_label(annotation: Annotation, classes: Tuple[str, ...]) -> np.ndarray:
-    """float32 (boxes, 6): xmin, ymin, xmax, ymax from 0, class index, difficult."""
-    rows = [[edge - 1 for edge in box] + [classes.index(name), difficult] for name, difficult, box in annotation.things]
-    return np.array(rows, dtype=np.float32).reshape(-1, 6)
-
-
-def _image_problems(devkit: str, classes: Tuple[str, ...], name: str) -> List[str]:
-    problems, image = [], None
-    try:
-        image = trees.open_image(image_path(devkit, name), 'image')
+        size = trees.open_image(image_path(devkit, name), 'image').size
     except InputError as error:
         problems.append(str(error))
     try:
-        annotation = read_annotation(annotation_path(devkit, name))
+        annotation, count, found = _judged(devkit, classes, name, size)
     except InputError as error:
-        return problems + [str(error).replace(annotation_path(devkit, name), 'annotation')]
-    stem = os.path.basename(name)
-    if annotation.file_name not in ('', stem, stem + '.jpg'):
-        problems.append("the annotation is of another file, '%s'" % trees.printable(annotation.file_name))
-    if image is not None and image.size != annotation.size:
-        problems.append('%d x %d pixels, but its annotation says %d x %d' % (*image.size, *annotation.size))
-    return problems + annotation_problems(annotation, classes)
+        return FileCheck(problems + [str(error).replace(annotation_path(devkit, name), 'annotation')] * (not problems
+                         or annotation_path(devkit, name) in str(error)))
+    if all(size) and size != annotation.size:
+        found.insert(0, '%d x %d pixels, but its annotation says %d x %d' % (*size, *annotation.size))
+    return FileCheck(problems + found, {CLIPPED: count} if count else {})
 
 
 def _years(devkit: str) -> List[str]:
@@ -204,27 +210,7 @@ def _list_path(devkit: str, year: str, split: str) -> str:
     return os.path.join(devkit, year, 'ImageSets', 'Main', split + '.txt')
 
 
-def _text(element: Any, path: str, default: Any = None) -> str:
-    """The stripped text below `element`; LookupError names what is missing where there is no default."""
-    found = element.find(path)
-    if found is None or found.text is None:
-        if default is None:
-            raise LookupError('no <%s>' % path.replace('/', '><'))
-        return default
-    return found.text.strip()
-
-
-def _pixels(text: str) -> int:
-    if len(text) > 9:
-        raise ValueError('a size of %d digits' % len(text))
-    return int(text)
-
-
-def _shown(box: Tuple[float, ...]) -> str:
-    return '(%s)' % ', '.join('%g' % edge for edge in box)
-
-
-HINT = '; gluon-bot verify lists all such files'
+HINT = '; gluon-bot verify lists all such files, and --skip-broken leaves them out'
 
 
 class Boxes(mx.gluon.data.Dataset):
@@ -232,22 +218,32 @@ class Boxes(mx.gluon.data.Dataset):
 
     Item i is (image, label): uint8 RGB (height, width, 3) and float32 (boxes, 6), a row xmin, ymin, xmax, ymax in pixels
     counted from 0, class index, difficult. The training split has only images with at least one box.
-    All annotations are read at the start. Raises InputError for the first one that can't be used.
+    All annotations are read at the start. Raises InputError for the first file that cannot be used; skip_broken leaves such
+    files out instead, and decodes all images now to find them. `left_out` are the names of these files.
     """
 
-    def __init__(self, root: str, split: str) -> None:
+    def __init__(self, root: str, split: str, skip_broken: bool = False) -> None:
         self.devkit = find_devkit(root)
         self.classes = read_classes(self.devkit)
         self.names, self.sizes, self.labels = [], [], []
-        for name in split_names(self.devkit, split):
-            annotation = read_annotation(annotation_path(self.devkit, name))
-            problems = annotation_problems(annotation, self.classes)
+        listed, clipped_boxes = split_names(self.devkit, split), 0
+        self.left_out: List[str] = []
+        if skip_broken:
+            checked = trees.verify_files(listed, partial(_image_problems, self.devkit, self.classes), 'verify VOC')
+            self.left_out = checked.bad
+            trees.say_left_out(self.devkit, checked)
+        for name in [name for name in listed if name not in set(self.left_out)]:
+            annotation, count, problems = _judged(self.devkit, self.classes, name)
+            clipped_boxes += count
             if problems:
                 raise InputError('%s: %s%s' % (annotation_path(self.devkit, name), problems[0], HINT))
             if annotation.things or split == 'test':
                 self.names.append(name)
                 self.sizes.append(annotation.size)
                 self.labels.append(as_label(annotation, self.classes))
+        for note in (left_out_years(self.devkit) if split == 'test' else []) + (
+                [CLIPPED % counted(clipped_boxes, 'object')] if clipped_boxes else []):
+            trees.say_once('%s: %s' % (self.devkit, note))
         if not self.names:
             raise InputError('%s: no images%s listed in VOC*/ImageSets/Main/%s.txt'
                              % (self.devkit, ' with boxes' if split == 'train' else '', SPLITS[split]))

@@ -18,7 +18,7 @@ OPTIONS = {
     'recipes': 'recipe --set --json',
     'models': '--json',
     'pack': 'source out --name --resize --quality --seed --workers --validation-share --skip-broken --no-md5',
-    'verify': 'path --picture --workers',
+    'verify': 'path --skip-broken --ignore-label --picture --workers',
     'train': TRAINING + ' --teacher --init',
     'detect': TRAINING + ' --backbone',
     'segment': TRAINING + ' --backbone',

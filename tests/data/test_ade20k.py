@@ -35,13 +35,13 @@ def mask_path(root):
 
 def problem(root):
     """The only problem of the tree."""
-    (line,) = ade20k.verify(str(root), processes=1)
+    (line,) = ade20k.verify(str(root), processes=1).lines()
     assert '\n' not in line
     return line
 
 
 def test_real_data_is_clean(shared_data):
-    assert ade20k.verify(str(shared_data / 'ade20k-mini'), processes=1) == []
+    assert ade20k.verify(str(shared_data / 'ade20k-mini'), processes=1).lines() == []
     manifest = ade20k.manifest(str(shared_data / 'ade20k-mini'))
     assert (manifest['train_images'], manifest['val_images'], len(manifest['classes'])) == (1, 3, 150)
 
@@ -117,10 +117,12 @@ def test_bad_files_are_found(root):
     mask_path(root).write_bytes(raw[:len(raw) // 2])
     assert 'training/t: mask: ' in problem(root) and 'truncated' in problem(root)
     mask_path(root).unlink()
-    assert problem(root) == 'training/t: mask: No such file or directory'
+    assert problem(root) == 'training/t: an image without a mask'
+    with pytest.raises(InputError, match='t: an image without a mask'):
+        Masks(str(root), 'train')
     mask_path(root).write_bytes(raw)
     image.unlink()
-    assert 'training/t: a mask without an image' in ade20k.verify(str(root), 1)
+    assert 'training/t: a mask without an image' in ade20k.verify(str(root), 1).lines()
 
 
 @pytest.mark.parametrize('text, said', [
@@ -137,6 +139,59 @@ def test_bad_class_lists_are_found(root, text, said):
 
 def test_missing_parts_are_found(root, tmp_path):
     (root / ade20k.FOLDER / ade20k.OBJECT_FILE).unlink()
-    assert 'objectInfo150.txt: can not be read: No such file' in problem(root)
+    assert 'objectInfo150.txt: cannot be read: No such file' in problem(root)
     with pytest.raises(InputError, match='no ADE20K here'):
         ade20k.verify(str(tmp_path / 'nothing'))
+
+
+@pytest.mark.parametrize('image, mask', [('.JPG', '.png'), ('.jpeg', '.PNG'), ('.png', '.png'), ('.JPEG', '.Png')])
+def test_extensions_in_any_case_are_found(root, image, mask):
+    for part, name in (('training', 'u'), ('validation', 'w')):
+        for kind, extension, first in (('images', image, '.jpg'), ('annotations', mask, '.png')):
+            folder = root / ade20k.FOLDER / kind / part
+            source = next(path for path in folder.iterdir() if path.suffix == first)
+            with Image.open(str(source)) as opened:
+                opened.save(str(folder / (name + extension)), 'PNG' if 'png' in extension.lower() else 'JPEG')
+    assert ade20k.verify(str(root), 1).lines() == []
+    assert len(Masks(str(root), 'train')) == len(Masks(str(root), 'val')) == 2
+    assert Masks(str(root), 'train')[1][0].shape == (30, 40, 3) and Masks(str(root), 'train')[1][1].shape == (30, 40)
+    assert ade20k.manifest(str(root))['train_images'] == 2
+
+
+def test_files_that_are_not_named_like_images_are_counted(root, capsys):
+    (root / ade20k.FOLDER / 'images/training/u.heic').write_bytes(b'')
+    note = 'training: 1 file not named like an image: left out (1 .heic)'
+    assert ade20k.verify(str(root), 1).notes == [note]
+    assert len(Masks(str(root), 'train')) == 1 and note in capsys.readouterr().err
+
+
+def test_a_mask_alone_stops_training_and_can_be_left_out(root):
+    (root / ade20k.FOLDER / 'annotations/training/u.png').write_bytes(mask_path(root).read_bytes())
+    with pytest.raises(InputError, match='training/u: a mask without an image'):
+        Masks(str(root), 'train')
+    assert Masks(str(root), 'train', skip_broken=True).names == ['training/t']
+
+
+def test_a_label_can_be_ignored(root):
+    pixels = np.full((30, 40), 2, np.uint8)
+    pixels[:5] = 255
+    Image.fromarray(pixels).save(str(mask_path(root)))
+    assert 'label 255; there are 3 classes; are these pixels unlabelled? Then give --ignore-label 255' in problem(root)
+    assert ade20k.verify(str(root), 1, ignore_label=255).lines() == []
+    mask = Masks(str(root), 'train', ignore_label=255)[0][1]
+    assert (mask[:5] == -1).all() and (mask[5:] == 1).all() and mask.dtype == np.int32
+
+
+def test_unusable_pairs_can_be_left_out(root):
+    for kind, extension in (('images', '.jpg'), ('annotations', '.png')):
+        path = root / ade20k.FOLDER / kind / 'training'
+        (path / ('u' + extension)).write_bytes((path / ('t' + extension)).read_bytes())
+    Image.fromarray(np.full((30, 40), 9, np.uint8)).save(str(mask_path(root)))
+    masks = Masks(str(root), 'train', skip_broken=True)
+    assert masks.names == ['training/u'] and masks.left_out == ['training/t']
+    assert ade20k.manifest(str(root), masks.left_out)['train_images'] == 1
+
+
+def test_a_fragment_is_said_to_be_one(shared_data):
+    notes = ade20k.verify(str(shared_data / 'ade20k-mini'), 1).notes
+    assert any(' of 20,210 training images: a part of ADE20K' in note for note in notes)

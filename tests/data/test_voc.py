@@ -9,7 +9,7 @@ from gluoncv.data import VOCDetection
 from PIL import Image
 
 from gluon_bot import InputError
-from gluon_bot.data import trees, voc
+from gluon_bot.data import trees, verify, voc
 from gluon_bot.data.voc import Boxes
 
 OBJECT = ('<object><name>%s</name><difficult>0</difficult><bndbox>'
@@ -38,13 +38,13 @@ def devkit(tmp_path):
 
 def problem(devkit):
     """The only problem of the tree."""
-    (line,) = voc.verify(str(devkit), processes=1)
+    (line,) = voc.verify(str(devkit), processes=1).lines()
     assert '\n' not in line
     return line
 
 
 def test_real_data_is_clean(shared_data):
-    assert voc.verify(str(shared_data / 'voc-mini'), processes=1) == []
+    assert voc.verify(str(shared_data / 'voc-mini'), processes=1).lines() == []
     assert voc.manifest(str(shared_data / 'voc-mini'))['train_images'] == 60
 
 
@@ -61,7 +61,7 @@ def test_parent_of_the_devkit_is_accepted(devkit, tmp_path):
     parent = tmp_path / 'parent'
     parent.mkdir()
     shutil.move(str(devkit / 'VOC2007'), str(parent / 'VOCdevkit' / 'VOC2007'))
-    assert voc.verify(str(parent), 1) == voc.verify(str(parent / 'VOCdevkit'), 1) == []
+    assert voc.verify(str(parent), 1).lines() == voc.verify(str(parent / 'VOCdevkit'), 1).lines() == []
     with pytest.raises(InputError, match='no VOC devkit'):
         voc.verify(str(tmp_path / 'nothing'))
 
@@ -89,8 +89,8 @@ def test_images_without_objects_are_tested_on_but_not_trained_on(devkit):
 
 
 @pytest.mark.parametrize('text, said', [
-    (annotation(OBJECT % ('dog', 0, 1, 20, 20)), 'outside the image of 40 x 30'),
-    (annotation(OBJECT % ('dog', 1, 1, 41, 30)), 'outside the image'),
+    (annotation(OBJECT % ('dog', -1, 1, 20, 20)), 'outside the image of 40 x 30'),
+    (annotation(OBJECT % ('dog', 1, 1, 41.5, 30)), 'outside the image'),
     (annotation(OBJECT % ('dog', 20, 5, 20, 10)), 'empty or inverted'),
     (annotation(OBJECT % ('dog', 5, 20, 10, 3)), 'empty or inverted'),
     (annotation(OBJECT % ('dog', 'nan', 2, 3, 4)), 'not finite'),
@@ -137,12 +137,12 @@ def test_bad_images_are_found(devkit):
     path.unlink()
     assert problem(devkit) == 'VOC2007/a: image: No such file or directory'
     path.write_bytes(with_size(whole, 13000, 13000))
-    assert 'image: 13000 x 13000 pixels are more than' in voc.verify(str(devkit), 1)[0]
+    assert 'image: 13000 x 13000 pixels are more than' in voc.verify(str(devkit), 1).lines()[0]
 
 
 def test_a_missing_annotation_is_found(devkit):
     (devkit / 'VOC2007/Annotations/b.xml').unlink()
-    assert problem(devkit) == 'VOC2007/b: annotation: can not be read: No such file or directory'
+    assert problem(devkit) == 'VOC2007/b: annotation: cannot be read: No such file or directory'
 
 
 @pytest.mark.parametrize('names, said', [
@@ -160,25 +160,25 @@ def test_bad_lists_are_found(devkit, names, said):
 
 def test_a_list_that_is_no_text(devkit):
     (devkit / 'VOC2007/ImageSets/Main/trainval.txt').write_bytes(bytes(range(256)))
-    assert 'can not be read as text' in problem(devkit)
+    assert 'cannot be read as text' in problem(devkit)
 
 
 def test_nothing_listed(devkit):
     for split in ('trainval', 'test'):
         (devkit / ('VOC2007/ImageSets/Main/%s.txt' % split)).write_text('\n')
-    assert 'no images listed' in problem(devkit)
+    assert ['no images listed' in line for line in voc.verify(str(devkit), 1).lines()] == [True, True]
     with pytest.raises(InputError, match='no images with boxes listed'):
         Boxes(str(devkit), 'train')
 
 
 def test_problems_are_bounded(devkit):
     (devkit / 'VOC2007/ImageSets/Main/trainval.txt').write_text('\n'.join('x%d' % index for index in range(500)))
-    lines = voc.verify(str(devkit), processes=2)
+    lines = voc.verify(str(devkit), processes=2).lines()
     assert len(lines) == trees.PROBLEMS_SHOWN + 1 and lines[-1] == 'and 900 more problems'
     (devkit / 'VOC2007/ImageSets/Main/trainval.txt').write_text('a')
     (devkit / 'VOC2007/Annotations/a.xml').write_text(annotation((OBJECT % ('dog', 9, 9, 3, 3)) * 30))
-    lines = voc.verify(str(devkit), processes=1)
-    assert len(lines) == trees.PROBLEMS_A_FILE + 1 and lines[-1] == 'VOC2007/a: and 20 more problems in this file'
+    lines = voc.verify(str(devkit), processes=1).lines()
+    assert len(lines) == trees.PROBLEMS_A_FILE + 1 and lines[-1] == 'and 20 more problems'
 
 
 def test_manifest_tells_trees_apart(devkit):
@@ -190,3 +190,138 @@ def test_manifest_tells_trees_apart(devkit):
     os.unlink(str(path))
     with pytest.raises(InputError, match='a.xml'):
         voc.manifest(str(devkit))
+
+
+def add(devkit, name, split='trainval', year='VOC2007', extension='.jpg', text=None):
+    """One more image of 40 x 30 pixels, with a dog."""
+    for folder in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
+        (devkit / year / folder).mkdir(parents=True, exist_ok=True)
+    kind = {'.png': 'PNG', '.bmp': 'BMP'}.get(extension.lower(), 'JPEG')
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(str(devkit / year / 'JPEGImages' / (name + extension)), kind)
+    (devkit / year / 'Annotations' / (name + '.xml')).write_text(annotation(name=name + '.jpg') if text is None else text)
+    with open(str(devkit / year / 'ImageSets/Main' / (split + '.txt')), 'a') as file:
+        file.write(name + '\n')
+
+
+def sound(devkit):
+    """Verified without a problem, and every item of both splits is read: (labels of training, notes)."""
+    checked = voc.verify(str(devkit), processes=1)
+    assert checked.lines() == []
+    splits = Boxes(str(devkit), 'train'), Boxes(str(devkit), 'test')
+    items = [[dataset[index] for index in range(len(dataset))] for dataset in splits]
+    voc.manifest(str(devkit))
+    return [label.tolist() for _, label in items[0]], checked.notes
+
+
+@pytest.mark.parametrize('classes, name', [
+    ('RBC\nWBC\n', 'RBC'), ('RBC\nWBC\n', 'rbc'), ('rbc\nwbc\n', 'RBC'), ('Cat\ncat\n', 'Cat'),
+    ('caf\u00e9\nx\n', 'cafe\u0301'),
+    ('no\u00a0break\nx\n', 'no break'), ('no\u00a0break\nx\n', 'no\u00a0break'),
+    ('\u0645\u06cc\u200c\u062e\nx\n', '\u0645\u06cc\u200c\u062e'),
+    ('\ufeffcat\nx\n', 'cat'), ('cat\r\nx\r\n', 'cat')])
+def test_classes_are_compared_in_any_case(devkit, classes, name):
+    (devkit / 'classes.txt').write_text(classes, encoding='utf-8')
+    for image in 'ab':
+        path = devkit / ('VOC2007/Annotations/%s.xml' % image)
+        path.write_text(annotation(OBJECT % (name, 1, 2, 40, 30), name=image + '.jpg'), encoding='utf-8')
+    assert sound(devkit)[0] == [[[0, 1, 39, 29, 0, 0]]]
+
+
+def test_classes_of_another_encoding(devkit):
+    (devkit / 'classes.txt').write_bytes('cat\r\ndog\r\n'.encode('utf-16'))
+    assert sound(devkit)[0] == [[[0, 1, 39, 29, 1, 0]]]
+
+
+@pytest.mark.parametrize('extension', ['.JPG', '.jpeg', '.JPEG', '.png', '.Png', '.jfif', '.bmp'])
+def test_images_are_found_by_any_usual_extension(devkit, extension):
+    add(devkit, 'c', extension=extension)
+    assert len(sound(devkit)[0]) == 2
+    assert voc.manifest(str(devkit))['train_images'] == 2
+
+
+@pytest.mark.parametrize('stated', ['a.png', 'a', '/home/me/images/a.jpg', 'C:\\\\images\\\\a.JPG'])
+def test_a_file_name_may_have_another_extension_or_a_folder(devkit, stated):
+    (devkit / 'VOC2007/Annotations/a.xml').write_text(annotation(name=stated.replace('\\\\', '\\')))
+    sound(devkit)
+
+
+def test_names_with_spaces_and_lists_with_labels(devkit):
+    add(devkit, 'img 1')
+    add(devkit, 'img 2')
+    with open(str(devkit / 'VOC2007/ImageSets/Main/trainval.txt'), 'w', encoding='utf-8-sig') as file:
+        file.write('img 1\r\nimg 2\r\na  1\r\n')
+    assert len(sound(devkit)[0]) == 3
+
+
+def test_the_test_set_is_that_of_2007(devkit):
+    add(devkit, 'c', 'test', 'VOC2012')
+    add(devkit, 'd', 'trainval', 'VOC2012')
+    labels, notes = sound(devkit)
+    assert len(labels) == 2 and len(Boxes(str(devkit), 'test')) == 1
+    assert 'VOC2012/test.txt: left out, since the test set is that of VOC 2007 (Table 8)' in notes
+
+
+def test_a_test_list_without_annotations_is_left_out(devkit, capsys):
+    (devkit / 'VOC2007').rename(devkit / 'VOC2010')
+    add(devkit, 'c', 'test', 'VOC2012')
+    (devkit / 'VOC2012/Annotations/c.xml').unlink()
+    assert 'VOC2012/test.txt: left out, since none of its images has an annotation' in sound(devkit)[1]
+    assert 'none of its images has an annotation' in capsys.readouterr().err
+    assert voc.manifest(str(devkit))['val_images'] == 1
+
+
+@pytest.mark.parametrize('box, size, label, clipped', [
+    ((0, 0, 20, 20), (40, 30), (0, 0, 19, 19), True), ((1, 1, 41, 31), (40, 30), (0, 0, 39, 29), True),
+    ((0.5, 1, 40.5, 30), (40, 30), (0, 0, 39, 29), True), ((5, 5, 20, 20), (0, 0), (4, 4, 19, 19), False),
+    ((1, 1, 41, 30), (0, 0), (0, 0, 39, 29), True)])
+def test_boxes_are_clipped_by_one_pixel_and_counted(devkit, capsys, box, size, label, clipped):
+    (devkit / 'VOC2007/Annotations/a.xml').write_text(annotation(OBJECT % ('dog', *box), size=size))
+    labels, notes = sound(devkit)
+    assert labels == [[[*label, voc.CLASSES.index('dog'), 0]]]
+    note = 'boxes of 1 object exceed their image by up to one pixel: clipped'
+    assert (note in notes) == (note in capsys.readouterr().err) == clipped
+
+
+def test_numbers_and_flags_as_other_tools_write_them(devkit):
+    text = annotation(OBJECT % ('dog', '1.0', 2, ' 40 ', 30)).replace('>40<', '>40.0<').replace('>0<', '>True<')
+    (devkit / 'VOC2007/Annotations/a.xml').write_text(text)
+    assert sound(devkit)[0] == [[[0, 1, 39, 29, voc.CLASSES.index('dog'), 1]]]
+
+
+@pytest.mark.parametrize('text', [annotation(OBJECT % ('dog', 9, 9, 3, 3)), annotation(OBJECT % ('dog', 1, 1, 60, 30)),
+                                  annotation(OBJECT % ('unicorn', 1, 1, 2, 2)), annotation(size=(44, 30)), '<a>',
+                                  annotation()])
+def test_what_cannot_be_used_can_be_left_out(devkit, capsys, text):
+    add(devkit, 'c', text=text.replace('a.jpg', 'c.jpg'))
+    if text == annotation():
+        (devkit / 'VOC2007/JPEGImages/c.jpg').write_bytes(b'no image')
+    assert 'VOC2007/c: ' in problem(devkit)
+    boxes = Boxes(str(devkit), 'train', skip_broken=True)
+    assert boxes.names == ['VOC2007/a'] and boxes.left_out == ['VOC2007/c']
+    assert '1 image left out, the first: VOC2007/c: ' in capsys.readouterr().err
+    assert voc.manifest(str(devkit), boxes.left_out)['train_images'] == 1
+    with pytest.raises(InputError, match='with 1 problem, .* or train with --skip-broken'):
+        verify.verify(str(devkit), 1)
+    assert 'sound but for 1 image, which --skip-broken leaves out' in verify.verify(str(devkit), 1, skip_broken=True)
+
+
+def test_an_image_too_narrow_for_its_proposals_is_found(devkit):
+    Image.fromarray(np.zeros((10, 400, 3), np.uint8)).save(str(devkit / 'VOC2007/JPEGImages/a.jpg'))
+    (devkit / 'VOC2007/Annotations/a.xml').write_text(annotation(OBJECT % ('dog', 1, 1, 40, 10), size=(400, 10)))
+    assert '400 x 10 pixels are too narrow to train on' in problem(devkit)
+    with pytest.raises(InputError, match='too narrow'):
+        Boxes(str(devkit), 'train')
+
+
+def test_a_fragment_is_said_to_be_one_and_missing_classes_are_named(devkit):
+    notes = sound(devkit)[1]
+    assert '1 of 16,551 train images: a part of VOC' in notes and '1 of 4,952 test images: a part of VOC' in notes
+    assert any(note.startswith('19 classes without an object in trainval: aeroplane, ') for note in notes)
+    (devkit / 'classes.txt').write_text('dog\n')
+    assert sound(devkit)[1] == []
+
+
+def test_problems_are_counted_not_lines(devkit):
+    (devkit / 'VOC2007/Annotations/a.xml').write_text(annotation((OBJECT % ('dog', 9, 9, 3, 3)) * 30))
+    with pytest.raises(InputError, match='with 30 problems, listed above'):
+        verify.verify(str(devkit), 1)

@@ -27,7 +27,7 @@ def files(folder):
 
 
 def test_both_trees_verify_clean(root):
-    assert voc.verify(str(root), processes=1) == [] == ade20k.verify(str(root), processes=1)
+    assert voc.verify(str(root), processes=1).lines() == [] == ade20k.verify(str(root), processes=1).lines()
     assert voc.manifest(str(root))['classes'] == list('0123456789')
     assert ade20k.manifest(str(root))['classes'] == [*'0123456789', 'photograph']
     assert os.listdir(str(root.parent)) == ['scenes']
