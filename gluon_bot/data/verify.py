@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Callable, List, Optional
+from typing import Callable, Dict, List, Optional
 
 from gluon_bot import InputError
 from gluon_bot.console import counted, say
 from gluon_bot.data import ade20k, voc
 from gluon_bot.data.records.verify import verify_records
+from gluon_bot.data.trees import Checked
 
 VOC, ADE20K = 'VOC devkit', 'ADE20K'
 FINDERS = {VOC: voc.find_devkit, ADE20K: ade20k.find_folder}
@@ -21,7 +22,7 @@ def verify(path: str, workers: Optional[int] = None, skip_broken: bool = False, 
     is that of unlabelled pixels in masks, besides 0.
     Problems are listed on standard error, and InputError says how many there are.
     """
-    checks = {VOC: voc.verify, ADE20K: partial(ade20k.verify, ignore_label=ignore_label)}
+    checks: Dict[str, Callable[..., Checked]] = {VOC: voc.verify, ADE20K: partial(ade20k.verify, ignore_label=ignore_label)}
     found = [(kind, checks[kind](path, workers)) for kind in trees_in(path)]
     if not found:
         return verify_records(path, workers)
