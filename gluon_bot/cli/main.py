@@ -281,7 +281,7 @@ def _watch(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from gluon_bot.report import report
-    report.run(options.logs, options.out, options.json, options.update)
+    report.run(options.logs, options.out, options.json, options.update, options.study)
 
 
 def _benchmark(options: argparse.Namespace) -> None:

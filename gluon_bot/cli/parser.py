@@ -322,6 +322,8 @@ def parser() -> argparse.ArgumentParser:
                          help="records of runs, logs of GluonCV's scripts, or folders of them")
     command.add_argument('--out', metavar='DIR', help='write report.html, report.md and report.json there')
     command.add_argument('--json', action='store_true', help='as JSON')
+    command.add_argument('--study', action='append', default=[], metavar='STUDY',
+                         help='also look for the runs of this .json file (those that come with the package always are)')
     command.add_argument('--update', metavar='FILE', help='renew the tables between the markers of a Markdown file')
 
     command = _command(commands, 'benchmark',

@@ -13,6 +13,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 SLIDES = 'the slides of the paper'
 RECALLED = "recalled from the paper's text, not checked against a copy"
+RECALLED_MARK = '†'  # of such numbers, in every report
 
 
 class Metric(NamedTuple):

@@ -8,6 +8,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.paper import MAIN_METRIC, Cell
+from gluon_bot.recipes.study import Study
+from gluon_bot.report import studies
 from gluon_bot.report.place import DIFFERS, FILLS, NAMED, PUBLISHED, Placed, data_title, place
 from gluon_bot.report.statistics import (
     ABOVE,
@@ -127,10 +129,12 @@ class Comparison:
     ratios: Tuple[Ratio, ...]
     placed: Tuple[Placed, ...]
     notes: Tuple[str, ...]
+    studies: Tuple[studies.StudyReport, ...] = ()
 
     def of(self, *kinds: str) -> List[Placed]:
-        """The runs of these kinds, in reading order."""
-        return [placed for placed in self.placed if placed.kind in kinds]
+        """The runs of these kinds, in reading order, without those that a study has."""
+        studied = {one.position for report in self.studies for one in report.runs}
+        return [placed for placed in self.placed if placed.kind in kinds and placed.position not in studied]
 
     def measurements(self) -> List[Result]:
         """One result for each recipe and metric that the paper has a number of its own for.
@@ -163,8 +167,11 @@ class Comparison:
         return {verdict: verdicts.count(verdict) for verdict in (REPRODUCED, ABOVE, BELOW, NOT_RUN)}
 
 
-def compare(runs: Sequence[Run], notes: Sequence[str] = ()) -> Comparison:
-    """Put every run beside the paper; a gain over another paper's number is none."""
+def compare(runs: Sequence[Run], notes: Sequence[str] = (), described: Sequence[Study] = ()) -> Comparison:
+    """Put every run beside the paper, and those of a study that is described beside its rows.
+
+    A gain over another paper's number is none.
+    """
     placed = tuple(map(place, runs, _short_names([run.source for run in runs]), range(len(runs))))
     results = tuple(_result(cell, placed) for cell in paper.CELLS)
     by_cell = {result.cell: result for result in results}
@@ -177,7 +184,7 @@ def compare(runs: Sequence[Run], notes: Sequence[str] = ()) -> Comparison:
             ratios.append(_ratio(result, by_cell[parent]))
     columns = list(dict.fromkeys((cell.table, cell.group, cell.metric) for cell in paper.CELLS))
     deltas.sort(key=lambda one: columns.index((one.cell.table, one.cell.group, one.cell.metric)))
-    return Comparison(results, tuple(deltas), tuple(ratios), placed, tuple(notes))
+    return Comparison(results, tuple(deltas), tuple(ratios), placed, tuple(notes), studies.find(placed, described))
 
 
 def _result(cell: Cell, placed: Tuple[Placed, ...]) -> Result:
@@ -245,6 +252,7 @@ def as_json(comparison: Comparison) -> Dict[str, Any]:
                     'verdict': delta.verdict,
                     'published': [{'run': one.run.run.source, 'parent': one.parent.run.source, 'value': one.value}
                                   for one in delta.published]} for delta in comparison.deltas],
+        'studies': [studies.as_json(report) for report in comparison.studies],
         'minutes_ratios': [ratio._asdict() for ratio in comparison.ratios],
         'runs': [{'source': placed.run.source, 'writer': placed.run.writer, 'task': placed.run.task, 'kind': placed.kind,
                   'recipe': placed.recipe, 'data': data_title(placed.run), 'last_epoch': placed.last_epoch,

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from gluon_bot.console import printable
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.paper import MAIN_METRIC
-from gluon_bot.report import wording
+from gluon_bot.report import gains, studies, wording
 from gluon_bot.report.compare import Comparison
 from gluon_bot.report.place import DIFFERS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed
 from gluon_bot.report.statistics import GAIN_REASON, TOLERANCE_REASON
@@ -52,7 +52,7 @@ def environment() -> Environment:
                        finalize=shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                        keep_trailing_newline=True)
     made.filters['wrapped'] = wrapped
-    made.globals.update(wording=wording, policy=POLICY, refresh_seconds=0, count=wording.count)
+    made.globals.update(wording=wording, studies=studies, policy=POLICY, refresh_seconds=0, count=wording.count)
     return made
 
 
@@ -63,10 +63,21 @@ def page(comparison: Comparison, draw: Draw) -> str:
                 if comparison.of(*kinds)]
     return environment().get_template('page.html').render(
         comparison=comparison, tables=tables, sections=sections, glance=comparison.glance(),
+        gains=[_gains(report) if draw is not no_curves else [] for report in comparison.studies],
         tolerance_reason=TOLERANCE_REASON, gain_reason=GAIN_REASON, glance_figures=[], glance_note='',
         table_figures={table.number: _table_figures(table, rows, draw) for table, rows in tables},
         section_figures={anchor: [] if anchor == 'published' else pictures(
             [(one.run.task, _curve(one)) for one in placed], draw) for anchor, _, _, placed in sections})
+
+
+def no_curves(curves: Sequence[Curve], quantity: str) -> str:
+    """What draws where there is no matplotlib."""
+    return ''
+
+
+def _gains(report: studies.StudyReport) -> Pictures:
+    svg = gains.figure(report).decode()
+    return [(gains.alternative_text(report), data_address(svg))] if svg else []
 
 
 def pictures(curves: Sequence[Tuple[str, Curve]], draw: Draw) -> Pictures:

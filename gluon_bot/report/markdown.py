@@ -6,10 +6,12 @@ import re
 from typing import Dict, List, Sequence
 
 from gluon_bot.recipes import paper
-from gluon_bot.report import place, wording
+from gluon_bot.report import place, studies, wording
 from gluon_bot.report.compare import NOT_RUN, Comparison, Result
+from gluon_bot.report.gains import alternative_text
 from gluon_bot.report.place import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, data_title
 from gluon_bot.report.statistics import GAIN_REASON, TOLERANCE_REASON
+from gluon_bot.report.studies import StudyReport
 
 # characters with which a stranger's text could leave its code span, its table cell, or our markers
 _HARMLESS = str.maketrans({'`': "'", '|': '¦', '\\': '/', '<': '‹', '>': '›', '\n': ' ', '\r': ' '})
@@ -19,6 +21,7 @@ _PLAIN = str.maketrans({'*': '∗', '[': '(', ']': ')', '~': '∼', '@': '＠', 
 def markdown(comparison: Comparison, full: bool = False, linked: bool = False, every_recipe: bool = False) -> str:
     """All tables. `full`: rows without a run and notes too; `linked`: links to the logs; `every_recipe`: a list of them."""
     parts = [wording.summary(comparison)]
+    parts += [study(report) for report in comparison.studies if not linked]
     parts += [_recipes(comparison, task) for task in place.PAPER_DATA if every_recipe]
     shown = [table for table in paper.TABLES if full or any(row.touched for row in wording.rows(comparison, table))]
     for table in shown:
@@ -34,6 +37,21 @@ def markdown(comparison: Comparison, full: bool = False, linked: bool = False, e
     if full and comparison.notes:
         parts.append('### Notes on reading\n\n' + '\n'.join('- %s' % code(note) for note in comparison.notes))
     return '\n\n'.join(part for part in parts if part) + '\n'
+
+
+def study(report: StudyReport, picture: str = '') -> str:
+    """A study: its figure, the file `picture`, if there is one, its tables, and what its scale can show."""
+    seeds = sorted({one.run.recipe.get('seed', 0) for one in report.runs})
+    told = '%s. %d runs, seeds %s, on %s (%s). %s' % (
+        plain(report.study.title), len(report.runs), ', '.join(map(str, seeds)), plain(report.data), plain(report.machines),
+        studies.SCALE)
+    parts = ['### The study %s' % code(report.study.name), told]
+    parts += ['![%s](%s)' % (alternative_text(report), picture)] if picture else []
+    for results in studies.columns(report):
+        lines = [studies.cells_of(result) for result in results]
+        table = _table(list(lines[0]), [list(line.values()) for line in lines])
+        parts.append('**%s**\n\n%s' % (studies.heading(results), table))
+    return '\n\n'.join(filter(None, [*parts, studies.times_text(report)]))
 
 
 def code(text: object) -> str:

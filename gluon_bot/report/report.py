@@ -9,36 +9,41 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import say
 from gluon_bot.files import atomic_write
-from gluon_bot.report import html, markdown
+from gluon_bot.recipes.study import Study, read_study, shipped
+from gluon_bot.report import gains, html, markdown
 from gluon_bot.report.compare import Comparison, as_json, compare
 from gluon_bot.runs import curves
 from gluon_bot.runs.read import read
 
 BEGIN, END = '<!-- report:begin -->', '<!-- report:end -->'
 BEGIN_EVERY = '<!-- report:begin every recipe -->'  # in place of BEGIN: those without a run are listed too
+STUDY_BEGIN, STUDY_END = '<!-- study:begin -->', '<!-- study:end -->'
+PICTURE = 'docs/gains-%s.png'  # of a study, beside the file that `update` writes to
 LOGS = 'logs'  # the folder beside the file that `update` writes to, or beside its folder
 
 
-def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False, update: Optional[str] = None) -> None:
+def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False, update: Optional[str] = None,
+        described: Sequence[str] = ()) -> None:
     """Compare the files and folders `logs` with the paper and print the short Markdown, or JSON if `as_machine`.
 
     out: folder for report.html, report.md and report.json.
     update: a Markdown file whose block between BEGIN and END is made anew; its `logs` folder is read where none are given.
+    described: studies, by name or file, whose runs are looked for besides those that come with the package.
     Notes on what logs lack go to standard error. Raises InputError for paths that are missing or can't be written.
     """
     if update is not None:
-        wrote = update_file(update, logs)
+        wrote = update_file(update, logs, described)
         say('%s: %s' % (update, 'updated' if wrote else 'was up to date'))
         if not logs and out is None:
             return
     if not logs:
         raise InputError("no logs: name at least one file or folder, for example 'gluon-bot report logs --out report'")
-    comparison = compare(*read(logs))
+    comparison = compare(*read(logs), _studies(described))
     for note in comparison.notes:
         say(note)
     if out is not None:
@@ -48,31 +53,69 @@ def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False
     print(_json(comparison) if as_machine else markdown.markdown(comparison), end='')
 
 
-def block(file: str, logs: Sequence[str] = (), every_recipe: bool = False) -> str:
-    """What stands between the markers of `file`: the report of `logs`, or of the `logs` folder beside it or its folder."""
+def _studies(described: Sequence[str]) -> List[Study]:
+    return [read_study(name) for name in dict.fromkeys([*shipped(), *described])]
+
+
+def compared(file: str, logs: Sequence[str] = (), described: Sequence[str] = ()) -> Comparison:
+    """What `file` shows: `logs`, or the `logs` folder beside it or its folder."""
     folder = os.path.dirname(os.path.abspath(file))
     above = folder if os.path.isdir(os.path.join(folder, LOGS)) else os.path.dirname(folder)
-    comparison = compare(*read(logs or [os.path.join(above, LOGS)], base=folder))
-    return markdown.markdown(comparison, linked=True, every_recipe=every_recipe)
+    return compare(*read(logs or [os.path.join(above, LOGS)], base=folder), _studies(described))
 
 
-def update_file(file: str, logs: Sequence[str] = ()) -> bool:
-    """Renew the block of `file`; False where it was up to date, and is left alone. InputError without the two markers."""
+def block(file: str, logs: Sequence[str] = (), every_recipe: bool = False) -> str:
+    """What stands between the markers of `file`."""
+    return markdown.markdown(compared(file, logs), linked=True, every_recipe=every_recipe)
+
+
+def study_block(comparison: Comparison) -> str:
+    """What stands between the markers for studies."""
+    return '\n\n'.join(markdown.study(report, PICTURE % report.study.name if report.gains else '')
+                       for report in comparison.studies) or 'No run of a study is recorded yet.'
+
+
+def update_file(file: str, logs: Sequence[str] = (), described: Sequence[str] = ()) -> bool:
+    """Renew the block of `file`, and that of studies with its pictures if it has one.
+
+    False where it was up to date, and is left alone. InputError without the two markers of a block.
+    """
     try:
         with open(file, encoding='utf-8', newline='') as opened:
             text = opened.read()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError('%s: can not be read: %s' % (file, error)) from None
+    comparison = compared(file, logs, described)
     begin = BEGIN_EVERY if BEGIN_EVERY in text else BEGIN
-    before, found, rest = text.partition(begin)
-    _, end, after = rest.partition(END)
-    if not found or not end or begin in rest or END in after:
-        raise InputError('%s: wants the lines %s and %s once each, in this order' % (file, BEGIN, END))
-    renewed = '%s%s\n%s%s%s' % (before, begin, block(file, logs, begin == BEGIN_EVERY), END, after)
+    block = markdown.markdown(comparison, linked=True, every_recipe=begin == BEGIN_EVERY)
+    renewed = _renewed(file, text, (begin, END), block)
+    if STUDY_BEGIN in text or STUDY_END in text:
+        renewed = _renewed(file, renewed, (STUDY_BEGIN, STUDY_END), study_block(comparison) + '\n')
+        _draw(os.path.dirname(os.path.abspath(file)), comparison, renewed != text)
     if renewed == text:
         return False
     _write_file(file, renewed)
     return True
+
+
+def _renewed(file: str, text: str, markers: Tuple[str, str], block: str) -> str:
+    begin, end = markers
+    before, found_begin, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end or begin in rest or end in after:
+        raise InputError('%s: wants the lines %s and %s once each, in this order' % (file, begin, end))
+    return '%s%s\n%s%s%s' % (before, begin, block, end, after)
+
+
+def _draw(folder: str, comparison: Comparison, changed: bool) -> None:
+    """The pictures of the studies' gains, where the text has changed or they are missing."""
+    for report in comparison.studies:
+        path = os.path.join(folder, PICTURE % report.study.name)
+        if report.gains and (changed or not os.path.exists(path)) and drawing() is not html.no_curves:
+            image = gains.figure(report, 'png')
+            _make_folder(os.path.dirname(path))
+            with atomic_write(path, 'wb') as file:
+                file.write(image)
 
 
 def drawing() -> html.Draw:
@@ -81,7 +124,7 @@ def drawing() -> html.Draw:
         import matplotlib  # noqa: F401
     except ImportError:
         say("the page has no curves: matplotlib is not installed; 'pip install matplotlib'")
-        return lambda curves, quantity: ''
+        return html.no_curves
     return curves.svg
 
 
@@ -90,12 +133,16 @@ def _json(comparison: Comparison) -> str:
 
 
 def _write(folder: str, files: dict) -> None:
+    _make_folder(folder)
+    for name, text in files.items():
+        _write_file(os.path.join(folder, name), text)
+
+
+def _make_folder(folder: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise InputError('%s: can not be made a folder: %s' % (folder, error.strerror)) from None
-    for name, text in files.items():
-        _write_file(os.path.join(folder, name), text)
 
 
 def _write_file(path: str, text: str) -> None:

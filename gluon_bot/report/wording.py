@@ -9,7 +9,6 @@ from gluon_bot.report.compare import Comparison, Delta, Nearby, Result
 from gluon_bot.report.place import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, count, data_title
 from gluon_bot.report.statistics import REPRODUCED, tolerance, verdict
 
-RECALLED_MARK = '†'
 RECALLED_NOTE = "† recalled from the paper's text and not checked against a copy; all other numbers are from the slides"
 KINDS = {
     FILLS: 'fills its cells', PUBLISHED: 'published with GluonCV', DIFFERS: "the paper's data, another recipe or unfinished",
@@ -71,7 +70,8 @@ def labels(results: Sequence[Result]) -> str:
 
 def printed(row: Row) -> str:
     """The paper's numbers of a row, marked where they are recalled."""
-    return ' / '.join(result.cell.printed for result in row.results) + ('' if row.table.verified else ' ' + RECALLED_MARK)
+    mark = '' if row.table.verified else ' ' + paper.RECALLED_MARK
+    return ' / '.join(result.cell.printed for result in row.results) + mark
 
 
 def printed_by_table(results: Sequence[Result]) -> List[str]:
@@ -86,14 +86,14 @@ def printed_by_table(results: Sequence[Result]) -> List[str]:
     for table, row in by_table.items():
         text = ' / '.join(result.cell.printed for result in row)
         whole = next((other for other in tables if other.startswith(text + ' /')), text)
-        tables.setdefault(whole, []).append('%d%s' % (table, '' if row[0].cell.verified else RECALLED_MARK))
+        tables.setdefault(whole, []).append('%d%s' % (table, '' if row[0].cell.verified else paper.RECALLED_MARK))
     return ['%s (Table%s %s)' % (text, 's' * (len(found) > 1), ', '.join(found)) for text, found in tables.items()]
 
 
 def cited(result: Result) -> str:
     """The paper's number of a result and its table: '78.31 (Table 6)'."""
     cell = result.cell
-    return '%s (Table %d%s)' % (cell.printed, cell.table, '' if cell.verified else RECALLED_MARK)
+    return '%s (Table %d%s)' % (cell.printed, cell.table, '' if cell.verified else paper.RECALLED_MARK)
 
 
 def counted(row: Row) -> str:
@@ -206,7 +206,7 @@ def stated_name(placed: Placed) -> str:
 
 def claimed(delta: Delta) -> str:
     """The paper's delta, marked where it is recalled."""
-    return signed(delta.cell.metric, delta.claimed) + ('' if delta.cell.verified else ' ' + RECALLED_MARK)
+    return signed(delta.cell.metric, delta.claimed) + ('' if delta.cell.verified else ' ' + paper.RECALLED_MARK)
 
 
 def gained(delta: Delta) -> str:

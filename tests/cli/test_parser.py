@@ -29,7 +29,7 @@ OPTIONS = {
     'predict': 'images --checkpoint --out --score-threshold --device --json',
     'runs': 'folder --json',
     'watch': 'run --port',
-    'report': 'logs --out --json --update',
+    'report': 'logs --out --json --study --update',
     'benchmark': 'what recipe --data --set --workers --repeats --device --steps --json',
     'figures': '--out',
     'completion': 'shell',

@@ -1,0 +1,229 @@
+"""Studies among the runs: Tables 3 to 9 in small, each trick's gain over seeds beside the paper's, and Table 3's time.
+
+Runs on the same data whose recipes and limit are those of a study's rows are that study. They fill no cell of the paper.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from gluon_bot import InputError
+from gluon_bot.recipes import paper
+from gluon_bot.recipes.fields import from_dict
+from gluon_bot.recipes.paper import Cell
+from gluon_bot.recipes.study import Row, Study, StudyTable
+from gluon_bot.report.place import FILLS, SUSPECT, Placed, data_title
+from gluon_bot.report.statistics import NO_INTERVAL, BySeed, Gain, deviation, gain, mean
+
+METRICS = ('val_top1', 'val_map', 'val_pixel_accuracy', 'val_miou')  # whose gains are shown
+SCALE = ("Such a scale can show whether a gain that is larger than the seeds' scatter has the sign that the paper claims; "
+         'it cannot show how large the gain is on ImageNet, and a gain that is missing or opposite here is no evidence '
+         'against the paper, whose tricks are for more classes, pixels and epochs than these.')
+FIGURE_NOTE = "◇ the paper's gain, ● ours with its 95 % interval over seeds; n is the number of pairs of runs."
+HEADS = ('Row', 'Paper', 'Here', 'Seeds', "Paper's gain", 'Gain here', '95 % interval', 'Standard error', 'Pairs', 'Verdict')
+MORE_SEEDS = 'one seed, no verdict'
+Key = Tuple[Any, ...]
+
+
+class StudyResult(NamedTuple):
+    """A cell of the paper in small: the row that stands for it, and what it adds to its parent."""
+
+    cell: Cell
+    row: str
+    values: BySeed
+    parent: Optional[Cell]  # the nearest row above it in the paper's table that the study has
+    claimed: Optional[float]  # the paper's gain over that parent, in points
+    gain: Optional[Gain]
+
+
+class StudyTime(NamedTuple):
+    """Table 3 in small: medians over the epochs and runs of two rows, and the paper's ratio of minutes an epoch."""
+
+    cell: Cell
+    parent: Cell
+    minutes: float
+    parent_minutes: float
+    rate: float  # images a second while training
+    parent_rate: float
+
+    @property
+    def claimed(self) -> float:
+        """The paper's minutes over its parent's."""
+        return float(self.cell.printed) / float(self.parent.printed)
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """One study on one data set."""
+
+    study: Study
+    data: str  # name and counts
+    runs: Tuple[Placed, ...]
+    results: Tuple[StudyResult, ...]  # table by table, in the paper's order
+    times: Tuple[StudyTime, ...]
+
+    @property
+    def gains(self) -> List[StudyResult]:
+        """The results that have a gain."""
+        return [result for result in self.results if result.gain is not None]
+
+    @property
+    def machines(self) -> str:
+        """'1 x cpu(0) in bfloat16, 1 x cpu(0) in float32'."""
+        return ', '.join(sorted({'%s in %s' % (one.devices, one.run.header.get('precision')) for one in self.runs}))
+
+
+def find(placed: Sequence[Placed], studies: Sequence[Study]) -> Tuple[StudyReport, ...]:
+    """Each study that has a finished run, once for each data set; a row that is fine-tuned goes with its base network's."""
+    found = []
+    for study in studies:
+        groups: Dict[Key, Tuple[str, Dict[str, List[Placed]]]] = {}
+        tuned = []
+        for one in placed:
+            row = _row_of(one, study)
+            if row is not None and row.command == 'train':
+                rows = groups.setdefault(_data_key(one), (data_title(one.run), {}))[1]
+                rows.setdefault(row.name, []).append(one)
+            elif row is not None:
+                tuned.append((row, one))
+        for row, one in tuned:
+            name = (one.run.header.get('backbone') or {}).get('data')
+            if not any(key[0] == name for key in groups):
+                groups[(name,)] = ('base networks of %s' % name, {})
+            for key, (_, rows) in groups.items():
+                if key[0] == name:
+                    rows.setdefault(row.name, []).append(one)
+        found += [_report(study, title, rows) for title, rows in groups.values()]
+    return tuple(found)
+
+
+def _row_of(one: Placed, study: Study) -> Optional[Row]:
+    """The row that a finished run of one worker is of; the order of its settings does not matter."""
+    header = one.run.header
+    workers = header.get('world_size', 1), header.get('accumulate', 1)
+    if not one.finished or one.kind in (FILLS, SUSPECT) or one.run.writer != 'gluon_bot' or workers != (1, 1) \
+            or header.get('init'):
+        return None
+    for row in study.rows.values():
+        if row.recipe.task == one.run.task and row.limit == header.get('limit'):
+            try:
+                recipe = from_dict(one.run.recipe, type(row.recipe))
+            except InputError:
+                return None
+            if replace(recipe, name='', seed=0) == replace(row.recipe, name=''):
+                return row
+    return None
+
+
+def _data_key(one: Placed) -> Key:
+    return tuple(one.run.data.get(name) for name in ('name', 'train_images', 'val_images', 'train_sha256', 'val_sha256'))
+
+
+def _report(study: Study, data: str, rows: Dict[str, List[Placed]]) -> StudyReport:
+    results, times = [], []
+    for table in study.tables:
+        for cell in paper.CELLS:
+            if (cell.table, cell.group) == (table.number, table.group) and cell.row in table.rows:
+                parent = _parent(cell, table)
+                if cell.metric in METRICS:
+                    results.append(_result(cell, parent, table, rows))
+                elif cell.metric == 'minutes_an_epoch' and parent is not None:
+                    ours, theirs = rows.get(table.rows[cell.row], []), rows.get(table.rows[parent.row], [])
+                    if ours and theirs:
+                        times.append(StudyTime(cell, parent, *_minutes(ours, theirs), *_rates(ours, theirs)))
+    runs = tuple(one for name in study.rows for one in rows.get(name, []))
+    return StudyReport(study, data, runs, tuple(results), tuple(times))
+
+
+def _parent(cell: Cell, table: StudyTable) -> Optional[Cell]:
+    parent = paper.parent_of(cell)
+    while parent is not None and parent.row not in table.rows:
+        parent = paper.parent_of(parent)
+    return parent
+
+
+def _result(cell: Cell, parent: Optional[Cell], table: StudyTable, rows: Dict[str, List[Placed]]) -> StudyResult:
+    def values(row: str) -> BySeed:
+        found = [(one.run.recipe.get('seed', 0), one.value(cell.metric)) for one in rows.get(table.rows[row], [])]
+        return sorted((seed, value) for seed, value in found if value is not None)
+    ours = values(cell.row)
+    if parent is None:
+        return StudyResult(cell, table.rows[cell.row], ours, None, None, None)
+    claimed = float(Decimal(cell.printed) - Decimal(parent.printed))
+    return StudyResult(cell, table.rows[cell.row], ours, parent, claimed,
+                       gain(ours, values(parent.row), claimed, same_data=False))
+
+
+def _minutes(*rows: Sequence[Placed]) -> List[float]:
+    return [statistics.median([one.value('minutes_an_epoch') or 0.0 for one in runs]) for runs in rows]
+
+
+def _rates(*rows: Sequence[Placed]) -> List[float]:
+    return [statistics.median([values['images_per_second'] for one in runs for values in one.run.epochs.values()
+                               if 'images_per_second' in values] or [0.0]) for runs in rows]
+
+
+def heading(results: Sequence[StudyResult]) -> str:
+    """'Table 6 in small, ResNet-50-D: top-1', of the results of one column."""
+    cell = results[0].cell
+    group = ', ' + cell.group if cell.group else ''
+    return 'Table %d in small%s: %s' % (cell.table, group, paper.METRICS[cell.metric].label)
+
+
+def columns(report: StudyReport) -> List[List[StudyResult]]:
+    """The results of each column of a table that has any run."""
+    found: Dict[Key, List[StudyResult]] = {}
+    for result in report.results:
+        found.setdefault((result.cell.table, result.cell.group, result.cell.metric), []).append(result)
+    return [results for results in found.values() if any(result.values for result in results)]
+
+
+def cells_of(result: StudyResult) -> Dict[str, str]:
+    """A line of a study's table, by its headings."""
+    values = [value for _, value in result.values]
+    gained, interval = result.gain, '-'
+    if gained is not None and gained.low is not None and gained.high is not None:
+        interval = '%+.2f to %+.2f' % (gained.low, gained.high)
+    spread = ' ± %.2f' % deviation(values) if len(values) > 1 else ''
+    over = '' if result.parent is None else ' (on %s)' % result.parent.row
+    mark = '' if result.cell.verified else ' ' + paper.RECALLED_MARK
+    return dict(zip(HEADS, (
+        result.cell.row + over, result.cell.printed + mark,
+        '%.2f%s' % (mean(values), spread) if values else 'not run',
+        '%d' % len({seed for seed, _ in result.values}) if values else '-',
+        '-' if result.claimed is None else '%+.2f%s' % (result.claimed, mark),
+        '-' if gained is None else '%+.2f' % gained.mean, interval,
+        '-' if gained is None or gained.standard_error is None else '%.2f' % gained.standard_error,
+        '-' if gained is None else '%d' % gained.n, verdict(result))))
+
+
+def verdict(result: StudyResult) -> str:
+    """The verdict on a gain; '-' for none."""
+    return '-' if result.gain is None else MORE_SEEDS if result.gain.verdict == NO_INTERVAL else result.gain.verdict
+
+
+def times_text(report: StudyReport) -> str:
+    """What the epochs' times say of Table 3; '' for none."""
+    return ' '.join(
+        'Minutes an epoch, as in Table 3: %.2f %s and %.2f %s with the evaluation, a ratio of %.2f where the paper has %.2f '
+        '(%s); in training alone %.0f and %.0f images a second, a ratio of %.2f. The machine may have had other work.' % (
+            time.minutes, time.cell.row, time.parent_minutes, time.parent.row, time.minutes / time.parent_minutes,
+            time.claimed, time.cell.group, time.rate, time.parent_rate, time.parent_rate / time.rate)
+        for time in report.times if time.parent_minutes and time.rate)
+
+
+def as_json(report: StudyReport) -> Dict[str, Any]:
+    """Everything, for machines."""
+    return {
+        'study': report.study.name, 'title': report.study.title, 'data': report.data,
+        'runs': [one.run.source for one in report.runs],
+        'results': [{'table': result.cell.table, 'group': result.cell.group, 'row': result.cell.row, 'study_row': result.row,
+                     'metric': result.cell.metric, 'paper': result.cell.value, 'values': dict(result.values),
+                     'parent': result.parent and result.parent.row, 'paper_gain': result.claimed,
+                     'gain': result.gain and {**result.gain._asdict(), 'n': result.gain.n}} for result in report.results],
+        'times': [{'group': time.cell.group, 'row': time.cell.row, 'parent': time.parent.row, 'minutes': time.minutes,
+                   'parent_minutes': time.parent_minutes, 'images_per_second': time.rate,
+                   'parent_images_per_second': time.parent_rate, 'paper_ratio': time.claimed} for time in report.times]}

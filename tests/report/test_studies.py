@@ -1,0 +1,171 @@
+"""Studies in the report: gains over seeds by hand, verdicts, what is no run of the study, and that no cell is filled."""
+
+import json
+import statistics
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from gluon_bot.recipes.fields import as_dict
+from gluon_bot.recipes.study import read_study
+from gluon_bot.report import gains, html, markdown, report, studies
+from gluon_bot.report.compare import as_json, compare
+from gluon_bot.runs.read import read
+
+STUDY = read_study('imagenette-64')
+DATA = {'name': 'imagenette', 'classes': 10, 'train_images': 3000, 'val_images': 3000,
+        'train_sha256': 'a', 'val_sha256': 'b'}
+STUDENT_95 = {1: 12.706, 2: 4.303, 3: 3.182}  # two-sided, by degrees of freedom, from a printed table
+
+
+def write(folder, row, seed, top1, seconds=18.0, data=DATA, **header):
+    """A record of one run of the study, as the trainer writes it."""
+    recipe = STUDY.rows[row].of_seed(seed)
+    path = folder / ('%s-%d-%s.jsonl' % (row, seed, data['train_sha256']))
+    start = {'event': 'start', 'task': 'classify', 'recipe': as_dict(recipe), 'data': data, 'limit': 3000, 'world_size': 1,
+             'accumulate': 1, 'device': 'cpu(0)', 'precision': 'bfloat16', **header}
+    lines = [start] + [{'event': 'epoch', 'epoch': epoch, 'step': epoch, 'seconds': seconds,
+                        'images_per_second': 3000 / seconds,
+                        'val_top1': top1 if epoch == recipe.epochs else 10.0} for epoch in (1, recipe.epochs)]
+    path.write_text(''.join(json.dumps(line) + '\n' for line in lines + [{'event': 'done', 'step': recipe.epochs}]))
+    return path
+
+
+def compared(folder):
+    return compare(*read([str(folder)]), [STUDY])
+
+
+def of(found, table, row, group='ResNet-50-D'):
+    return next(one for one in found.results
+                if (one.cell.table, one.cell.row, one.cell.group, one.cell.metric) == (table, row, group, 'val_top1'))
+
+
+@pytest.fixture
+def ladder(tmp_path):
+    """Three seeds of two rows, two of a third, one of a fourth."""
+    folder = tmp_path / 'logs'
+    folder.mkdir()
+    values = {'t6-efficient': (69.0, 70.0, 69.5), 't6-cosine': (76.0, 77.5, 76.9), 't6-smooth': (76.1, 77.1),
+              't6-mixup': (78.0,)}
+    for row, tops in values.items():
+        for seed, top1 in enumerate(tops):
+            write(folder, row, seed, top1)
+    return folder
+
+
+def test_gains_are_paired_by_seed(ladder):
+    found, = compared(ladder).studies
+    cosine = of(found, 6, '+ cosine decay')
+    differences = [7.0, 7.5, 7.4]
+    error = statistics.stdev(differences) / 3 ** 0.5
+    assert cosine.claimed == 0.75 and cosine.gain.n == 3
+    assert cosine.gain.mean == pytest.approx(7.3) and cosine.gain.standard_error == pytest.approx(error)
+    assert cosine.gain.low == pytest.approx(7.3 - STUDENT_95[2] * error, abs=1e-3) and cosine.gain.verdict == 'reproduced'
+    smooth = of(found, 6, '+ label smoothing')  # 0.1 and -0.4: -0.15 with an error of 0.25
+    assert smooth.gain.mean == pytest.approx(-0.15)
+    assert smooth.gain.high == pytest.approx(-0.15 + STUDENT_95[1] * 0.25, abs=1e-3)
+    assert smooth.gain.verdict == 'not distinguishable' and smooth.parent.row == '+ cosine decay'
+    mixup = of(found, 6, '+ mixup w/o distill')
+    assert mixup.gain.low is None and studies.verdict(mixup) == 'one seed, no verdict' and mixup.claimed == 0.84
+    assert of(found, 6, '+ distill w/ mixup').gain is None and of(found, 6, 'efficient').parent is None
+    assert of(found, 4, '+ FP16', 'batch 1024').values == [(0, 69.0), (1, 70.0), (2, 69.5)]  # the same runs as Table 6's
+    assert len(found.runs) == 9 and found.data == 'imagenette (3,000 + 3,000 images, 10 classes)'
+
+
+def test_a_gain_on_the_other_side_is_opposite(tmp_path):
+    for seed, top1 in enumerate((70.0, 71.0)):
+        write(tmp_path, 't4-zero-gamma', seed, top1)
+        write(tmp_path, 't4-no-bias-decay', seed, top1 + 1 + seed / 100)  # the paper has -0.34
+    found, = compared(tmp_path).studies
+    result = of(found, 4, '+ no bias decay', 'batch 1024')
+    assert result.claimed == -0.34 and result.gain.verdict == 'opposite'
+    assert studies.cells_of(result)["Paper's gain"] == '-0.34 †'
+
+
+def test_what_is_no_run_of_the_study(ladder, tmp_path):
+    """Others are shown as other data; another packing of the data is a study of its own."""
+    write(ladder, 't6-cosine', 5, 99.0, limit=100)
+    write(ladder, 't6-cosine', 6, 99.0, world_size=2)
+    write(ladder, 't6-cosine', 7, 99.0, accumulate=2)
+    write(ladder, 't6-cosine', 8, 99.0, init={'name': 'x'})
+    path = write(ladder, 't6-cosine', 9, 99.0)  # unfinished
+    path.write_text(''.join(path.read_text().splitlines(True)[:2]))
+    other = write(ladder, 't6-cosine', 0, 99.0, data={**DATA, 'train_sha256': 'c'})
+    comparison = compared(ladder)
+    found, another = comparison.studies
+    assert [value for _, value in of(found, 6, '+ cosine decay').values] == [76.0, 77.5, 76.9]
+    assert [one.run.source for one in another.runs] == [str(other)]
+    assert {one.run.recipe['seed'] for one in comparison.of('other data')} == {5, 6, 7, 8, 9}
+
+
+def test_the_order_of_settings_does_not_matter(ladder):
+    path = ladder / 't6-cosine-0-a.jsonl'
+    text = path.read_text()
+    path.write_text(text.replace('+image_size=64+base_lr=0.4', '+base_lr=0.4+image_size=64'))
+    assert path.read_text() != text
+    found, = compared(ladder).studies
+    assert len(of(found, 6, '+ cosine decay').values) == 3
+
+
+def test_no_cell_of_the_paper_is_filled(ladder):
+    comparison = compared(ladder)
+    assert not any(result.filled or result.nearby for result in comparison.results)
+    assert comparison.counts() == compare([]).counts() and not any(delta.gain for delta in comparison.deltas)
+
+
+def test_time_is_table_3_in_small(tmp_path):
+    for seed, (efficient, baseline) in enumerate([(12.0, 30.0), (14.0, 32.0), (50.0, 34.0)]):
+        write(tmp_path, 't6-efficient', seed, 70.0, efficient)
+        write(tmp_path, 't4-small', seed, 71.0, baseline, precision='float32')
+    found, = compared(tmp_path).studies
+    time, = found.times
+    assert time.minutes == pytest.approx(14 / 60) and time.parent_minutes == pytest.approx(32 / 60)
+    assert time.claimed == pytest.approx(4.4 / 13.3)
+    assert 'a ratio of 0.44 where the paper has 0.33 (ResNet-50)' in studies.times_text(found)
+    assert of(found, 3, 'efficient', 'ResNet-50').gain.mean == -1.0
+    assert found.machines == '1 x cpu(0) in bfloat16, 1 x cpu(0) in float32'
+
+
+def test_pages_show_it(ladder):
+    comparison = compared(ladder)
+    for text in (markdown.markdown(comparison), markdown.markdown(comparison, full=True)):
+        assert '| + cosine decay (on efficient) | 77.91 | 76.80 ± 0.75 | 3 | +0.75 | +7.30 | +6.64 to +7.96 | 0.15 | 3 ' \
+            '| reproduced |' in text
+        assert studies.SCALE in text and text.count('resnet50d-cosine+image_size') == 0
+    page = html.page(comparison, report.drawing())
+    wanted = ('In small · ', '+6.64 to +7.96', 'one seed, no verdict', studies.SCALE.split("'")[0])
+    assert [word for word in wanted if word not in page] == []
+    told = json.loads(json.dumps(as_json(comparison)))['studies'][0]
+    cosine = next(one for one in told['results'] if one['row'] == '+ cosine decay')
+    assert cosine['gain']['n'] == 3 and cosine['paper_gain'] == 0.75 and len(told['runs']) == 9
+
+
+def test_the_figure_fits_a_phone(ladder):
+    found, = compared(ladder).studies
+    image = Image.open(BytesIO(gains.figure(found, 'png')))
+    assert image.width == 1000 and 400 < image.height < 1500
+    assert gains.alternative_text(found).count('top-1') == len(found.gains) == 3
+    assert gains.figure(studies.StudyReport(STUDY, '', (), (), ())) == b''
+
+
+def test_update_renews_the_study_and_its_picture(ladder, tmp_path):
+    readme = tmp_path / 'README.md'
+    readme.write_text('a\n%s\nold\n%s\nb\n%s\n%s\n' % (report.STUDY_BEGIN, report.STUDY_END, report.BEGIN, report.END))
+    assert report.update_file(str(readme)) and not report.update_file(str(readme))
+    text = readme.read_text()
+    assert '](docs/gains-imagenette-64.png)\n' in text and text.index('Table 6 in small') < text.index(report.STUDY_END)
+    assert '## ' not in text.partition(report.BEGIN)[2].partition('Runs on other data')[2] and 'old' not in text
+    picture = tmp_path / 'docs' / 'gains-imagenette-64.png'
+    assert picture.stat().st_size > 10000
+    picture.unlink()
+    assert not report.update_file(str(readme)) and picture.exists()
+
+
+def test_a_study_of_ones_own(ladder, tmp_path, capsys):
+    path = tmp_path / 'mine.json'
+    path.write_text(json.dumps({'extends': 'imagenette-64', 'title': 'mine | <b>'}))
+    report.run([str(ladder)], str(tmp_path / 'out'), described=[str(path)])
+    said = capsys.readouterr().out
+    assert said.count('### The study') == 2 and 'mine ¦ ‹b›' in said
+    assert 'mine | &lt;b&gt;' in (tmp_path / 'out' / 'report.html').read_text()
