@@ -14,6 +14,7 @@ sys.path.insert(0, TOP)
 import scaling  # noqa: E402
 from saving import RESULTS  # noqa: E402
 
+from gluon_bot.console import three_digits  # noqa: E402
 from gluon_bot.distributed import environment  # noqa: E402
 from gluon_bot.files import atomic_write  # noqa: E402
 from gluon_bot.runs.curves import rendered  # noqa: E402
@@ -33,8 +34,8 @@ TITLES = {'step': 'Training step of ResNet-50-D at 224, %(setting)s, batch %(bat
           'pipeline': 'Pipeline alone, 224 pixels, %(setting)s augmentation, batch %(batch_size)d'}
 
 
-def figure(value: dict, digits: str = '%.3g') -> str:
-    return ('%s [%s-%s]' % (digits, digits, digits)) % (value['median'], value['lowest'], value['highest'])
+def figure(value: dict) -> str:
+    return '%s [%s-%s]' % tuple(three_digits(value[name]) for name in ('median', 'lowest', 'highest'))
 
 
 def circumstances(result: dict) -> str:

@@ -98,6 +98,11 @@ def short_name(recipe: str) -> str:
     return base + (' +' + counted(len(changes), 'change') if changes else '')
 
 
+def three_digits(value: float) -> str:
+    """A measured number to three digits, and never as a power of ten where it is large: 0.0286, 12.5, 1003."""
+    return ('%.0f' if 999.5 <= abs(value) < 1e9 else '%.3g') % value
+
+
 def shortened(text: str, most: int) -> str:
     """`text` in at most `most` characters: of a longer one the first and the last, with '…' between."""
     if len(text) <= most:

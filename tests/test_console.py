@@ -90,6 +90,7 @@ def test_a_broken_standard_error_ends_nothing(standard_error):
 
 
 def test_words():
+    assert [console.three_digits(value) for value in (0.02861, 12.54, 999.6, 1003.2)] == ['0.0286', '12.5', '1000', '1003']
     assert console.counted(1, 'worker') == '1 worker' and console.counted(1438, 'image') == '1,438 images'
     assert console.counted(2, 'class') == '2 classes' and console.counted(0, 'class') == '0 classes'
     assert console.short_name('digits+a=1') == 'digits +1 change' and console.short_name('digits') == 'digits'

@@ -8,7 +8,7 @@ import time
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from gluon_bot import InputError
-from gluon_bot.console import aligned, duration, one_line
+from gluon_bot.console import aligned, duration, one_line, three_digits
 from gluon_bot.files import is_owned
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.paper import MAIN_METRIC
@@ -163,7 +163,7 @@ def runs_table(found: List[Status]) -> str:
 
 def rate_text(images_per_second: Optional[float]) -> str:
     """A rate in three digits, '-' for none."""
-    return '-' if images_per_second is None else ('%.0f' if 1000 <= images_per_second < 1e9 else '%.3g') % images_per_second
+    return '-' if images_per_second is None else three_digits(images_per_second)
 
 
 def _shortened(name: str) -> str:

@@ -21,12 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 from gluon_bot import InputError, RunError
-from gluon_bot.console import aligned, say, without_native_lines
+from gluon_bot.console import PLAIN_SECONDS, Progress, aligned, counted, say, three_digits, without_native_lines
 from gluon_bot.distributed import environment, gpus, launcher
 from gluon_bot.files import parse_json
 from gluon_bot.recipes.classification import RECIPES, Recipe
@@ -42,7 +43,8 @@ COLUMNS = {
     'workers': 'workers', 'omp_threads': 'threads', 'decode_threads': 'decoding', 'images_per_second': 'images/s',
     'cached_images_per_second': 'step alone',
     'forward_images_per_second': 'forward alone', 'ratio': 'ratio', 'waiting_share': 'waiting', 'efficiency': 'efficiency',
-    'allreduce_bytes': 'allreduce bytes', 'allreduce_seconds': 'allreduce s', 'imagenet_epoch_minutes': 'min/epoch',
+    'allreduce_bytes': 'allreduce bytes', 'allreduce_seconds': 'allreduce s', 'epoch_minutes': 'min/epoch of the data',
+    'imagenet_epoch_minutes': 'min/epoch of ImageNet',
     'peak_memory_mib': 'memory MiB'}
 
 
@@ -59,7 +61,7 @@ def run(what: str, recipes: Sequence[Recipe], data: str = '', workers: int = 1, 
     for recipe in recipes:
         alone = None
         for count in _worker_counts(workers) if what == 'scaling' else [1]:
-            say('measuring %s: %s, batch %d, workers: %d' % (what, recipe.name, recipe.batch_size, count))
+            say('measuring %s: %s, batch %d, %s' % (what, recipe.name, recipe.batch_size, counted(count, 'worker')))
             request = {'what': what, 'recipe': as_dict(recipe), 'data': data, 'repeats': repeats, 'steps': steps}
             found = _in_processes(request, count)
             alone = alone or found[0]
@@ -80,9 +82,9 @@ def table(result: Dict[str, Any]) -> str:
     shown = [column for column in COLUMNS if any(column in row for row in result['rows'])]
     lines = [[COLUMNS[column] for column in shown]]
     lines += [[_cell(row.get(column)) for column in shown] for row in result['rows']]
-    return '%s\nmedians of %d rounds of %d steps [lowest-highest], on %s, %d cores' % (
-        aligned(lines), result['repeats'], result['steps'], result['gpus'] or result['processor'],
-        result['cpus'])
+    return '%s\nmedians of %s of %s [lowest-highest], on %s, %s' % (
+        aligned(lines), counted(result['repeats'], 'round'), counted(result['steps'], 'step'),
+        result['gpus'] or result['processor'], counted(result['cpus'], 'core'))
 
 
 def processor() -> str:
@@ -97,9 +99,13 @@ def processor() -> str:
 def rounds(sides: Dict[Any, Callable[[], float]], repeats: int) -> Dict[Any, List[float]]:
     """What each side returns, `repeats` times, the sides in turn, so that a slow minute hits all of them."""
     found: Dict[Any, List[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, measure in sides.items():
-            found[name].append(measure())
+    first = os.environ.get('HOROVOD_RANK', '0') == '0'
+    progress = Progress(repeats * len(sides), 'benchmark', 'rounds', plain_seconds=PLAIN_SECONDS, enabled=first)
+    with closing(progress):
+        for repeat in range(repeats):
+            for number, (name, measure) in enumerate(sides.items(), 1):
+                found[name].append(measure())
+                progress.update(repeat * len(sides) + number)
     return found
 
 
@@ -209,7 +215,8 @@ def _data(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> Li
     """`steps` batches a round, or as many as the records fill, by number of threads up to the worker's cores."""
     from gluon_bot.data.classification import steps_an_epoch, train_batches
     from gluon_bot.data.records import verify
-    batches = min(steps, steps_an_epoch(verify.check(data, 'train').images, recipe.batch_size))
+    found = verify.check(data, 'train')
+    batches = min(steps, steps_an_epoch(found.images, recipe.batch_size))
 
     def images_per_second(threads: int) -> float:
         began = time.perf_counter()
@@ -219,7 +226,8 @@ def _data(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> Li
 
     speeds = rounds({threads: partial(images_per_second, threads) for threads in _worker_counts(environment.own_cores())},
                     repeats)
-    return [{'decode_threads': threads, 'images_per_second': spread(values)} for threads, values in speeds.items()]
+    return [{'decode_threads': threads, 'images_per_second': spread(values),
+             'epoch_minutes': found.images / statistics.median(values) / 60} for threads, values in speeds.items()]
 
 
 def _train(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
@@ -247,6 +255,7 @@ def _train(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> L
     speeds = rounds({'fed': fed, 'cached': lambda: step(step.cached, steps)}, repeats)
     shares = [seconds * speed / (steps * recipe.batch_size) for seconds, speed in zip(waited, speeds['fed'])]
     return [{**_trained(step, spread(speeds['fed'])), 'cached_images_per_second': spread(speeds['cached']),
+             'epoch_minutes': found.images / statistics.median(speeds['fed']) / 60,
              'ratio': ratio(speeds['fed'], speeds['cached']), 'waiting_share': spread(shares)}]
 
 
@@ -288,8 +297,8 @@ def ratio(these: Sequence[float], those: Sequence[float]) -> Dict[str, float]:
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
-        return '%.4g [%.4g-%.4g]' % (value['median'], value['lowest'], value['highest'])
-    return '%.4g' % value if isinstance(value, float) else '-' if value is None else str(value)
+        return '%s [%s-%s]' % tuple(three_digits(value[name]) for name in ('median', 'lowest', 'highest'))
+    return three_digits(value) if isinstance(value, float) else '-' if value is None else str(value)
 
 
 MEASUREMENTS = {'step': _step, 'data': _data, 'train': _train, 'scaling': _scaling, 'evaluate': _evaluate}
