@@ -2,12 +2,12 @@
 
 Files are of three kinds. `save_parameters` names attributes and positions ('layer1.0.conv2.weight'); files from before it
 have the layers' own names ('layers1_conv1_weight'), and so have exported ones, with a prefix
-('arg:resnetv1d0_layers1_conv1_weight').
+('arg:resnetv1d0_layers1_conv1_weight'). A classifier that was replaced to learn other classes has a name of its own there
+('resnetv1d0_dense1_weight', 'dense0_weight'): it is the only layer that is left over.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from math import prod
@@ -18,6 +18,7 @@ import numpy as np
 
 from gluon_bot import InputError
 from gluon_bot.files import read_bounded
+from gluon_bot.models.parameters import CLASSIFIER
 from gluon_bot.models.resnet import ResNet
 from gluon_bot.models.zoo import gluoncv
 
@@ -32,6 +33,7 @@ def renamed(network: mx.gluon.HybridBlock, given: Dict[str, np.ndarray], source:
             for name in network._collect_params_with_prefix()}
     if not any('.' in name for name in given):
         given = _with_structural_names(network, given, source)
+    given = _with_classifier(given, {theirs: name for theirs, name in ours.items() if name.startswith(CLASSIFIER)})
     for trouble, names in (('lacks', set(ours) - set(given)), ('has an unknown', set(given) - set(ours))):
         if names:
             raise InputError("%s: %s '%s' (%d such): not GluonCV's parameters of %s; take those of the same depth and "
@@ -46,9 +48,6 @@ def renamed(network: mx.gluon.HybridBlock, given: Dict[str, np.ndarray], source:
 def _with_structural_names(network: mx.gluon.HybridBlock, given: Dict[str, np.ndarray], source: str) \
         -> Dict[str, np.ndarray]:
     """The same arrays by the names `save_parameters` would give them."""
-    common = os.path.commonprefix(list(given))
-    prefix = common[:common.rfind('_') + 1]
-    given = {name[len(prefix):]: array for name, array in given.items()}
     theirs = network
     if isinstance(network, ResNet):
         name = re.sub(r'resnet(\d+)(.?)$', r'resnet\1_v1\2', network.name)
@@ -57,7 +56,28 @@ def _with_structural_names(network: mx.gluon.HybridBlock, given: Dict[str, np.nd
         theirs = getattr(gluoncv().model_zoo, name)()
     structural = {parameter.name[len(theirs.prefix):]: name
                   for name, parameter in theirs._collect_params_with_prefix().items()}
-    return {structural.get(name, name): array for name, array in given.items()}
+    prefixes = {name[:at.end()] for name in given for at in re.finditer('_', name)} | {''}
+    prefix = max(sorted(prefixes), key=lambda prefix: sum(name.startswith(prefix) and name[len(prefix):] in structural
+                                                          for name in given))
+    return {structural.get(name[len(prefix):], name) if name.startswith(prefix) else name: array
+            for name, array in given.items()}
+
+
+def _with_classifier(given: Dict[str, np.ndarray], classifier: Dict[str, str]) -> Dict[str, np.ndarray]:
+    """The same arrays, those of the one dense layer that the network does not know by the names of its classifier.
+
+    classifier: our names of the weight and bias of the classifier, by GluonCV's.
+    """
+    weight, bias = sorted(classifier, reverse=True)
+    if weight in given:
+        return given
+    found = [name[:-len('weight')] for name, array in given.items()
+             if re.search(r'(^|[._])(dense|fc|output|classifier|linear)\d*[._]weight$', name) and array.ndim == 2
+             and name[:-len('weight')] + 'bias' in given and given[name[:-len('weight')] + 'bias'].shape == array.shape[:1]]
+    if len(found) != 1:
+        return given
+    names = {found[0] + 'weight': weight, found[0] + 'bias': bias}
+    return {names.get(name, name): array for name, array in given.items()}
 
 
 def gluoncv_name(name: str, variant: str) -> str:
@@ -89,6 +109,12 @@ VERSIONS = (0xF993FAC8, 0xF993FAC9, 0xF993FACA)
 TYPES = ('<f4', '<f8', '<f2', 'u1', '<i4', 'i1', '<i8')  # by MXNet's number for them
 MOST_BYTES = 8 << 30
 MOST_DIMENSIONS = 32
+OTHER_FORMATS = (  # by their first bytes
+    (b'PK\3\4', 'a zip file, as NumPy (.npz, also of MXNet 2) and PyTorch (.pth) write'), (b'\x80', 'a pickle'),
+    (b'\x89HDF', 'an HDF5 file'), (b'\x1f\x8b', 'a gzip file: unpack it first'), (b'<', 'an HTML or XML page'),
+    (b'{', 'a JSON file, as of a symbol or a checkpoint'),
+    (b'version https://git-lfs', 'a pointer of Git LFS: run git lfs pull'),
+    (b'\x08', 'an ONNX file'), (b'\x93NUMPY', 'a NumPy array'))
 
 
 def read_parameters(path: str) -> Dict[str, np.ndarray]:
@@ -98,14 +124,18 @@ def read_parameters(path: str) -> Dict[str, np.ndarray]:
     except OSError as error:
         raise InputError('%s: can not be read: %s' % (path, error.strerror)) from None
     except (ValueError, struct.error) as error:
-        reason = 'it ends too early' if isinstance(error, struct.error) else error
-        raise InputError('%s: not a whole .params file of MXNet (%s); download it again' % (path, reason)) from None
+        reason = 'it ends too early, so it was cut off; copy it again' if isinstance(error, struct.error) else error
+        raise InputError('%s: not a whole .params file of MXNet: %s' % (path, reason)) from None
 
 
 def _parse(data: bytes) -> Dict[str, np.ndarray]:
+    other = next((said for start, said in OTHER_FORMATS if data.lstrip().startswith(start)), '')
+    if other or data[8:10] == b'{"':
+        raise ValueError('it is %s; a .params file is what save_parameters, export or mx.nd.save of MXNet 1 writes'
+                         % (other or 'a safetensors file'))
     (magic, _, count), place = _words(data, 0, '<QQQ')
     if magic != LIST:
-        raise ValueError('it starts otherwise')
+        raise ValueError('its first bytes are not those of one; is it of another program?')
     arrays = []
     for _ in range(count):  # a count beyond the file's end fails at its end
         array, place = _array(data, place)
@@ -125,16 +155,17 @@ def _parse(data: bytes) -> Dict[str, np.ndarray]:
 
 def _array(data: bytes, place: int) -> Tuple[np.ndarray, int]:
     (version,), place = _words(data, place, '<I')
-    if version not in VERSIONS:
+    before_versions = version <= MOST_DIMENSIONS  # it is the number of dimensions, and sides have 32 bits
+    if version not in VERSIONS and not before_versions:
         raise ValueError('an array of an unknown version')
-    if version != VERSIONS[0]:
+    if version in VERSIONS[1:]:
         (storage,), place = _words(data, place, '<i')
         if storage != 0:
             raise ValueError('a sparse array')
-    (dimensions,), place = _words(data, place, '<i')
+    (dimensions,), place = ((version,), place) if before_versions else _words(data, place, '<i')
     if not 0 < dimensions <= MOST_DIMENSIONS:
         raise ValueError('an array of %d dimensions' % dimensions)
-    shape, place = _words(data, place, '<%dq' % dimensions)
+    shape, place = _words(data, place, '<%d%s' % (dimensions, 'I' if before_versions else 'q'))
     (_, _, kind), place = _words(data, place, '<iii')
     if not 0 <= kind < len(TYPES):
         raise ValueError('values of an unknown type')

@@ -1,5 +1,6 @@
 """Weights of GluonCV's model zoo: read without trust, under any of their three kinds of names, evaluated and fine-tuned."""
 
+import contextlib
 import json
 import random
 import struct
@@ -183,3 +184,56 @@ def test_a_checkpoint_is_a_start_too(tmp_path, data):
     initialize(other, mx.cpu(), seed=5, image_size=64)
     with pytest.raises(InputError, match='is of another architecture'):
         pretrained.start_from(other, str(tmp_path / 'run'))
+
+
+@pytest.mark.parametrize('model, classifier', [('resnet18', 'output'), ('resnet18b', 'fc')])
+@pytest.mark.parametrize('in_scope', [True, False])
+def test_a_classifier_that_was_replaced_is_found_by_any_name(model, classifier, in_scope, tmp_path):
+    network, image = zoo_network(model)
+    with network.name_scope() if in_scope else contextlib.nullcontext():
+        setattr(network, classifier, mx.gluon.nn.Dense(3))
+    getattr(network, classifier).initialize(mx.init.Xavier())
+    expected = network(image).asnumpy()
+    network.collect_params().save(str(tmp_path / 'collected.params'))
+    network.hybridize()
+    network(image)
+    network.export(str(tmp_path / 'exported'))
+    network.save_parameters(str(tmp_path / 'structural.params'))
+    for name in ('collected', 'exported-0000', 'structural'):
+        ours = build(model, 3)
+        initialize(ours, mx.cpu(), 0, 64)
+        assert pretrained.start_from(ours, str(tmp_path / (name + '.params'))) == []
+        np.testing.assert_allclose(ours(image).asnumpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def legacy_file(arrays):
+    """A file of MXNet before version 1, written by hand: the number of dimensions and 32 bits a side."""
+    data = struct.pack('<QQQ', 0x112, 0, len(arrays))
+    for array in arrays.values():
+        data += struct.pack('<I%dI' % array.ndim, array.ndim, *array.shape) + struct.pack('<iii', 1, 0, 0)
+        data += array.astype('<f4').tobytes()
+    data += struct.pack('<Q', len(arrays))
+    return data + b''.join(struct.pack('<Q', len(name)) + name.encode() for name in arrays)
+
+
+def test_files_of_mxnet_before_version_1_are_read(tmp_path):
+    arrays = {'arg:a': np.arange(6).reshape(2, 3), 'aux:b': np.arange(4.0)}
+    path = tmp_path / 'old.params'
+    path.write_bytes(legacy_file(arrays))
+    theirs = mx.nd.load(str(path))
+    for name, array in read_parameters(str(path)).items():
+        np.testing.assert_array_equal(array, arrays[name])
+        np.testing.assert_array_equal(array, theirs[name].asnumpy())
+
+
+@pytest.mark.parametrize('data, said', [
+    (b'PK\x03\x04' + b'x' * 100, 'it is a zip file, as NumPy .* and PyTorch'), (b'\x80\x02}q\x00.', 'it is a pickle'),
+    (b'<!DOCTYPE html>', 'it is an HTML or XML page'), (b'{"nodes": []}', 'it is a JSON file'), (b'\x89HDF\r\n', 'HDF5'),
+    (struct.pack('<Q', 80) + b'{"a":{"dtype":"F32"}}', 'it is a safetensors file'), (b'\x1f\x8b\x08', 'gzip'),
+    (b'version https://git-lfs.github.com/spec/v1', 'git lfs pull'), (b'\x01\x02\x03' * 30, 'its first bytes'),
+    (struct.pack('<QQQ', 0x112, 0, 5), 'it ends too early, so it was cut off')])
+def test_other_formats_are_named_and_no_download_is_advised(data, said, tmp_path):
+    (tmp_path / 'x.params').write_bytes(data)
+    with pytest.raises(InputError, match=said) as raised:
+        read_parameters(str(tmp_path / 'x.params'))
+    assert 'download' not in str(raised.value) and '\n' not in str(raised.value)
