@@ -221,8 +221,8 @@ def parser() -> argparse.ArgumentParser:
     _training(command, 'folder made by gluon-bot pack')
     command.add_argument('--teacher', default='', metavar='CHECKPOINT', help='run or checkpoint to distil from')
     command.add_argument('--init', default='', metavar='WEIGHTS',
-                         help="start from a .params file of GluonCV's model zoo, or from a "
-                         'run or checkpoint; a classifier of other classes stays behind')
+                         help="start from a .params file of GluonCV's model zoo, a .safetensors file of timm or "
+                         'torchvision, or a run or checkpoint; a classifier of other classes is left out')
 
     command = _command(commands, 'detect', 'fine-tune a classifier to Faster-RCNN on a VOC devkit',
                        '  gluon-bot detect voc-resnet50d-cosine --data VOCdevkit --out runs/voc \\\n'
@@ -277,10 +277,13 @@ def parser() -> argparse.ArgumentParser:
     _workers(command, restarts=False)
 
     command = _command(commands, 'import',
-                       "make a run's folder of a .params file of GluonCV's model zoo, to evaluate or export it",
-                       '  gluon-bot import resnet50_v1d-117a384e.params --model resnet50d --out runs/published\n')
-    command.add_argument('file', metavar='FILE')
-    command.add_argument('--model', required=True, metavar='MODEL', help='its network, by the names of gluon-bot models')
+                       "make a run's folder of weights of GluonCV, timm or torchvision, to evaluate or export it",
+                       '  gluon-bot import resnet50_v1d-117a384e.params --model resnet50d --out runs/published\n'
+                       '  gluon-bot import resnet152d.gluon_in1k.safetensors --model resnet152d --out runs/teacher\n')
+    command.add_argument('file', metavar='FILE', help="a .params file of GluonCV's model zoo, or a .safetensors file of "
+                         'timm or torchvision')
+    command.add_argument('--model', required=True, metavar='MODEL',
+                         help='its network, by the names of gluon-bot models or of GluonCV')
     command.add_argument('--out', required=True, metavar='RUN', help='folder for the checkpoint')
     command.add_argument('--data', metavar='DIR', help="records whose classes it tells apart (default: ImageNet's 1,000)")
 

@@ -11,6 +11,7 @@ from gluon_bot import InputError
 from gluon_bot.models.resnet import resnet
 from gluon_bot.models.zoo import peer
 from gluon_bot.recipes.classification import MODELS, RESNETS
+from gluon_bot.recipes.fields import model_named
 
 ENOUGH_PIXELS = 75  # every network takes square images of this size and above; Inception-V3 none below
 
@@ -18,10 +19,13 @@ ENOUGH_PIXELS = 75  # every network takes square images of this size and above; 
 def build(name: str, classes: int = 1000, zero_gamma: bool = False, layout: str = 'NCHW') -> HybridBlock:
     """The network called `name`, not yet initialised: normalised images (N, 3, H, W) to logits (N, classes).
 
+    GluonCV's name of it, such as 'resnet50_v1d', will do.
+
     zero_gamma: gamma = 0 in the last normalisation of each residual block, where there are any (Section 3.1).
     layout: in which the network computes, 'NCHW' or, ResNets only, 'NHWC'; images and parameters are the same in either.
     Raises InputError if there is no such network, or not in this layout.
     """
+    name = model_named(name)
     if name not in MODELS:
         raise InputError("unknown model '%s'; choose one of %s" % (name, ' '.join(MODELS)))
     if name in RESNETS:

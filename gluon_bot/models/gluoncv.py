@@ -85,7 +85,7 @@ def gluoncv_name(name: str, variant: str) -> str:
     'layer1.0.conv2.weight' in the others. Both are names as `save_parameters` makes them, of attributes and positions.
     """
     layer, _, parameter = name.rpartition('.')
-    return '%s.%s' % (_layer_in_v1(layer) if variant == '' else _layer_in_tweaked(layer, variant), parameter)
+    return '%s.%s' % (_layer_in_v1(layer) if variant == '' else layer_in_tweaked(layer, variant), parameter)
 
 
 def _layer_in_v1(layer: str) -> str:
@@ -94,7 +94,7 @@ def _layer_in_v1(layer: str) -> str:
     return re.sub(r'shortcut\.(\d)', lambda at: 'downsample.%d' % (int(at[1]) - 1), layer)
 
 
-def _layer_in_tweaked(layer: str, variant: str) -> str:
+def layer_in_tweaked(layer: str, variant: str) -> str:
     stem_norm = 'stem.7' if variant >= 'c' else 'stem.1'
     if layer in ('output', stem_norm):
         return {'output': 'fc', stem_norm: 'bn1'}[layer]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import MISSING, asdict, fields, replace
 from typing import Any, Dict, Iterable, Sequence, Tuple, Type
 
@@ -12,6 +13,13 @@ from gluon_bot.console import did_you_mean
 OTHER_NAMES = {'lr': 'base_lr', 'learning_rate': 'base_lr', 'wd': 'weight_decay', 'bs': 'batch_size', 'dtype': 'precision',
                'network': 'model', 'arch': 'model', 'mixup': 'mixup_alpha', 'smoothing': 'label_smoothing',
                'warmup': 'warmup_epochs', 'schedule': 'lr_schedule'}  # what other programs call a field
+GLUONCV_MODELS = {'inceptionv3': 'inception-v3', 'mobilenet1.0': 'mobilenet', 'resnext50_32x4d': 'resnext50',
+                  'se_resnet50_v1': 'se-resnet50', 'se_resnext50_32x4d': 'se-resnext50'}
+
+
+def model_named(name: str) -> str:
+    """Our name of a network that may be called as in GluonCV: 'resnet50_v1d' is 'resnet50d'; any other name as it is."""
+    return GLUONCV_MODELS.get(name, re.sub(r'^(resnet\d+)_v1([bcd]?)$', r'\1\2', name))
 
 
 def field_meant(word: str, names: Sequence[str]) -> str:
@@ -38,7 +46,8 @@ def override(recipe: Any, settings: Iterable[str]) -> Any:
             meant = field_meant(field, names)
             raise InputError("--set %s: recipe '%s' has no field '%s'%s" % (
                 setting, recipe.name, field, ' (did you mean %s?)' % meant if meant else did_you_mean(field, names)))
-        changes[field] = _typed(field, text, getattr(recipe, field))
+        value = _typed(field, text, getattr(recipe, field))
+        changes[field] = model_named(value) if field == 'model' else value
     changes = {field: value for field, value in changes.items() if value != getattr(recipe, field)}
     renamed = ''.join('+%s=%s' % (field, _shown(value)) for field, value in changes.items() if field != 'seed')
     return replace(recipe, name=recipe.name + renamed, **changes)

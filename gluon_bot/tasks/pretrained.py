@@ -1,4 +1,4 @@
-"""Weights from elsewhere: files of GluonCV's model zoo and our own checkpoints, to start a run from or make one of."""
+"""Weights from elsewhere, GluonCV, timm, torchvision and our own checkpoints, to start a run from or to make one of."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ import numpy as np
 from gluon_bot import InputError
 from gluon_bot.data.records import manifest
 from gluon_bot.files import sha256_of
+from gluon_bot.models import timm
 from gluon_bot.models.build import build, initialize
 from gluon_bot.models.gluoncv import read_parameters, renamed
 from gluon_bot.models.parameters import CLASSIFIER, load_parameters, network_arrays
 from gluon_bot.models.zoo import gluoncv, standard_image_size
 from gluon_bot.recipes.classification import Recipe
-from gluon_bot.recipes.fields import as_dict
+from gluon_bot.recipes.fields import as_dict, model_named
 from gluon_bot.runs import checkpoint
 
 
 def read(path: str, network: mx.gluon.HybridBlock) -> Mapping[str, np.ndarray]:
-    """The arrays for `network` in a .params file of GluonCV's or a checkpoint of ours, by our names; it may have other
-    classes.
+    """The arrays for `network` at `path`, by our names: a .params file of GluonCV's, a .safetensors file of timm's or
+    torchvision's, or a checkpoint of ours. It may have other classes.
 
     Raises InputError where the file is damaged or of another architecture.
     """
     if not os.path.exists(path):
-        raise InputError('%s: no such file or folder; give a .params file of GluonCV, a run or a checkpoint' % path)
+        raise InputError('%s: no such file or folder; give a .params file of GluonCV, a .safetensors file of timm, a run '
+                         'or a checkpoint' % path)
     if os.path.isfile(path):
+        if timm.is_state_dict(path):
+            timm.check_config(path, network.name)
+            return timm.renamed(network, timm.read_state_dict(path), path)
         return renamed(network, read_parameters(path), path)
     return checkpoint.arrays(checkpoint.find(path), checkpoint.PARAMETERS)
 
@@ -59,13 +64,14 @@ def origin(path: str) -> Dict[str, Any]:
 
 
 def import_file(path: str, model: str, out: str, data: Optional[str] = None) -> str:
-    """Make a checkpoint in folder `out` from a .params file for the network called `model`; returns the checkpoint's folder.
+    """Make a checkpoint in folder `out` from a file of weights for the network called `model`; returns its folder.
 
     The classes are those of the records in folder `data`, or ImageNet's if there are 1,000 of them.
     Raises InputError where file, network and classes do not belong together, or `out` holds a run.
     """
     if os.path.exists(os.path.join(out, checkpoint.FOLDER)):
         raise InputError('%s: holds checkpoints already; choose another --out' % out)
+    model = model_named(model)
     given = read(path, build(model))
     classes, called = _class_names(len(given[CLASSIFIER + 'weight']), data, path)
     network, size = build(model, len(classes)), standard_image_size(model)
@@ -73,8 +79,7 @@ def import_file(path: str, model: str, out: str, data: Optional[str] = None) -> 
     load_parameters(network, given, path)
     recipe = Recipe('imported-' + model, model=model, image_size=size)
     meta = {'task': 'classify', 'recipe': as_dict(recipe), 'classes': classes, 'data': {'name': called}, 'epoch': 0,
-            'step': 0,
-            **origin(path)}
+            'step': 0, **origin(path)}
     arrays = {name: array.asnumpy() for name, array in network_arrays(network).items()}
     return checkpoint.save(out, meta, arrays, {})
 
