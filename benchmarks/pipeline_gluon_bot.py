@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import side
 
-from gluon_bot.data.classification import train_batches
+from gluon_bot.data.classification import Part, train_batches
 from gluon_bot.data.records import verify
 from gluon_bot.distributed import environment
 from gluon_bot.recipes.classification import RECIPES
@@ -15,9 +15,11 @@ environment.prepare(1)
 environment.prepare_device()
 recipe = RECIPES['resnet50-baseline'] if options.jitter else replace(RECIPES['resnet50-baseline'], color_jitter=0.0,
                                                                      pca_noise=0.0)
-batches = verify.check(options.data, 'train').images // options.batch_size
+records = verify.check(options.data, 'train')
+batches = records.images // options.batch_size
+part = Part(0, 1, options.batch_size, threads=options.threads)
 stream = itertools.chain.from_iterable(
-    train_batches(options.data, recipe, epoch, 0, 1, options.batch_size, batches, threads=options.threads)
+    train_batches(records, recipe, part, epoch=epoch, first=0, end=batches)
     for epoch in itertools.count())
 
 

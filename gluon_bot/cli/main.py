@@ -161,47 +161,64 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from gluon_bot.recipes.fields import override
     from gluon_bot.recipes.finetuning import recipe_named
-    settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
-    recipe = override(recipe_named(options.recipe, 'train'), settings)
-    if options.dry_run or _is_launcher(options):
-        launcher.check(options.workers, options.hosts)
-        from gluon_bot.tasks.classification import describe, plan
-        job = describe(recipe, options.data, options.out, options.workers, options.accumulate, options.limit, options.init)
-        planned = plan(job, options.teacher, options.workers, options.resume, options.init)
-        if options.dry_run:
-            print(planned, flush=True)
-            from gluon_bot.tasks.classification import estimate
-            print(estimate(job, options.workers, options.teacher, options.init))
-            return 0
-        say(planned)
-        return _launch(options)
     from gluon_bot.tasks import classification
-    classification.fit(recipe, options.data, options.out, options.resume, options.accumulate, options.teacher, options.limit,
-              options.log_every, options.keep, options.tensorboard, options.init)
-    return 0
+    recipe = _overridden(recipe_named(options.recipe, 'train'), options)
+    chosen = _run_options(options, weights=options.init, teacher=options.teacher)
+    if not options.dry_run and not _is_launcher(options):
+        classification.fit(recipe, chosen)
+        return 0
+    launcher.check(options.workers, options.hosts)
+    job = classification.describe(recipe, chosen, options.workers)
+    return _plan_or_launch(options, job, classification.plan(job, options.workers), classification.prepare)
 
 
-def _fine_tune(options: argparse.Namespace) -> int:
-    from gluon_bot.recipes.fields import override
+def _detect(options: argparse.Namespace) -> int:
     from gluon_bot.recipes.finetuning import recipe_named
-    from gluon_bot.tasks import detection, finetuning, segmentation
-    task: Any = {'detect': detection, 'segment': segmentation}[options.command]
-    settings = options.set + (['seed=%d' % options.seed] if options.seed is not None else [])
-    recipe = override(recipe_named(options.recipe, options.command), settings)
-    if options.dry_run or _is_launcher(options):
-        launcher.check(options.workers, options.hosts)
-        job = task.describe(recipe, options.data, options.out, options.workers, options.accumulate, options.limit)
-        planned = finetuning.plan(job, options.backbone, options.workers, options.resume)
-        if options.dry_run:
-            print(planned, flush=True)
-            print(task.estimate(job, options.workers, options.backbone))
-            return 0
+    from gluon_bot.tasks import detection, finetuning
+    recipe = _overridden(recipe_named(options.recipe, 'detect'), options)
+    chosen = _run_options(options, weights=options.backbone)
+    if not options.dry_run and not _is_launcher(options):
+        detection.fit(recipe, chosen)
+        return 0
+    launcher.check(options.workers, options.hosts)
+    job = detection.describe(recipe, chosen, options.workers)
+    return _plan_or_launch(options, job, finetuning.plan(job, options.workers), detection.prepare)
+
+
+def _segment(options: argparse.Namespace) -> int:
+    from gluon_bot.recipes.finetuning import recipe_named
+    from gluon_bot.tasks import finetuning, segmentation
+    recipe = _overridden(recipe_named(options.recipe, 'segment'), options)
+    chosen = _run_options(options, weights=options.backbone)
+    if not options.dry_run and not _is_launcher(options):
+        segmentation.fit(recipe, chosen)
+        return 0
+    launcher.check(options.workers, options.hosts)
+    job = segmentation.describe(recipe, chosen, options.workers)
+    return _plan_or_launch(options, job, finetuning.plan(job, options.workers), segmentation.prepare)
+
+
+def _overridden(recipe: Any, options: argparse.Namespace) -> Any:
+    from gluon_bot.recipes.fields import override
+    return override(recipe, options.set + (['seed=%d' % options.seed] if options.seed is not None else []))
+
+
+def _run_options(options: argparse.Namespace, weights: str, teacher: str = '') -> Any:
+    from gluon_bot.training.setup import RunOptions
+    return RunOptions(data=options.data, out=options.out, resume=options.resume, accumulate=options.accumulate,
+                      limit=options.limit, weights=weights, teacher=teacher, log_every=options.log_every,
+                      keep=options.keep, tensorboard=options.tensorboard)
+
+
+def _plan_or_launch(options: argparse.Namespace, job: Any, planned: str, prepare: Any) -> int:
+    """Print what the job would do and take, or say the former and start its workers."""
+    if not options.dry_run:
         say(planned)
         return _launch(options)
-    task.fit(recipe, options.data, options.out, options.backbone, options.resume, options.accumulate, options.limit,
-        options.log_every, options.keep, options.tensorboard)
+    from gluon_bot.training import dry_run
+    print(planned, flush=True)
+    print(dry_run.estimate(job, options.workers, prepare))
     return 0
 
 
@@ -218,9 +235,10 @@ def _study(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from gluon_bot.recipes.tasks import TASKS
     from gluon_bot.runs import checkpoint
     task = checkpoint.find(options.checkpoint).meta.get('task', 'classify')
-    if task not in SCORES:
+    if task not in TASKS:
         raise InputError("%s: was trained to '%s', which this version does not know" % (options.checkpoint, task))
     if options.multi_scale and task != 'segment':
         raise InputError('--multi-scale is for segmentation; %s was trained to %s' % (options.checkpoint, task))
@@ -237,7 +255,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         from gluon_bot.tasks import classification
         result = classification.run(options.checkpoint, options.data, options.batch_size, options.limit)
     if result is not None:
-        print(json.dumps(result) if options.json else SCORES[task] % result)
+        print(json.dumps(result) if options.json else TASKS[task].result % result)
         for name, precision in {} if options.json else result.get('val_ap', {}).items():
             print('%-20s AP %5.2f %%' % (name, precision))
     return 0
@@ -304,18 +322,11 @@ def _completion(options: argparse.Namespace) -> None:
     print(completion.script(options.shell, parser()), end='')
 
 
-SCORES = {
-    'classify': '%(recipe)s after step %(step)d on %(data)s: top-1 %(val_top1).3f %%, top-5 %(val_top5).3f %% '
-                '(%(val_correct_top1)d and %(val_correct_top5)d of %(val_images)d images, %(precision)s)',
-    'detect': '%(recipe)s after step %(step)d on %(data)s: mAP %(val_map).2f %% '
-              '(%(val_objects)d objects on %(val_images)d images, %(precision)s)',
-    'segment': '%(recipe)s after step %(step)d on %(data)s: pixel accuracy %(val_pixel_accuracy).2f %%, '
-               'mIoU %(val_miou).2f %% (%(val_labelled_pixels)d pixels of %(val_images)d images, %(precision)s)'}
 COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict',
              'benchmark')  # what needs MXNet
 ON_DEVICE = ('train', 'detect', 'segment', 'evaluate', 'predict')  # what computes on a GPU, where there is one
 ANY_SIZE = ('detect', 'segment', 'evaluate', 'predict')  # whose images differ in size
 COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': _train,
-            'detect': _fine_tune, 'segment': _fine_tune, 'study': _study, 'evaluate': _evaluate,
+            'detect': _detect, 'segment': _segment, 'study': _study, 'evaluate': _evaluate,
             'import': _import, 'export': _export, 'predict': _predict, 'runs': _runs, 'watch': _watch, 'report': _report,
             'benchmark': _benchmark, 'figures': _figures, 'completion': _completion}

@@ -15,7 +15,7 @@ import os
 import random
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -23,7 +23,7 @@ import numpy as np
 from gluon_bot import InputError
 from gluon_bot.console import counted
 from gluon_bot.data import transforms
-from gluon_bot.data.records import recordio, verify
+from gluon_bot.data.records import recordio
 from gluon_bot.data.records.manifest import Manifest
 from gluon_bot.distributed import environment
 from gluon_bot.recipes.classification import Recipe
@@ -43,52 +43,60 @@ def steps_an_epoch(images: int, batch_size: int) -> int:
     return images // batch_size
 
 
-def train_batches(folder: str, recipe: Recipe, epoch: int, rank: int, size: int, batch_size: int, batches: int,
-                  skip: int = 0, limit: Optional[int] = None, context: Optional[mx.Context] = None,
-                  threads: int = 0) -> Batches:
-    """Yield the small batches `skip` to `batches` - 1 of an epoch that belong to `rank` of `size` workers.
+class Part(NamedTuple):
+    """The images of an epoch or an evaluation that one worker computes, and where."""
 
-    Images are float32 of shape (batch_size, 3, image_size, image_size), RGB, normalised, on `context` (default: cpu); labels
-    float32 of shape (batch_size,). limit: use the first so many records. threads: 0 for the worker's own cores.
+    rank: int
+    size: int  # workers
+    batch_size: int  # images in a small batch of one worker
+    limit: Optional[int] = None  # use the first so many records
+    context: Optional[mx.Context] = None  # default: cpu
+    threads: int = 0  # that decode; 0 for the worker's own cores
+
+
+def train_batches(records: Manifest, recipe: Recipe, part: Part, epoch: int, first: int, end: int) -> Batches:
+    """Yield the small batches `first` to `end` - 1 of an epoch that belong to `part`.
+
+    `records` is a manifest that was checked: see `records.verify.check`. Images are float32 of shape (batch_size, 3,
+    image_size, image_size), RGB, normalised, on part.context; labels float32 of shape (batch_size,).
     Raises InputError for too few images, and for a record that changed since it was verified.
     """
-    found = verify.check(folder, 'train')
-    images = min(found.images, limit or found.images)
-    if images < batches * size * batch_size:
+    images = min(records.images, part.limit or records.images)
+    if images < end * part.size * part.batch_size:
         raise InputError('%s: %d images are too few for %d batches of %d on each of %d workers; use smaller batches or '
-                         'fewer workers' % (found.rec, images, batches, batch_size, size))
+                         'fewer workers' % (records.rec, images, end, part.batch_size, part.size))
 
     def load(record: int, pixels: np.ndarray) -> float:
-        image, label = records.image(record)
+        image, label = reader.image(record)
         draw = random.Random('%d %d %d' % (recipe.seed, epoch, record))
         transforms.for_training(image, recipe, draw, pixels)
         return label
 
-    wanted = batch_numbers(images, recipe.seed, epoch, rank, size, batch_size, skip, batches)
-    with closing(Records(found)) as records:
-        yield from _on_device(loaded(load, wanted, recipe.image_size, threads or environment.own_cores()), context)
+    wanted = batch_numbers(images, recipe.seed, epoch, part, first, end)
+    with closing(Records(records)) as reader:
+        yield from _on_device(loaded(load, wanted, recipe.image_size, part.threads or environment.own_cores()),
+                              part.context)
 
 
-def validation_batches(folder: str, recipe: Recipe, rank: int, size: int, batch_size: int,
-                       limit: Optional[int] = None, context: Optional[mx.Context] = None) -> Batches:
-    """Yield each validation image of the part of `rank` of `size` workers once, as `train_batches` does its batches.
+def validation_batches(records: Manifest, recipe: Recipe, part: Part) -> Batches:
+    """Yield each validation image that belongs to `part` once, as `train_batches` does its batches.
 
     The short side is scaled to recipe.validation_resize and the centre of image_size cut out. Batches have `batch_size`
     images at most, the last one what is left, and a worker whose part is empty has none: over all workers the images are
     exactly the manifest's, or the first `limit` of them.
     """
-    found = verify.check(folder, 'val')
-    images = min(found.images, limit or found.images)
-    first, end = images * rank // size, images * (rank + 1) // size
+    images = min(records.images, part.limit or records.images)
+    first, end = images * part.rank // part.size, images * (part.rank + 1) // part.size
 
     def load(record: int, pixels: np.ndarray) -> float:
-        image, label = records.image(record)
+        image, label = reader.image(record)
         transforms.for_validation(image, recipe, pixels)
         return label
 
-    wanted = (range(begin, min(begin + batch_size, end)) for begin in range(first, end, batch_size))
-    with closing(Records(found)) as records:
-        yield from _on_device(loaded(load, wanted, recipe.image_size, environment.own_cores()), context)
+    wanted = (range(begin, min(begin + part.batch_size, end)) for begin in range(first, end, part.batch_size))
+    with closing(Records(records)) as reader:
+        yield from _on_device(loaded(load, wanted, recipe.image_size, part.threads or environment.own_cores()),
+                              part.context)
 
 
 def _on_device(pairs: Iterator[Tuple[np.ndarray, np.ndarray]], context: Optional[mx.Context]) -> Batches:
@@ -124,17 +132,16 @@ ITEMS_A_TASK = 4
 Load = Callable[[int, np.ndarray], float]  # fills the pixels of the item of this number and returns its label
 
 
-def batch_numbers(items: int, seed: int, epoch: int, rank: int, size: int, batch_size: int, first: int,
-                  end: int) -> Iterator[List[int]]:
-    """The numbers of the items in the small batches `first` to `end` - 1 that one rank of `size` computes in an epoch.
+def batch_numbers(items: int, seed: int, epoch: int, part: Part, first: int, end: int) -> Iterator[List[int]]:
+    """The numbers of the items in the small batches `first` to `end` - 1 of an epoch that belong to `part`.
 
     The order of all items depends on (seed, epoch) alone and each round over the ranks takes the next ones of it, so that an
     update is of the same items on any number of ranks, in one small batch a rank or several.
     """
     order = np.random.default_rng((seed, epoch)).permutation(items)
     for number in range(first, end):
-        start = (number * size + rank) * batch_size
-        yield order[start:start + batch_size].tolist()
+        start = (number * part.size + part.rank) * part.batch_size
+        yield order[start:start + part.batch_size].tolist()
 
 
 def loaded(load: Load, wanted: Iterable[Sequence[int]], image_size: int,

@@ -5,6 +5,7 @@ Each worker of a job is a process with one device; alone, nothing of Horovod is 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from typing import Any, Dict, List, Sequence
@@ -100,6 +101,7 @@ def join() -> Ranks:
     return Ranks(horovod)
 
 
+@functools.lru_cache(maxsize=None)
 def device(ranks: Ranks) -> mx.Context:
     """The GPU of this worker, on which a kernel has been run, or the CPU where MXNet sees no GPU or it is asked for."""
     visible = gpus.usable()

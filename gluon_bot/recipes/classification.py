@@ -159,6 +159,9 @@ for _stem in ('resnet50d', 'inception-v3', 'mobilenet'):
 # The teachers of Section 5.3: ResNet-152-D with cosine and smoothing, and mixup where the student has it
 _add('resnet152d-smooth', 'resnet50d-smooth', dict(model='resnet152d'))
 _add('resnet152d-mixup', 'resnet50d-mixup', dict(model='resnet152d'))
+# Table 7: the same on Places365. The teacher of the best one, `resnet152d-mixup`, is trained on Places365 too
+_add('places365-resnet50d-efficient', 'resnet50d-efficient', {})
+_add('places365-resnet50d-best', 'resnet50d-distill-mixup', {})
 # Table 1's peers, and the "B-standard" base network of Tables 8 and 9
 for _peer in ('resnext50', 'se-resnet50', 'se-resnext50', 'densenet201', 'resnet50b'):
     _add(_peer + '-baseline', 'resnet50-baseline', dict(model=_peer))

@@ -9,33 +9,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from gluon_bot.recipes.finetuning import BACKBONES
+from gluon_bot.recipes.tasks import METRICS
 
 SLIDES = 'the slides of the paper'
 RECALLED = "recalled from the paper's text, not checked against a copy"
 RECALLED_MARK = '†'  # of such numbers, in every report
 
 
-class Metric(NamedTuple):
-    """A measured or counted quantity: how it is labelled, its unit, and whether a run's log tells it."""
+class Data(NamedTuple):
+    """A data set behind the paper's numbers: its name in a record, its title, and its counts."""
 
-    label: str
-    unit: str
-    logged: bool = True
+    name: str
+    title: str
+    counts: Dict[str, int]
 
 
-METRICS: Dict[str, Metric] = {
-    'val_top1': Metric('top-1', '%'),
-    'val_top5': Metric('top-5', '%'),
-    'val_map': Metric('mAP', '%'),
-    'val_pixel_accuracy': Metric('PixAcc', '%'),
-    'val_miou': Metric('mIoU', '%'),
-    'minutes_an_epoch': Metric('minutes an epoch', 'min'),
-    'parameters': Metric('parameters', 'M', logged=False),
-    'flops': Metric('FLOPs', 'G', logged=False),
-}
-# by task: the score whose best epoch is kept, and that a run is known by
-MAIN_METRIC = {'classify': 'val_top1', 'detect': 'val_map', 'segment': 'val_miou'}
+IMAGENET = Data('imagenet', 'ImageNet', dict(classes=1000, train_images=1281167, val_images=50000))
+PLACES365 = Data('places365', 'Places365', dict(classes=365, train_images=1803460, val_images=36500))
+VOC = Data('voc', 'Pascal VOC 2007+2012', dict(classes=20, train_images=16551, val_images=4952))
+ADE20K = Data('ade20k', 'ADE20K', dict(classes=150, train_images=20210, val_images=2000))
+DATA_SETS = (IMAGENET, PLACES365, VOC, ADE20K)
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,8 @@ class Cell:
 
     table: int
     row: str
-    group: str  # the columns it belongs to: a network, a batch size, a data set; '' where the table has one group
+    group: str  # the columns it belongs to: a network, a batch size, a split; '' where the table has one group
+    data: str  # the name of a Data
     metric: str  # a name in METRICS, as in the record of a run
     printed: str  # digit for digit; '-' where the paper prints none
     recipe: str  # the recipe, or fine-tuning recipe, whose run fills the cell; '' for others' numbers
@@ -83,28 +80,35 @@ class Table(NamedTuple):
     cells: Tuple[Cell, ...]
 
 
-def _table(number: int, title: str, groups: Tuple[Tuple[str, str], ...], rows: List[Tuple[str, str, str, str]],
+class _Group(NamedTuple):
+    """Columns of a table."""
+
+    name: str
+    metrics: str
+    data: Data = IMAGENET
+
+
+def _table(number: int, title: str, groups: Sequence[Tuple[Any, ...]], rows: List[Tuple[str, str, str, str]],
            source: str = SLIDES) -> Table:
-    """`groups`: (name, metrics). `rows`: (name, parent, a recipe for each group or '-', printed numbers by group)."""
+    """`groups`: as in _Group. `rows`: (name, parent, a recipe for each group or '-', printed numbers by group)."""
     cells = []
     for row, parent, recipes, printed in rows:
-        for (group, metrics), recipe, numbers in zip(groups, recipes.split(), printed.split('|')):
+        for group, recipe, numbers in zip(groups, recipes.split(), printed.split('|')):
+            name, metrics, data = _Group(*group)
             for metric, number_printed in zip(metrics.split(), numbers.split()):
-                cells.append(Cell(number, row, group, metric, number_printed, '' if recipe == '-' else recipe, parent,
-                                  '%s, Table %d' % (source, number), source == SLIDES))
+                cells.append(Cell(number, row, name, data.name, metric, number_printed, '' if recipe == '-' else recipe,
+                                  parent, '%s, Table %d' % (source, number), source == SLIDES))
     return Table(number, title, source, source == SLIDES, tuple(cells))
 
 
 _TOP = 'val_top1 val_top5'
 _NETWORKS = ('ResNet-50-D', 'Inception-V3', 'MobileNet')
-_TRANSFER = ('resnet50b-baseline', 'resnet50d-efficient', 'resnet50d-cosine', 'resnet50d-smooth', 'resnet50d-distill',
-             'resnet50d-mixup', 'resnet50d-distill-mixup')
 
 
 def _transfer(data: str, rows: List[Tuple[str, str, str]]) -> List[Tuple[str, str, str, str]]:
     """Tables 8 and 9: the base network's own run, then its fine-tuning on `data`."""
     return [(row, parent, '%s %s-%s' % (base, data, base), printed)
-            for (row, parent, printed), base in zip(rows, _TRANSFER)]
+            for (row, parent, printed), base in zip(rows, BACKBONES)]
 
 
 TABLES: Tuple[Table, ...] = (
@@ -151,11 +155,12 @@ TABLES: Tuple[Table, ...] = (
         ('+ distill w/ mixup', '+ label smoothing',
          'resnet50d-distill-mixup inception-v3-distill-mixup mobilenet-distill-mixup',
          '79.29 94.63 | 78.34 94.16 | 72.51 91.02')]),
-    _table(7, 'Places365, ResNet-50-D', (('validation', _TOP), ('test', _TOP)), [
-        ('efficient', '', '- -', '56.34 86.87 | 57.18 87.28'),
-        ('best', 'efficient', '- -', '56.70 87.33 | 57.63 87.82')], RECALLED),
+    # the labels of the test images are not public: no run can tell its accuracy on them
+    _table(7, 'Places365, ResNet-50-D', (('validation', _TOP, PLACES365), ('test', _TOP, PLACES365)), [
+        ('efficient', '', 'places365-resnet50d-efficient -', '56.34 86.87 | 57.18 87.28'),
+        ('best', 'efficient', 'places365-resnet50d-best -', '56.70 87.33 | 57.63 87.82')], RECALLED),
     _table(8, 'Transfer to detection: Faster-RCNN on Pascal VOC 2007 test',
-           (('base network', 'val_top1'), ('Faster-RCNN', 'val_map')), _transfer('voc', [
+           (('base network', 'val_top1'), ('Faster-RCNN', 'val_map', VOC)), _transfer('voc', [
                ('B-standard', '', '76.14 | 77.54'),
                ('D-efficient', 'B-standard', '77.16 | 78.30'),
                ('+ cosine', 'D-efficient', '77.91 | 79.23'),
@@ -164,7 +169,7 @@ TABLES: Tuple[Table, ...] = (
                ('+ mixup w/o distill', '+ smooth', '79.16 | 81.10'),
                ('+ distill w/ mixup', '+ smooth', '79.29 | 81.33')])),
     _table(9, 'Transfer to segmentation: FCN on ADE20K',
-           (('base network', 'val_top1'), ('FCN', 'val_pixel_accuracy val_miou')), _transfer('ade20k', [
+           (('base network', 'val_top1'), ('FCN', 'val_pixel_accuracy val_miou', ADE20K)), _transfer('ade20k', [
                ('B-standard', '', '76.14 | 78.08 37.05'),
                ('D-efficient', 'B-standard', '77.16 | 78.88 38.88'),
                ('+ cosine', 'D-efficient', '77.91 | 79.25 39.33'),
@@ -175,7 +180,15 @@ TABLES: Tuple[Table, ...] = (
 )
 
 CELLS: Tuple[Cell, ...] = tuple(cell for table in TABLES for cell in table.cells)
+_BY_NAME = {data.name: data for data in DATA_SETS}
+_BY_RECIPE = {cell.recipe: _BY_NAME[cell.data] for cell in CELLS if cell.recipe}
+_BY_TASK = {'classify': IMAGENET, 'detect': VOC, 'segment': ADE20K}
 _BY_PLACE = {(cell.table, cell.row, cell.group, cell.metric): cell for cell in CELLS}
+
+
+def data_of(recipe: str, task: str) -> Optional[Data]:
+    """The data that a recipe's runs are compared on: its cells', else what the paper has most of for the task."""
+    return _BY_RECIPE.get(recipe, _BY_TASK.get(task))
 
 
 def parent_of(cell: Cell) -> Optional[Cell]:

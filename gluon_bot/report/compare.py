@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot.recipes import paper
-from gluon_bot.recipes.paper import MAIN_METRIC, Cell
+from gluon_bot.recipes.paper import Cell
 from gluon_bot.recipes.study import Study
+from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.report import studies
 from gluon_bot.report.place import DIFFERS, FILLS, NAMED, PUBLISHED, Placed, data_title, place
 from gluon_bot.report.statistics import (
@@ -159,7 +160,7 @@ class Comparison:
         others = {(result.cell.recipe, result.cell.metric): result for result in self.results
                   if result.cell.value is not None}
         return [result for (recipe, metric), result in {**others, **own}.items() if recipe
-                and metric == MAIN_METRIC[NAMED[recipe].task] and (result.filled or result.published)]
+                and metric == TASKS[NAMED[recipe].task].best and (result.filled or result.published)]
 
     def counts(self) -> Dict[str, int]:
         """Number of measurements with each verdict. A run counts once for each metric, however many cells it fills."""

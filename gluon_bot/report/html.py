@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from gluon_bot.console import printable
 from gluon_bot.recipes import paper
-from gluon_bot.recipes.paper import MAIN_METRIC
+from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.report import gains, studies, wording
 from gluon_bot.report.compare import Comparison
 from gluon_bot.report.place import DIFFERS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed
@@ -20,8 +20,6 @@ from gluon_bot.runs.curves import Curve
 
 Draw = Callable[[Sequence[Curve], str], str]  # curves and a quantity to an SVG; '' for none
 Pictures = List[Tuple[str, str]]  # (what is shown, its data address)
-QUANTITIES = {'classify': ('val_top1', 'train_top1', 'loss', 'lr'), 'detect': ('val_map', 'loss', 'lr'),
-              'segment': ('val_miou', 'loss', 'lr')}
 NETWORK_TABLES = (3, 6)  # whose groups are networks: a figure for each
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # neither script nor network
 SECTIONS = (
@@ -83,9 +81,9 @@ def _gains(report: studies.StudyReport) -> Pictures:
 def pictures(curves: Sequence[Tuple[str, Curve]], draw: Draw) -> Pictures:
     """Figures of (task, curve) each: for each task its quantities, where there is anything to draw."""
     found = []
-    for task in dict.fromkeys(task for task, _ in curves if task in QUANTITIES):
+    for task in dict.fromkeys(task for task, _ in curves if task in TASKS):
         chosen = [curve for curve_task, curve in curves if curve_task == task]
-        for quantity in QUANTITIES[task]:
+        for quantity in TASKS[task].curves:
             svg = draw(chosen, quantity)
             if svg:
                 names = ', '.join(curve.name for curve in chosen)
@@ -101,12 +99,12 @@ def data_address(svg: str) -> str:
 def _table_figures(table: paper.Table, rows: Sequence[wording.Row], draw: Draw) -> List[Tuple[str, Pictures]]:
     """(network or '', figures) of the runs in and beside a table's rows, with the paper's number of their main metric."""
     metrics = {result.cell.metric for row in rows for result in row.results}
-    task = next(task for task in ('detect', 'segment', 'classify') if MAIN_METRIC[task] in metrics)
+    task = next(task for task in ('detect', 'segment', 'classify') if TASKS[task].best in metrics)
     groups: Dict[str, Dict[int, Tuple[str, Curve]]] = {}
     for row in rows:
         curves = groups.setdefault(row.group if table.number in NETWORK_TABLES else '', {})
         for result in row.results:
-            if result.cell.metric == MAIN_METRIC[task] and result.cell.value is not None:
+            if result.cell.metric == TASKS[task].best and result.cell.value is not None:
                 for placed in list(result.filled) + [near.placed for near in result.nearby]:
                     if placed.run.task == task:
                         curves.setdefault(placed.position, (task, _curve(placed, result.cell.value)))

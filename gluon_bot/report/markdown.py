@@ -22,7 +22,7 @@ def markdown(comparison: Comparison, full: bool = False, linked: bool = False, e
     """All tables. `full`: rows without a run and notes too; `linked`: links to the logs; `every_recipe`: a list of them."""
     parts = [wording.summary(comparison)]
     parts += [study(report) for report in comparison.studies if not linked]
-    parts += [_recipes(comparison, task) for task in place.PAPER_DATA if every_recipe]
+    parts += [_recipes(comparison, data) for data in paper.DATA_SETS if every_recipe]
     shown = [table for table in paper.TABLES if full or any(row.touched for row in wording.rows(comparison, table))]
     for table in shown:
         parts.append(_paper_table(comparison, table, full))
@@ -70,12 +70,12 @@ def link(placed: Placed) -> str:
     return '[%s](%s)' % (code(placed.name), source) if re.fullmatch(r'[\w./-]+', source, re.ASCII) else code(placed.name)
 
 
-def _recipes(comparison: Comparison, task: str) -> str:
-    """Every recipe of a task that the paper has a number for: that number, ours, and the logs it comes from."""
+def _recipes(comparison: Comparison, data: paper.Data) -> str:
+    """Every recipe that the paper has a number for on this data: that number, ours, and the logs it comes from."""
     by_recipe: Dict[str, List[Result]] = {}
     for result in comparison.results:
         metric = paper.METRICS[result.cell.metric]
-        if result.cell.recipe and metric.unit == '%' and place.NAMED[result.cell.recipe].task == task:
+        if result.cell.recipe and metric.unit == '%' and result.cell.data == data.name:
             by_recipe.setdefault(result.cell.recipe, []).append(result)
     lines, labels = [], ''
     for recipe, results in sorted(by_recipe.items(), key=lambda item: list(place.NAMED).index(item[0])):
@@ -84,7 +84,7 @@ def _recipes(comparison: Comparison, task: str) -> str:
         labels = max(labels, wording.labels(ours), key=len)
         lines.append((code(recipe), '<br>'.join(wording.printed_by_table(results)),
                       ' / '.join(map(wording.mean, ours)) if filled else NOT_RUN, ', '.join(map(link, filled)) or '-'))
-    return '### %s: %s\n\n%s' % (place.PAPER_DATA[task].title, labels, _table(('Recipe', 'Paper', 'Here', 'Log'), lines))
+    return '### %s: %s\n\n%s' % (data.title, labels, _table(('Recipe', 'Paper', 'Here', 'Log'), lines))
 
 
 def _paper_table(comparison: Comparison, table: paper.Table, full: bool) -> str:

@@ -7,13 +7,13 @@ from the seed, its data has the paper's counts, it trained to the last epoch, an
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
-from gluon_bot.recipes.paper import MAIN_METRIC
+from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.runs.record import Run
 
 FILLS, PUBLISHED, DIFFERS, OTHER_DATA, SUSPECT, UNKNOWN = (
@@ -23,19 +23,6 @@ FILLING = {cell.recipe for cell in paper.CELLS if cell.recipe}
 Difference = Tuple[str, Any, Any]  # field, the run's value, the recipe's
 
 
-class PaperData(NamedTuple):
-    """The data behind the paper's numbers: its name in a record, its title, and its counts."""
-
-    name: str
-    title: str
-    counts: Dict[str, int]
-
-
-PAPER_DATA = {
-    'classify': PaperData('imagenet', 'ImageNet', dict(classes=1000, train_images=1281167, val_images=50000)),
-    'detect': PaperData('voc', 'Pascal VOC 2007+2012', dict(classes=20, train_images=16551, val_images=4952)),
-    'segment': PaperData('ade20k', 'ADE20K', dict(classes=150, train_images=20210, val_images=2000)),
-}
 PAPER_GPUS = 8  # that share a batch of 256 or 1,024: one normalisation sees 32 or 128 images
 # Whole batches of 1,024: GluonCV's record iterator fills the 49th with images it shows again, and carries what is over into
 # the next epoch, so that every sixth has 48
@@ -75,14 +62,14 @@ class Placed:
 
 def place(run: Run, name: str, position: int = 0) -> Placed:
     """Decide where `run` belongs."""
-    metric = MAIN_METRIC.get(run.task, '')
+    metric = TASKS[run.task].best if run.task in TASKS else ''
     last = max((epoch for epoch, values in run.epochs.items() if metric in values), default=0)
     wanted = run.recipe.get('epochs')
     finished = last > 0 and last == wanted
     reasons = [] if finished or not run.recipe else \
         ['stops at epoch %d of %s' % (last, wanted)] if last else ['no epoch has a %s' % metric]
     recipe, differences, why = _ours(run) if run.writer == 'gluon_bot' else _published(run)
-    other_data = _other_data(run)
+    other_data = _other_data(run, recipe)
     if run.suspect:
         kind = SUSPECT
     elif not run.recipe:
@@ -194,9 +181,9 @@ def _differences(stated: Dict[str, Any], name: str) -> List[Difference]:
             and (value != wanted[field] or isinstance(value, bool) != isinstance(wanted[field], bool))]
 
 
-def _other_data(run: Run) -> str:
+def _other_data(run: Run, recipe: str) -> str:
     """Why the data is not the paper's; '' if it is. Our records must state the counts, published logs the name."""
-    known = PAPER_DATA.get(run.task)
+    known = paper.data_of(recipe, run.task)
     if known is None:
         return 'the log does not say what was trained'
     if not run.data:

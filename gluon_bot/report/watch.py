@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from gluon_bot import InputError
 from gluon_bot.console import duration, one_line, say
 from gluon_bot.files import is_owned
-from gluon_bot.recipes import paper
+from gluon_bot.recipes.tasks import SCORES
 from gluon_bot.report import html, wording
 from gluon_bot.report.place import place
 from gluon_bot.report.report import drawing
@@ -37,7 +37,7 @@ COLOURS = {RUNNING: 'above', DONE: 'reproduced', FAILED: 'below', STOPPED: 'reca
 # label, and digits behind the point; None: three digits in all
 COLUMNS: Dict[str, Tuple[str, Optional[int]]] = {
     'lr': ('Learning rate', None), 'loss': ('Loss', 3), 'train_top1': ('Train top-1, %', 2),
-    **{name: ('Val %s, %%' % metric.label, 2) for name, metric in paper.METRICS.items() if metric.unit == '%'},
+    **{name: ('Val %s, %%' % metric.label, 2) for name, metric in SCORES.items()},
     'images_per_second': ('Images/s', None), 'seconds': ('Seconds', 0)}
 
 
@@ -163,7 +163,7 @@ def numbers(status: Status) -> List[Tuple[str, str]]:
     if status.state == UNREADABLE:
         return []
     known = [('%d / %s' % (status.epoch, status.epochs or '?'), 'epochs')]
-    known += [('%.2f' % value, paper.METRICS[name].label + ', %') for name, value in status.scores.items()]
+    known += [('%.2f' % value, SCORES[name].label + ', %') for name, value in status.scores.items()]
     known += [(wording.fixed(status.loss, 3), 'loss')] if status.loss is not None else []
     known += [('%.2g' % status.lr, 'learning rate')] if status.lr is not None else []
     known += [(rate_text(status.images_per_second), 'images/s')]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot.recipes import paper
+from gluon_bot.recipes.tasks import SCORES
 from gluon_bot.report.compare import Comparison, Delta, Nearby, Result
 from gluon_bot.report.place import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, count, data_title
 from gluon_bot.report.statistics import REPRODUCED, tolerance, verdict
@@ -187,8 +188,8 @@ def outcome(placed: Placed) -> str:
     """The last epoch's numbers: 'epoch 120: top-1 78.47, top-5 94.26, 4.4 minutes an epoch on 8 GPUs'."""
     if not placed.last_epoch:
         return 'no evaluated epoch'
-    told = ['%s %s' % (metric.label, number(name, placed.value(name))) for name, metric in paper.METRICS.items()
-            if metric.unit == '%' and placed.value(name) is not None]
+    told = ['%s %s' % (metric.label, number(name, placed.value(name))) for name, metric in SCORES.items()
+            if placed.value(name) is not None]
     minutes = placed.value('minutes_an_epoch')
     if minutes is not None:
         told.append('%s minutes an epoch' % number('minutes_an_epoch', minutes)

@@ -223,8 +223,9 @@ FIELDS: Dict[str, Callable[[Any], bool]] = {
     'world_size': lambda value: _whole(value) and 1 <= value <= MOST_RANKS,
     'precision': lambda value: value in ('float32', 'float16', 'bfloat16'),
     'tally': lambda value: _object(value) and all(map(_number, value.values())),
-    'loss_scale': lambda value: _object(value) and set(value) == {'value', 'updates_since_overflow'}
-    and _number(value['value']) and value['value'] > 0 and _whole(value['updates_since_overflow']),
+    'loss_scale': lambda value: _object(value) and {*value, 'skipped'} == {'value', 'updates_since_overflow', 'skipped'}
+    and _number(value['value']) and value['value'] > 0 and _whole(value['updates_since_overflow'])
+    and _whole(value.get('skipped', 0)),  # which version 0.1 did not count
     'files': lambda value: _object(value) and all(
         _object(entry) and _whole(entry.get('bytes')) and isinstance(entry.get('sha256'), str) for entry in value.values()),
 }

@@ -8,6 +8,7 @@ import warnings
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot.files import atomic_write
+from gluon_bot.recipes.tasks import METRICS, TASKS
 from gluon_bot.runs.record import RECORD, Run
 
 # Okabe and Ito's colours, told apart with any colour vision, without their yellow; then again with another line
@@ -19,8 +20,6 @@ STYLE = {'svg.fonttype': 'path', 'svg.hashsalt': 'gluon_bot', 'font.size': 8.5, 
          'axes.spines.right': False, 'axes.edgecolor': '#888888', 'axes.grid': True, 'grid.color': '#E6E6E6',
          'axes.axisbelow': True, 'axes.titlesize': 9, 'axes.titlelocation': 'left', 'axes.titleweight': 'bold',
          'legend.frameon': False, 'legend.fontsize': 8, 'lines.linewidth': 1.4}
-LABELS = {'val_top1': 'Validation top-1, %', 'train_top1': 'Training top-1, %', 'loss': 'Training loss',
-          'lr': 'Learning rate', 'val_map': 'Validation mAP, %', 'val_miou': 'Validation mIoU, %'}
 
 
 class Curve(NamedTuple):
@@ -37,7 +36,7 @@ Drawn = Tuple[Curve, Points]
 
 
 def svg(curves: Sequence[Curve], quantity: str) -> str:
-    """An SVG of `quantity` (a key of LABELS) against epochs; '' where no run has two epochs of it."""
+    """An SVG of `quantity` (of METRICS) against epochs; '' where no run has two epochs of it."""
     drawn = [(curve, _points(curve.run, quantity)) for curve in curves[:MOST_CURVES]]
     drawn = [(curve, points) for curve, points in drawn if len(points) > 1]
     if quantity == 'lr':
@@ -54,7 +53,8 @@ def run_curves(folder: str) -> None:
     """Draw a run's record, FOLDER/record.jsonl, to FOLDER/curves.png. Nothing is written before the first epoch."""
     from gluon_bot.runs.read import read
     runs = read([os.path.join(folder, RECORD)]).runs
-    quantities = [quantity for quantity in LABELS if runs and _points(runs[-1], quantity)]
+    drawn = TASKS[runs[-1].task].curves if runs and runs[-1].task in TASKS else ()
+    quantities = [quantity for quantity in drawn if _points(runs[-1], quantity)]
     if not quantities:
         return
 
@@ -99,7 +99,7 @@ def _panel(axes: Any, drawn: Sequence[Drawn], quantity: str, legend: bool = Fals
     axes.set_xlim(0, None)
     axes.locator_params(axis='x', nbins=7, integer=True)
     axes.set_xlabel('epoch')
-    axes.set_title(LABELS[quantity])
+    axes.set_title(METRICS[quantity].title)
     if legend:
         axes.legend(loc='upper left', bbox_to_anchor=(-0.1, -0.2), borderaxespad=0)
 

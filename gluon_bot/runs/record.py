@@ -1,8 +1,8 @@
 """The record of a run: JSON lines, written as the run goes (DESIGN: the log is the record).
 
     start   task, recipe (every field), data (manifest), versions, git, device, world_size, precision ...   once, first
-    step    epoch, step, lr, loss, train_top1, images_per_second, seconds                                  every `log_every`
-    epoch   the same, and val_top1, val_top5 with the counts behind them                                    each epoch
+    step    epoch, step, lr, loss, train_top1, images_per_second, loss_scale, skipped_updates, seconds      every `log_every`
+    epoch   epoch ... images_per_second, seconds, and val_top1, val_top5 with the counts behind them        each epoch
     resume  step, world_size                                                                                each restart
     failed  reason                                                                                          where it failed
     done    step, seconds                                                                                   once, last
@@ -26,13 +26,14 @@ from typing import Any, Callable, Dict, List, Optional
 from gluon_bot import InputError, __version__
 from gluon_bot.console import is_plain_text
 from gluon_bot.files import atomic_write, open_regular, parse_json, read_bounded, size_text
+from gluon_bot.recipes.tasks import METRICS
 
 RECORD = 'record.jsonl'
 MOST_BYTES = 256 << 20  # of our own record: a million lines
 ENDS_BYTES = 4 << 20  # of which the end is read to know how a run is doing
 # fields that differ between two runs that are otherwise the same, bit for bit
 TIMES = ('time', 'seconds', 'images_per_second')
-PERCENT = ('train_top1', 'train_top5', 'val_top1', 'val_top5', 'val_map', 'val_pixel_accuracy', 'val_miou')
+PERCENT = tuple(name for name, metric in METRICS.items() if metric.unit == '%')
 QUANTITIES = PERCENT + ('step', 'lr', 'loss', 'images_per_second', 'seconds')
 MOST_EPOCHS, MOST_RUNS, MOST_TEXT, MOST_ITEMS = 100_000, 1000, 300, 300  # what is kept of a stranger's file
 

@@ -10,8 +10,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 from gluon_bot import InputError
 from gluon_bot.console import aligned, duration, one_line, three_digits
 from gluon_bot.files import is_owned
-from gluon_bot.recipes import paper
-from gluon_bot.recipes.paper import MAIN_METRIC
+from gluon_bot.recipes.tasks import SCORES, TASKS
 from gluon_bot.runs import checkpoint, heartbeat
 from gluon_bot.runs.record import RECORD, cleaned, read_ends
 
@@ -34,7 +33,7 @@ class Status(NamedTuple):
     epochs: Optional[int]
     step: int  # updates recorded
     steps: Optional[int]
-    scores: Dict[str, float]  # of the last epoch: names of paper.METRICS, in percent
+    scores: Dict[str, float]  # of the last epoch: names of SCORES, in percent
     loss: Optional[float]  # this and what follows: as they were recorded last
     lr: Optional[float]
     images_per_second: Optional[float]
@@ -45,8 +44,8 @@ class Status(NamedTuple):
     @property
     def score(self) -> str:
         """The task's main score, 'top-1 78.31 %'; '' before the first epoch."""
-        metric = MAIN_METRIC.get(self.task, '')
-        return '%s %.2f %%' % (paper.METRICS[metric].label, self.scores[metric]) if metric in self.scores else ''
+        metric = TASKS[self.task].best if self.task in TASKS else ''
+        return '%s %.2f %%' % (SCORES[metric].label, self.scores[metric]) if metric in self.scores else ''
 
 
 def find_runs(folder: str) -> List[Status]:
@@ -133,7 +132,7 @@ def _epochs_done(lines: List[Dict[str, Any]]) -> int:
 
 
 def _scores(line: Dict[str, Any]) -> Dict[str, float]:
-    numbers = {name: _number(line.get(name)) for name, metric in paper.METRICS.items() if metric.unit == '%'}
+    numbers = {name: _number(line.get(name)) for name in SCORES}
     return {name: number for name, number in numbers.items() if number is not None}
 
 

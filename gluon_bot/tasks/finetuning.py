@@ -1,4 +1,4 @@
-"""What `detect` and `segment` have in common besides the loop: data, batches, base network, optimizer, checkpoints."""
+"""What detection and segmentation have in common besides the loop: data, batches, base network, optimizer, checkpoints."""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ import numpy as np
 
 from gluon_bot import InputError
 from gluon_bot.data import transforms
-from gluon_bot.data.classification import batch_numbers, steps_an_epoch
+from gluon_bot.data.classification import Part, batch_numbers, steps_an_epoch
 from gluon_bot.distributed import environment, horovod
 from gluon_bot.recipes.classification import RECIPES, Recipe
 from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.recipes.finetuning import Detection, FineTuning, Segmentation
 from gluon_bot.runs import checkpoint
-from gluon_bot.training.optimizer import momentum_sgd
-from gluon_bot.training.setup import Job, micro_batch, planned, with_optimizer
+from gluon_bot.training.optimizer import momentum_sgd, new_trainer
+from gluon_bot.training.setup import Job, Plan, RunOptions, micro_batch, planned
 from gluon_bot.training.state import State
 from gluon_bot.tricks import low_precision
+from gluon_bot.tricks.large_batch import set_weight_decay
 
 Tuned = TypeVar('Tuned', Detection, Segmentation)
 
 
-def describe(recipe: FineTuning, data: str, manifest: Dict[str, Any], images: int, out: str, workers: int,
-             accumulate: int, limit: Optional[int]) -> Job:
-    """Check batch sizes for fine-tuning on `images` images of the data set whose `manifest` the record shows."""
+def describe(recipe: FineTuning, options: RunOptions, workers: int, manifest: Dict[str, Any],
+             splits: Tuple[Any, Any]) -> Job:
+    """Check batch sizes for fine-tuning on the training split of `splits`; `manifest` is what the record shows of them."""
+    train, val = splits
+    limit = options.limit
+    images = min(len(train), limit or len(train))
     counts = {name: min(manifest[name], limit or manifest[name]) for name in ('train_images', 'val_images')}
     return Job(
-        recipe=recipe, data=data, out=out, class_names=manifest['classes'], manifest={**manifest, **counts},
-        steps_an_epoch=steps_an_epoch(min(images, limit or images), recipe.batch_size), accumulate=accumulate,
-        micro_batch=micro_batch(recipe.batch_size, workers, accumulate), limit=limit)
+        recipe=recipe, options=options, class_names=manifest['classes'], manifest={**manifest, **counts},
+        train_data=train, val_data=val, steps_an_epoch=steps_an_epoch(images, recipe.batch_size),
+        micro_batch=micro_batch(recipe.batch_size, workers, options.accumulate))
 
 
 def backbone(recipe: FineTuning, path: str) -> Tuple[Mapping[str, np.ndarray], Dict[str, Any]]:
-    """(parameters, where they are from, as the record shows it) of the checkpoint to start from; both empty if from random.
+    """(parameters, their origin, as the record shows it) of the checkpoint to start from; both empty for random values.
 
     Raises InputError for a missing or superfluous checkpoint, or one of another network than the recipe's base.
     """
@@ -57,32 +61,38 @@ def backbone(recipe: FineTuning, path: str) -> Tuple[Mapping[str, np.ndarray], D
     return checkpoint.arrays(found, checkpoint.PARAMETERS), {'backbone': origin}
 
 
-def plan(job: Job, backbone_path: str, workers: int, resume: bool) -> str:
+def plan(job: Job, workers: int) -> str:
     """What a run would do, a line each, after every check that needs no network: the dry run."""
-    _, origin = backbone(job.recipe, backbone_path)
+    recipe, path = job.recipe, job.options.weights
+    _, origin = backbone(recipe, path)
     start = 'random values'
     if origin:
-        start = '%s (%s after step %d)' % (backbone_path, origin['backbone']['recipe'], origin['backbone']['step'])
-    detects = job.recipe.task == 'detect'
+        start = '%s (%s after step %d)' % (path, origin['backbone']['recipe'], origin['backbone']['step'])
+    detects = isinstance(recipe, Detection)
     what, size = ('Faster-RCNN', '%(short_side)d to %(long_side)d') if detects else ('FCN', '%(crop_size)d')
-    network = '%s on %s, images of %s pixels' % (what, RECIPES[job.recipe.backbone].model, size % as_dict(job.recipe))
-    return planned(job, 'base network %s' % job.recipe.backbone, network, start, workers, resume)
+    network = '%s on %s, images of %s pixels' % (what, RECIPES[recipe.backbone].model, size % as_dict(recipe))
+    return planned(job, Plan('base network %s' % recipe.backbone, network, start), workers)
 
 
-def new_state(network: mx.gluon.HybridBlock, recipe: FineTuning, ranks: horovod.Ranks, context: mx.Context,
-              accumulate: int) -> State:
+def new_state(network: mx.gluon.HybridBlock, recipe: FineTuning, ranks: horovod.Ranks, accumulate: int = 1) -> State:
     """An initialised detector or segmenter with its optimizer: plain momentum, decay of everything, float32."""
     network.hybridize(static_alloc=True)
-    scale = low_precision.LossScale(1.0, fixed=True)
-    return with_optimizer(network, momentum_sgd(recipe), False, ranks, context, recipe.precision, scale, accumulate)
+    set_weight_decay(network, no_bias_decay=False)
+    trainer = new_trainer(network, momentum_sgd(recipe), ranks, accumulate)
+    return State(network, trainer, low_precision.LossScale(1.0, fixed=True), ranks, horovod.device(ranks), recipe.precision)
 
 
-def small_batches(job: Job, items: transforms.Augmented, batchify: Callable[[List[Any]], Any], epoch: int, done: int,
-                  ranks: horovod.Ranks, context: mx.Context) -> Iterator[Any]:
-    """This rank's small batches of an epoch of fine-tuning, loaded by as many processes as it has cores, next to a GPU."""
-    numbers = batch_numbers(min(len(items), job.limit or len(items)), job.recipe.seed, epoch, ranks.rank, ranks.size,
-                                    job.micro_batch, done * job.accumulate, job.steps_an_epoch * job.accumulate)
-    processes = 0 if context.device_type == 'cpu' else environment.own_cores()
+def small_batches(job: Job, ranks: horovod.Ranks, items: transforms.Augmented, batchify: Callable[[List[Any]], Any],
+                  done: int) -> Iterator[Any]:
+    """This rank's small batches of the epoch that `items` are of, after its first `done` updates.
+
+    Beside a GPU, as many processes load them as this rank has cores.
+    """
+    accumulate, limit = job.options.accumulate, job.options.limit
+    numbers = batch_numbers(min(len(items), limit or len(items)), job.recipe.seed, items.epoch,
+                            Part(ranks.rank, ranks.size, job.micro_batch),
+                            first=done * accumulate, end=job.steps_an_epoch * accumulate)
+    processes = 0 if horovod.device(ranks).device_type == 'cpu' else environment.own_cores()
     yield from mx.gluon.data.DataLoader(items, batch_sampler=list(numbers), batchify_fn=batchify, num_workers=processes)
 
 

@@ -159,26 +159,28 @@ class CachedStep:
         from gluon_bot.distributed import horovod
         from gluon_bot.tasks import classification
         from gluon_bot.training import setup
-        self.recipe, self.classes, self.context = recipe, classes, horovod.device(ranks)
-        self.state = classification.new_state(recipe, classes, ranks, self.context, 1)
-        self.batch_size = setup.micro_batch(recipe.batch_size, ranks.size, 1)
-        self.teacher = None
+        self.recipe, self.context = recipe, horovod.device(ranks)
+        self.state = classification.new_state(recipe, classes, ranks)
+        batch_size = setup.micro_batch(recipe.batch_size, ranks.size, 1)
+        teacher = None
         if recipe.teacher:
             taught_with = replace(RECIPES[recipe.teacher], precision=recipe.precision, image_size=recipe.image_size)
-            self.teacher, _ = classification.evaluation_network(taught_with, classes, self.context)
-        shape = (self.batch_size, 3, recipe.image_size, recipe.image_size)
-        images, labels = mx.nd.random.normal(shape=shape), mx.nd.arange(self.batch_size) % classes
+            teacher = classification.evaluation_network(taught_with, classes, self.context).network
+        job = setup.Job(recipe, setup.RunOptions(data='', out=''), [str(label) for label in range(classes)], manifest={},
+                        train_data=None, val_data=None, micro_batch=batch_size,
+                        steps_an_epoch=max(IMAGENET_TRAINING_IMAGES // recipe.batch_size, 1))
+        self.task = classification.ClassificationTask(job, self.state, teacher)
+        shape = (batch_size, 3, recipe.image_size, recipe.image_size)
+        images, labels = mx.nd.random.normal(shape=shape), mx.nd.arange(batch_size) % classes
         self.cached = itertools.repeat((images.as_in_context(self.context), labels.as_in_context(self.context)))
         self(self.cached, WARM_UP_STEPS)
 
     def __call__(self, batches: Iterator[Any], steps: int) -> float:
         import mxnet as mx
-
-        from gluon_bot.tasks import classification
         mx.nd.waitall()
         began = time.perf_counter()
         for step in range(steps):
-            classification.train_step(self.state, self.teacher, batches, self.recipe, self.classes, step, 1)
+            self.task.step(batches, step)
         mx.nd.waitall()
         return steps * self.recipe.batch_size / (time.perf_counter() - began)
 
@@ -196,8 +198,10 @@ def _trained(step: CachedStep, speed: Dict[str, float]) -> Dict[str, Any]:
 def _scaling(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
     """All ranks take the same rounds; the gradients of the last step are what the allreduce sums again."""
     import mxnet as mx
+
+    from gluon_bot.training.optimizer import gradients
     step = CachedStep(recipe, ranks)
-    gradients = [parameter.grad() for parameter in step.state.trainer._params if parameter.grad_req != 'null']
+    arrays = gradients(step.state.trainer)
 
     def allreduce() -> float:
         began = time.perf_counter()
@@ -207,20 +211,21 @@ def _scaling(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) ->
 
     found = rounds({'step': lambda: step(step.cached, steps), 'allreduce': allreduce}, repeats)
     return [{**_trained(step, spread(found['step'])),
-             'allreduce_bytes': sum(array.size * array.dtype().itemsize for array in gradients) if ranks.size > 1 else 0,
+             'allreduce_bytes': sum(array.size * array.dtype().itemsize for array in arrays) if ranks.size > 1 else 0,
              'allreduce_seconds': spread(found['allreduce'])}]
 
 
 def _data(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
     """`steps` batches a round, or as many as the records fill, by number of threads up to the worker's cores."""
-    from gluon_bot.data.classification import steps_an_epoch, train_batches
+    from gluon_bot.data.classification import Part, steps_an_epoch, train_batches
     from gluon_bot.data.records import verify
     found = verify.check(data, 'train')
     batches = min(steps, steps_an_epoch(found.images, recipe.batch_size))
 
     def images_per_second(threads: int) -> float:
         began = time.perf_counter()
-        for batch, _ in train_batches(data, recipe, 0, 0, 1, recipe.batch_size, batches, threads=threads):
+        part = Part(0, 1, recipe.batch_size, threads=threads)
+        for batch, _ in train_batches(found, recipe, part, epoch=0, first=0, end=batches):
             batch.wait_to_read()
         return batches * recipe.batch_size / (time.perf_counter() - began)
 
@@ -232,7 +237,7 @@ def _data(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> Li
 
 def _train(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
     """A round begins anew, as an epoch does: what was decoded while others were measured would cost nothing."""
-    from gluon_bot.data.classification import steps_an_epoch, train_batches
+    from gluon_bot.data.classification import Part, steps_an_epoch, train_batches
     from gluon_bot.data.records import verify
     found = verify.check(data, 'train')
     steps_an_epoch(found.images, recipe.batch_size)  # said before anything is trained
@@ -249,8 +254,8 @@ def _train(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> L
 
     def fed() -> float:
         waited.append(0.0)
-        return step(timed(train_batches(data, recipe, next(epochs), 0, 1, recipe.batch_size, batches=steps,
-                                                 context=step.context)), steps)
+        part = Part(0, 1, recipe.batch_size, context=step.context)
+        return step(timed(train_batches(found, recipe, part, epoch=next(epochs), first=0, end=steps)), steps)
 
     speeds = rounds({'fed': fed, 'cached': lambda: step(step.cached, steps)}, repeats)
     shares = [seconds * speed / (steps * recipe.batch_size) for seconds, speed in zip(waited, speeds['fed'])]
@@ -262,31 +267,33 @@ def _train(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> L
 def _evaluate(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
     import mxnet as mx
 
+    from gluon_bot.data.classification import Part
     from gluon_bot.data.records import verify
     from gluon_bot.distributed import horovod
     from gluon_bot.tasks import classification
     from gluon_bot.tricks import low_precision
     found, context = verify.check(data, 'val'), horovod.device(ranks)
-    network, used = classification.evaluation_network(recipe, len(found.classes), context)
+    tested = classification.evaluation_network(recipe, len(found.classes), context)
     images = min(found.images, steps * recipe.batch_size)
     batch = mx.nd.random.normal(shape=(recipe.batch_size, 3, recipe.image_size, recipe.image_size)).as_in_context(context)
-    batch = batch.astype(low_precision.input_type(used))
+    batch = batch.astype(low_precision.input_type(tested.precision))
 
     def exact() -> float:
         began = time.perf_counter()
-        classification.evaluate(network, data, found.images, recipe, ranks, context, used, recipe.batch_size, images)
+        classification.evaluate(tested, found, Part(ranks.rank, ranks.size, recipe.batch_size, images, context), ranks)
         return images / (time.perf_counter() - began)
 
     def forward() -> float:
         began = time.perf_counter()
         for _ in range(steps):
-            network(batch)
+            tested.network(batch)
         mx.nd.waitall()
         return steps * recipe.batch_size / (time.perf_counter() - began)
 
-    exact(), forward()
+    exact()
+    forward()
     speeds = rounds({'exact': exact, 'forward': forward}, repeats)
-    return [{'precision': used, 'images_per_second': spread(speeds['exact']),
+    return [{'precision': tested.precision, 'images_per_second': spread(speeds['exact']),
              'forward_images_per_second': spread(speeds['forward']), 'ratio': ratio(speeds['exact'], speeds['forward'])}]
 
 

@@ -41,8 +41,8 @@ def run(path: str, kind: str, out: str) -> List[str]:
     """
     if kind == 'onnx':
         _onnx()
-    network, recipe, meta, _ = classification.load(path, mx.cpu(), wanted_precision='float32')
-    described = metadata(recipe, meta)
+    trained = classification.load(path, mx.cpu(), precision='float32')
+    network, recipe, described = trained.network, trained.recipe, metadata(trained.recipe, trained.meta)
     text, about = json.dumps(described, indent=1) + '\n', os.path.join(out, 'metadata.json')
     if os.path.exists(about):
         with open(about, 'rb') as file:

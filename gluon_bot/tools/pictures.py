@@ -13,7 +13,7 @@ from typing import Any, Iterable, Optional, Sequence, Tuple
 import numpy as np
 
 from gluon_bot.data import transforms
-from gluon_bot.data.classification import train_batches, validation_batches
+from gluon_bot.data.classification import Part, train_batches, validation_batches
 from gluon_bot.data.records import verify
 from gluon_bot.data.samples.scenes import PHOTOGRAPH
 from gluon_bot.files import atomic_write
@@ -130,9 +130,9 @@ def picture(folder: str, split: str, out_png: str, recipe: Recipe) -> None:
     manifest = verify.check(folder, split)
     count = min(COLUMNS * ROWS, manifest.images)
     if split == 'train':
-        batches = train_batches(folder, recipe, 0, 0, 1, count, 1)
+        batches = train_batches(manifest, recipe, Part(0, 1, count), epoch=0, first=0, end=1)
     else:
-        batches = validation_batches(folder, recipe, 0, 1, count, count)
+        batches = validation_batches(manifest, recipe, Part(0, 1, count, limit=count))
     images, labels = [array.asnumpy() for array in next(batches)]
     pixels = images.transpose(0, 2, 3, 1) * np.array(transforms.STD) + np.array(transforms.MEAN)
     figure, places = pyplot.subplots(ROWS, COLUMNS, figsize=(2 * COLUMNS, 2.25 * ROWS), layout='constrained')

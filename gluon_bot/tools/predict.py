@@ -64,30 +64,32 @@ def _predictor(path: str, context: mx.Context, score_threshold: float) -> Tuple[
 
 def classifier(path: str, context: mx.Context) -> Predictor:
     """Predicts 'classes': the five likeliest, each with 'class' and 'probability'."""
-    network, recipe, meta, used = classification.load(path, context)
+    trained = classification.load(path, context)
+    classes, dtype = trained.meta['classes'], low_precision.input_type(trained.precision)
 
     def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
-        logits = network(validation_pixels(image, recipe).as_in_context(context).astype(low_precision.input_type(used)))
+        logits = trained.network(validation_pixels(image, trained.recipe).as_in_context(context).astype(dtype))
         probabilities = _finite(mx.nd.softmax(logits.astype('float32')).asnumpy())[0]
-        pictures.save_top5(picture, _at_most(image, SHOWN_PIXELS), meta['classes'], probabilities)
+        pictures.save_top5(picture, _at_most(image, SHOWN_PIXELS), classes, probabilities)
         best = np.argsort(-probabilities, kind='stable')[:5]
-        return {'classes': [{'class': meta['classes'][index], 'probability': float(probabilities[index])} for index in best]}
+        return {'classes': [{'class': classes[index], 'probability': float(probabilities[index])} for index in best]}
 
     return predict
 
 
 def detector(path: str, context: mx.Context, score_threshold: float) -> Predictor:
     """Predicts 'boxes' of at least this score: 'class', 'score' and 'box', xmin, ymin, xmax, ymax in pixels of the image."""
-    network, recipe, meta = detection.load(path, context)
+    trained = detection.load(path, context)
+    recipe, names = trained.recipe, trained.meta['classes']
 
     def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
         _check_width(image, min(recipe.short_side / min(image.shape[:2]), recipe.long_side / max(image.shape[:2])))
-        classes, scores, boxes = detection.detections(network, mx.nd.array(image, dtype='uint8'), recipe, context)
+        classes, scores, boxes = detection.detections(trained, mx.nd.array(image, dtype='uint8'))
         kept = _finite(scores) >= score_threshold
         classes, scores, boxes = classes[kept], scores[kept], _finite(boxes[kept])
         shown = _at_most(image, SHOWN_PIXELS)
-        pictures.save_boxes(picture, shown, meta['classes'], boxes * (len(shown) / len(image)), classes, scores)
-        return {'boxes': [{'class': meta['classes'][index], 'score': float(score), 'box': box.tolist()}
+        pictures.save_boxes(picture, shown, names, boxes * (len(shown) / len(image)), classes, scores)
+        return {'boxes': [{'class': names[index], 'score': float(score), 'box': box.tolist()}
                           for index, score, box in zip(classes, scores, boxes)]}
 
     return predict
@@ -98,17 +100,18 @@ def segmenter(path: str, context: mx.Context) -> Predictor:
 
     An image longer than any that training showed, base_size * scale_max, is scaled down to that.
     """
-    network, recipe, meta = segmentation.load(path, context)
+    trained = segmentation.load(path, context)
+    recipe, names = trained.recipe, trained.meta['classes']
 
     def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
         shown = _at_most(image, round(recipe.base_size * recipe.scale_max))
         _check_width(image, max(shown.shape) / max(image.shape))
-        probabilities = segmentation.probabilities(network, shown, recipe, context)
+        probabilities = segmentation.probabilities(trained, shown)
         _finite(probabilities.sum().asnumpy())
         mask = probabilities.argmax(axis=1).asnumpy()[0].astype(int)
-        pictures.save_mask(picture, shown, meta['classes'], mask)
+        pictures.save_mask(picture, shown, names, mask)
         indices, areas = np.unique(mask, return_counts=True)
-        return {'areas': [{'class': meta['classes'][indices[place]], 'share': areas[place] / mask.size}
+        return {'areas': [{'class': names[indices[place]], 'share': areas[place] / mask.size}
                           for place in np.argsort(-areas, kind='stable')]}
 
     return predict

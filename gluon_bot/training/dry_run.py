@@ -12,14 +12,13 @@ import mxnet as mx
 
 from gluon_bot.console import duration, without_native_lines
 from gluon_bot.training.loop import Task
-from gluon_bot.training.setup import Job
-from gluon_bot.training.state import State
+from gluon_bot.training.setup import Job, RunOptions
 
 FEW_IMAGES = 2  # in the batch that tells how long the real one would take
 MOST_UPDATES = 6
 BUDGET_SECONDS = 15.0
 
-Prepare = Callable[[Any], Tuple[Job, State, Task]]  # a recipe to what one worker alone would train
+Prepare = Callable[[Any, RunOptions], Task]  # what one worker alone would train
 
 
 class Measured(NamedTuple):
@@ -38,23 +37,24 @@ def estimate(whole: Job, workers: int, prepare: Prepare) -> str:
 
     Measured with FEW_IMAGES at a time, then with as many of the real batch as BUDGET_SECONDS allow, then scaled up.
     """
-    few = min(FEW_IMAGES, whole.micro_batch)
+    few, options = min(FEW_IMAGES, whole.micro_batch), whole.options._replace(accumulate=1)
     with without_native_lines('MKLDNN Pooling'):
-        measured = _measure(*prepare(replace(whole.recipe, batch_size=few)))
+        measured = _measure(prepare(replace(whole.recipe, batch_size=few), options))
         affordable = int((BUDGET_SECONDS - measured.first_seconds) / 2 * few / measured.seconds)
         images = min(whole.micro_batch, affordable)
         if images > few:
-            measured = _measure(*prepare(replace(whole.recipe, batch_size=images)))
+            measured = _measure(prepare(replace(whole.recipe, batch_size=images), options))
     return '\n'.join('%-14s %s' % line for line in _lines(whole, workers, measured))
 
 
-def _measure(job: Job, training: State, task: Task) -> Measured:
+def _measure(task: Task) -> Measured:
+    job, training = task.job, task.state
     batches = task.batches(0, 0)
     times: List[float] = []
     while len(times) < min(MOST_UPDATES, job.steps_an_epoch) and (
             len(times) == 1 and times[0] < BUDGET_SECONDS or sum(times) < BUDGET_SECONDS / 3):
         began = time.monotonic()
-        task.update(batches, len(times))
+        task.step(batches, len(times))
         mx.nd.waitall()
         times.append(time.monotonic() - began)
     timed = times[1:] or times
@@ -71,7 +71,7 @@ def _gigabytes(context: mx.Context) -> float:
 
 def _lines(whole: Job, workers: int, measured: Measured) -> List[Tuple[str, str]]:
     real = measured.images == whole.micro_batch
-    update = measured.seconds * whole.micro_batch / measured.images * whole.accumulate
+    update = measured.seconds * whole.micro_batch / measured.images * whole.options.accumulate
     epoch = update * whole.steps_an_epoch
     how = 'from %d update%s of %d images' % (measured.updates, 's' * (measured.updates > 1), measured.images)
     how += '' if real else ', scaled up'

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a polite request: finish the update, write a checkpoint, leave. A second Ctrl-C leaves at once."""
+"""Ctrl-C and SIGTERM as a request: finish the update, write a checkpoint, exit. A second Ctrl-C exits at once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and is safe in the checkpoint that the message names."""
+    """The run was asked to stop and has written the checkpoint that the message names."""
 
 
 class Interruption:
-    """Within the block, notes that a stop was asked for instead of stopping."""
+    """Within the block, a request to stop is noted instead of obeyed."""
 
     def __init__(self) -> None:
         self.requested = False

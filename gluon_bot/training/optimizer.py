@@ -1,16 +1,17 @@
-"""Nesterov accelerated gradient as in the paper: NAG with momentum, decay on weights only (Section 3.1), master weights.
+"""The optimizers of the paper and of its transfers: NAG and SGD with momentum, with float32 master weights.
 
 The optimizer's arrays are read and written as plain arrays by parameter name; MXNet's own save_states pickles.
 """
 
 from __future__ import annotations
 
-from typing import Dict, Mapping
+from typing import Dict, List, Mapping
 
 import mxnet as mx
 import numpy as np
 
 from gluon_bot import InputError
+from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.recipes.finetuning import FineTuning
 
@@ -27,6 +28,23 @@ def nesterov(recipe: Recipe) -> mx.optimizer.Optimizer:
 def momentum_sgd(recipe: FineTuning) -> mx.optimizer.Optimizer:
     """v = momentum * v + g + wd * w; w = w - lr * v: what the published fine-tuning runs use. Rate as above."""
     return mx.optimizer.SGD(learning_rate=recipe.peak_lr, momentum=recipe.momentum, wd=recipe.weight_decay)
+
+
+def new_trainer(network: mx.gluon.HybridBlock, optimizer: mx.optimizer.Optimizer, ranks: Ranks,
+                accumulate: int) -> mx.gluon.Trainer:
+    """A trainer that averages gradients over ranks, its state made; gradients add up where `accumulate` is above 1."""
+    if accumulate > 1:
+        for parameter in network.collect_params().values():
+            if parameter.grad_req != 'null':
+                parameter.grad_req = 'add'
+    trainer = ranks.trainer(network.collect_params(), optimizer)
+    create_state(trainer)
+    return trainer
+
+
+def gradients(trainer: mx.gluon.Trainer) -> List[mx.nd.NDArray]:
+    """The gradient arrays that the trainer uses, in its order."""
+    return [parameter.grad() for parameter in trainer._params if parameter.grad_req != 'null']
 
 
 def set_learning_rate(trainer: mx.gluon.Trainer, rate: float, previous: float) -> None:

@@ -27,6 +27,16 @@ class State(NamedTuple):
     layout: str = 'NCHW'  # in which the network computes, or NHWC; its parameters are the same in either
 
 
+class Trained(NamedTuple):
+    """A network that only evaluates."""
+
+    network: Any  # a classifier, a FasterRCNN or an FCN
+    recipe: Any  # that it was trained with
+    context: mx.Context
+    precision: str = 'float32'  # used
+    meta: Dict[str, Any] = {}  # its checkpoint.json, where it is from a checkpoint
+
+
 def average_running_statistics(network: mx.gluon.Block, ranks: Ranks) -> None:
     """Each rank has seen its own batches: before an evaluation or a checkpoint all take the mean over ranks."""
     ranks.average(list(running_statistics(network).values()), 'running_statistics')
@@ -54,7 +64,8 @@ def _write(state: State, run: str, meta: Dict[str, Any], training: Dict[str, np.
         training[name] = array.asnumpy()
     network = {name: training['ranks/' + name].mean(axis=0) if 'ranks/' + name in training else array.asnumpy()
                for name, array in network_arrays(state.network).items()}
-    scale = {'value': state.loss_scale.value, 'updates_since_overflow': state.loss_scale.updates_since_overflow}
+    scale = {'value': state.loss_scale.value, 'updates_since_overflow': state.loss_scale.updates_since_overflow,
+             'skipped': state.loss_scale.skipped}
     return checkpoint.save(run, {**meta, 'loss_scale': scale}, network, training)
 
 
@@ -77,6 +88,7 @@ def restore(state: State, saved: Optional[checkpoint.Checkpoint], meta: Optional
     everything = {**network_arrays(state.network), **state_arrays(state.trainer, state.network)}
     state.ranks.broadcast(list(everything.values()), 'restore')
     if meta is not None:
+        state.loss_scale.skipped = meta['loss_scale'].get('skipped', 0)  # which version 0.1 did not count
         if meta['precision'] == state.precision:
             state.loss_scale.value = meta['loss_scale']['value']
             state.loss_scale.updates_since_overflow = meta['loss_scale']['updates_since_overflow']

@@ -13,7 +13,7 @@ import numpy as np
 
 from gluon_bot import RunError
 
-GROWTH_INTERVAL = 2000  # updates without an overflow after which the scale doubles
+GROWTH_INTERVAL = 2000  # updates in a row without an overflow after which the scale doubles
 MOST_ARRAYS = 200  # that MXNet's kernels over many arrays take at once; they may abort the process at more
 LARGEST_SCALE, SMALLEST_SCALE = 65536.0, 2.0 ** -14
 
@@ -30,7 +30,7 @@ def supported(wanted: str, context: mx.Context, cpu_flags: str) -> str:
 
 
 def cpu_flags() -> str:
-    """Instruction sets of this CPU, as Linux names them; empty where that can't be known."""
+    """Instruction sets of this CPU, as Linux names them; empty where they cannot be read."""
     try:
         with open('/proc/cpuinfo') as file:
             return next((line.partition(':')[2] for line in file if line.startswith('flags')), '')
@@ -46,7 +46,8 @@ def apply(network: mx.gluon.HybridBlock, precision: str) -> None:
     if precision == 'float16':
         network.cast('float16')
     elif precision == 'bfloat16':
-        _mixed_precision()
+        from mxnet.contrib import amp
+        amp.init(target_dtype='bfloat16')
 
 
 def input_type(precision: str) -> str:
@@ -55,39 +56,29 @@ def input_type(precision: str) -> str:
 
 
 class LossScale:
-    """Scales the loss so that small gradients survive float16; halves and skips the update at an overflow."""
+    """The factor that keeps small gradients above the smallest float16 number: judges overflow and adapts to it."""
 
     def __init__(self, value: float, fixed: bool) -> None:
         self.value = value
         self.updates_since_overflow = 0
-        self.fixed = fixed  # float32: nothing to check
+        self.skipped = 0  # updates of the run
+        self.fixed = fixed  # float32: nothing to judge
 
-    def update(self, trainer: mx.gluon.Trainer, accumulated: int) -> bool:
-        """Sum the gradients of all ranks and update, unless one overflowed. True where the update was done.
+    def overflowed(self, gradients: List[mx.nd.NDArray]) -> bool:
+        """Whether the gradients of an update, summed over all ranks, are not finite, so that the update must be skipped.
 
-        Gradients are of the mean loss times `value`, added up over `accumulated` small batches.
+        Halves `value` at an overflow and doubles it after GROWTH_INTERVAL updates without one.
         Raises RunError when not even the smallest scale keeps the gradients finite.
         """
-        trainer.allreduce_grads()
-        if self.fixed or all_finite(_gradients(trainer)):
-            trainer.update(self.value * accumulated)
-            self._grow()
-            return True
-        self.value /= 2
-        self.updates_since_overflow = 0
+        if self.fixed or all_finite(gradients):
+            self.updates_since_overflow += 1
+            if not self.fixed and self.updates_since_overflow >= GROWTH_INTERVAL and self.value < LARGEST_SCALE:
+                self.value, self.updates_since_overflow = self.value * 2, 0
+            return False
+        self.value, self.updates_since_overflow, self.skipped = self.value / 2, 0, self.skipped + 1
         if self.value < SMALLEST_SCALE:
             raise RunError('gradients are not finite at any loss scale: lower base_lr, or set precision=float32')
-        return False
-
-    def _grow(self) -> None:
-        self.updates_since_overflow += 1
-        if not self.fixed and self.updates_since_overflow >= GROWTH_INTERVAL and self.value < LARGEST_SCALE:
-            self.value, self.updates_since_overflow = self.value * 2, 0
-
-
-def _gradients(trainer: mx.gluon.Trainer) -> List[mx.nd.NDArray]:
-    """The gradient arrays the trainer will use, in its order."""
-    return [parameter.grad() for parameter in trainer._params if parameter.grad_req != 'null']
+        return True
 
 
 def all_finite(arrays: List[mx.nd.NDArray]) -> bool:
@@ -106,7 +97,3 @@ def all_finite(arrays: List[mx.nd.NDArray]) -> bool:
                 found.append(mx.nd.multi_sum_sq(*group, num_arrays=len(group)).sum())
     return bool(np.isfinite(mx.nd.concat(*found, dim=0).asnumpy()).all())
 
-
-def _mixed_precision() -> None:
-    from mxnet.contrib import amp
-    amp.init(target_dtype='bfloat16')

@@ -1,8 +1,4 @@
-"""What the network is trained towards: one-hot labels, label smoothing (Section 5.2), mixup (Section 5.4).
-
-Soft targets are arrays of shape (batch, classes), float32, each row a distribution. Every function is a no-op at its
-default.
-"""
+"""Mixup (Section 5.4): each image and its target are mixed with those of a random partner in the batch."""
 
 from __future__ import annotations
 
@@ -21,7 +17,8 @@ def mixup(images: mx.nd.NDArray, targets: mx.nd.NDArray, weight: float,
           rng: np.random.Generator) -> Tuple[mx.nd.NDArray, mx.nd.NDArray]:
     """Equations 7 and 8: each image and target mixed with that of its partner in a random permutation of the batch.
 
-    `images` (batch, 3, height, width), `targets` (batch, classes), `weight` the lambda of the batch.
+    `images` (batch, 3, height, width), `targets` (batch, classes), `weight` the lambda of the batch; a weight of 1 returns
+    both as they are.
     """
     if weight == 1:
         return images, targets

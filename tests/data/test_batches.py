@@ -17,8 +17,12 @@ from gluon_bot.data.records.writer import SplitWriter, publish, writing_into
 from gluon_bot.recipes.classification import RECIPES
 
 mx = pytest.importorskip('mxnet')
+from batches import train_batches, validation_batches  # noqa: E402  (needs mxnet)
+
 from gluon_bot.data import transforms  # noqa: E402
-from gluon_bot.data.classification import steps_an_epoch, train_batches, validation_batches  # noqa: E402  (needs mxnet)
+from gluon_bot.data.classification import steps_an_epoch  # noqa: E402
+from gluon_bot.tasks import classification  # noqa: E402
+from gluon_bot.training.setup import RunOptions  # noqa: E402
 
 PLAIN = replace(RECIPES['resnet50-baseline'], image_size=32, crop_area_min=1.0, crop_aspect_min=1.0, crop_aspect_max=1.0,
                 random_flip=False, color_jitter=0.0, pca_noise=0.0)
@@ -310,13 +314,14 @@ def test_a_picture_shows_what_the_network_sees(tmp_path):
         picture(str(tmp_path / 'none'), 'train', str(tmp_path / 'none.png'), PLAIN)
 
 
-def test_nothing_unverified_is_read(tmp_path):
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_a_run_verifies_its_records_before_it_reads_them(tmp_path, split):
     folder = numbered(tmp_path / 'x', 4)
-    with open(os.path.join(folder, 'train.rec'), 'r+b') as file:
+    with open(os.path.join(folder, split + '.rec'), 'r+b') as file:
         file.seek(32)
         file.write(b'\0' * 64)
-    with pytest.raises(InputError, match='train.rec: .*record 0'):
-        next(train_batches(folder, PLAIN, 0, 0, 1, 1, 1))
+    with pytest.raises(InputError, match='%s.rec: .*record 0' % split):
+        classification.describe(replace(PLAIN, batch_size=2), RunOptions(data=folder, out=str(tmp_path / 'run')), 1)
 
 
 def test_real_images(shared_data, tmp_path):

@@ -92,9 +92,8 @@ def reader(folder, **options):
 
 
 def test_a_validation_image_is_what_mxnets_reader_makes_of_it(shared_data, tmp_path, monkeypatch):
+    from batches import validation_batches
     from test_batches import records
-
-    from gluon_bot.data.classification import validation_batches
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     tar = shared_data / 'imagenet-sample-300.tar'
     if not tar.exists():

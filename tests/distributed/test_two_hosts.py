@@ -136,7 +136,7 @@ def test_a_stop_reaches_both_and_the_rest_is_done_later(hosts, one_host, tmp_pat
     assert sorted(workers(tmp_path / 'run')) == [0, 1]
     job.terminate()
     said = job.communicate(timeout=100)[0]
-    assert job.returncode == 130 and 'goes on with --resume' in said, said
+    assert job.returncode == 130 and 'continue with --resume' in said, said
     time.sleep(1)
     assert workers(tmp_path / 'run') == {}
     job = started(hosts, one_host, tmp_path / 'run', '--resume')

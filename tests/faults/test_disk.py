@@ -100,7 +100,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(damage, finished, digits_
     newest = os.path.join(run, 'checkpoints', 'step-00000036')
     DAMAGE[damage](newest)
     code, errors = resumed(digits_folder, run, capsys)
-    assert code == 0 and errors.count('passed over: ' + newest) == 1
+    assert code == 0 and errors.count('skipped: ' + newest) == 1
     assert 'resuming %s/checkpoints/step-00000024' % run in errors
     runs.same(finished, run)
     assert os.path.isdir(newest + '.damaged')  # out of the way, and not thrown away
@@ -179,7 +179,7 @@ def test_without_a_good_checkpoint_nothing_is_trained_or_touched(finished, digit
         flip(os.path.join(run, 'checkpoints', 'step-%08d' % step, 'parameters.safetensors'))
     before = sorted((path, os.stat(path).st_mtime_ns) for path, _, _ in os.walk(run))
     code, errors = resumed(digits_folder, run, capsys)
-    assert code == 2 and 'no checkpoint here is good; mend or remove them' in errors.splitlines()[-1]
+    assert code == 2 and 'all checkpoints are damaged; repair or remove them' in errors.splitlines()[-1]
     assert sorted((path, os.stat(path).st_mtime_ns) for path, _, _ in os.walk(run)) == before
 
 

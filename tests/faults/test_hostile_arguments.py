@@ -4,7 +4,6 @@ import os
 import shutil
 import sys
 
-import mxnet as mx
 import pytest
 from data_samples import dataset, encoded, noise, write_tree
 
@@ -46,8 +45,8 @@ def place(tmp_path_factory):
         write_tree('images', dataset())
         pack.pack('images', 'data')
         recipe = override(RECIPES['digits'], ['batch_size=4', 'image_size=24'])
-        run = classification.new_state(recipe, 2, horovod.Ranks(), mx.cpu(), 1)
-        described = classification.describe(recipe, 'data', 'run', 1, 1, None)
+        run = classification.new_state(recipe, 2, horovod.Ranks())
+        described = classification.describe(recipe, setup.RunOptions(data='data', out='run'), 1)
         state.save(run, 'run',
                    {'task': 'classify', 'recipe': setup.as_dict(recipe), 'classes': ['cat', 'dog'],
                     'data': described.manifest,
@@ -149,7 +148,7 @@ def test_no_value_of_any_option_is_more_than_one_line(command, option, place, ca
     (['train', 'digits', '--data', 'data', '--out', FRESH, '--set', 'batch_size=64'],
      '12 training images do not fill one batch of 64'),
     (['train', 'digits', '--data', 'data', '--out', FRESH, '--set', 'batch_size=12', '--workers', '24'],
-     'can not be divided over 24 workers'),
+     'cannot be divided over 24 workers'),
     (['train', 'digits', '--data', 'data', '--out', FRESH, '--set', 'batch_size=8', '--limit', '4'],
      '4 training images do not fill'),
     (['train', 'digits', '--data', 'data', '--out', FRESH, '--set', 'batch_size=4', '--set', 'teacher=resnet152d-smooth',

@@ -4,6 +4,7 @@ Tests of the training step know the program by its command line and its files al
 put a small network in the place of a large one, it is needed here and nowhere else.
 """
 
+import hashlib
 import importlib
 import json
 import os
@@ -20,9 +21,10 @@ from gluon_bot.models.parameters import network_arrays
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
-from gluon_bot.runs import checkpoint
+from gluon_bot.runs import checkpoint, curves
 from gluon_bot.tasks import classification, detection, segmentation
-from gluon_bot.training import loop
+from gluon_bot.training.setup import Job, RunOptions
+from gluon_bot.training.state import State
 from gluon_bot.tricks import low_precision
 
 
@@ -68,6 +70,13 @@ def train(command: str, recipe: str, data: str, out: str, *words: str, code: int
     return Run(str(out))
 
 
+def sign(meta: Dict[str, Any]) -> None:
+    """Give a checkpoint.json that was changed the checksum of what it says now."""
+    rest = {key: value for key, value in meta.items() if key != 'sha256'}
+    text = json.dumps(rest, sort_keys=True, separators=(',', ':'))
+    meta['sha256'] = hashlib.sha256(text.encode()).hexdigest()
+
+
 def gluon_bot(*words: str) -> None:
     """Any other command; it must succeed."""
     assert main([str(word) for word in words]) == 0
@@ -87,7 +96,7 @@ def build_with(patch: Any, make: Callable[[str, int, bool], mx.gluon.HybridBlock
 
 def without_curves(patch: Any) -> None:
     """Leave out the picture after each epoch, which takes longer than the epochs here."""
-    patch.setattr(loop.curves, 'run_curves', lambda folder: None)
+    patch.setattr(curves, 'run_curves', lambda folder: None)
 
 
 def scaled_loss_in_float32(patch: Any) -> None:
@@ -152,6 +161,18 @@ def seeds_set(patch: Any) -> List[int]:
 
     patch.setattr(mx.random, 'seed', noted)
     return seeds
+
+
+TASK_CLASSES = {'classify': classification.ClassificationTask, 'detect': detection.DetectionTask,
+                'segment': segmentation.SegmentationTask}
+
+
+def small_task(recipe: Any, state: State, classes: int = 4, accumulate: int = 1, **more: Any) -> Any:
+    """The task of a recipe whose epochs have 100 steps, without any data; its `step` takes what batches it is given."""
+    job = Job(recipe, RunOptions(data='', out='', accumulate=accumulate), [str(number) for number in range(classes)],
+              manifest={}, train_data=None, val_data=None, steps_an_epoch=100,
+              micro_batch=recipe.batch_size // accumulate)
+    return TASK_CLASSES[recipe.task](job, state, **more)
 
 
 class Call(NamedTuple):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import mxnet as mx
 import numpy as np
 import pytest
+from doors import small_task
 
 from gluon_bot import InputError
 from gluon_bot.data.samples import digits
@@ -22,7 +23,8 @@ from gluon_bot.recipes.fields import as_dict
 from gluon_bot.runs import checkpoint
 from gluon_bot.runs.record import RECORD, read_lines
 from gluon_bot.tasks import classification
-from gluon_bot.training import state
+from gluon_bot.training import optimizer, state
+from gluon_bot.training.setup import RunOptions
 from gluon_bot.tricks import low_precision
 
 CLASSES, SIZE, BATCH = ['a', 'b', 'c', 'd'], 32, 4
@@ -59,7 +61,7 @@ def new_state(monkeypatch, layout, model='resnet18d', accumulate=1):
     """The state of a new run, and its recipe."""
     monkeypatch.setattr(environment, 'layout', lambda device_type: layout)
     recipe = replace(RECIPES['resnet50-baseline'], name=model, model=model, image_size=SIZE, batch_size=BATCH)
-    return classification.new_state(recipe, len(CLASSES), Ranks(), mx.cpu(), accumulate), recipe
+    return classification.new_state(recipe, len(CLASSES), Ranks(), accumulate), recipe
 
 
 def images(size=SIZE, seed=0):
@@ -68,14 +70,14 @@ def images(size=SIZE, seed=0):
 
 def update(run, recipe, step, accumulate=1):
     batches = [(images(seed=step * accumulate + number), mx.nd.array([3, 0, 1, 2])) for number in range(accumulate)]
-    classification.train_step(run, None, iter(batches), recipe, len(CLASSES), step, accumulate)
+    small_task(recipe, run, classes=len(CLASSES), accumulate=accumulate).step(iter(batches), step)
     mx.nd.waitall()
 
 
 def arrays(run):
     """Parameters, running statistics and momentum, copied."""
     return {name: array.asnumpy() for name, array in
-            {**network_arrays(run.network), **state.optim.state_arrays(run.trainer, run.network)}.items()}
+            {**network_arrays(run.network), **optimizer.state_arrays(run.trainer, run.network)}.items()}
 
 
 def gradients(run):
@@ -149,9 +151,9 @@ def test_a_checkpoint_goes_on_in_either_layout(first, second, monkeypatch, doubl
 def test_evaluation_is_in_nchw_with_the_parameters_of_training(monkeypatch, tmp_path):
     run, recipe = new_state(monkeypatch, 'NHWC')
     update(run, recipe, 0)
-    tested, _ = classification.evaluation_network(recipe, len(CLASSES), mx.cpu())
+    tested = classification.evaluation_network(recipe, len(CLASSES), mx.cpu()).network
     copy_parameters(run.network, tested)
-    loaded = classification.load(saved(run, recipe, tmp_path).path, mx.cpu(), CLASSES)[0]
+    loaded = classification.load(saved(run, recipe, tmp_path).path, mx.cpu(), CLASSES).network
     logits = run.network(images()).asnumpy()
     for network in (tested, loaded):
         assert network.layout == 'NCHW'
@@ -172,7 +174,7 @@ def test_a_run_says_its_layout(monkeypatch, tmp_path):
     monkeypatch.setattr(environment, 'layout', lambda device_type: 'NHWC')
     digits.write_digits(str(tmp_path / 'digits'))
     recipe = replace(RECIPES['digits'], epochs=1, warmup_epochs=0, batch_size=16, image_size=24, precision='float32')
-    line = classification.fit(recipe, str(tmp_path / 'digits'), str(tmp_path / 'run'), limit=32)
+    line = classification.fit(recipe, RunOptions(str(tmp_path / 'digits'), str(tmp_path / 'run'), limit=32))
     assert line['val_images'] == 32
     assert read_lines(str(tmp_path / 'run' / RECORD))[0]['layout'] == 'NHWC'
 
@@ -181,6 +183,6 @@ def test_what_can_not_be_had_in_nhwc(monkeypatch):
     recipe = replace(RECIPES['digits'], image_size=32)
     monkeypatch.setenv('GLUON_BOT_LAYOUT', 'NHWC')
     with pytest.raises(InputError, match='the CPU are NCHW only'):
-        classification.new_state(recipe, 4, Ranks(), mx.cpu(), 1)
+        classification.new_state(recipe, 4, Ranks())
     with pytest.raises(InputError, match="'mobilenet' computes in NCHW only"):
         build('mobilenet', 4, layout=environment.layout('gpu'))

@@ -68,9 +68,15 @@ def test_the_stack_of_table_6_is_section_5():
 
 def test_tables_3_to_6_are_32_distinct_runs():
     models = {'resnet50', 'resnet50b', 'resnet50c', 'resnet50d', 'inception-v3', 'mobilenet'}
-    others = ('resnet50b-baseline', 'finetune-classifier')
+    others = ('resnet50b-baseline', 'finetune-classifier', 'places365-resnet50d-efficient', 'places365-resnet50d-best')
     runs = [recipe for recipe in RECIPES.values() if recipe.model in models and recipe.name not in others]
     assert len({replace(recipe, name='') for recipe in runs}) == len(runs) == 32
+
+
+def test_table_7_is_the_same_two_runs_on_places365():
+    for name, on_imagenet in (('efficient', 'efficient'), ('best', 'distill-mixup')):
+        recipe = RECIPES['places365-resnet50d-' + name]
+        assert replace(recipe, name='') == replace(RECIPES['resnet50d-' + on_imagenet], name='')
 
 
 def test_names_are_keys():

@@ -20,6 +20,7 @@ from gluon_bot import InputError
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict, override
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.recipes.tasks import METRICS
 from gluon_bot.report import compare, html, markdown, place, report, wording
 from gluon_bot.runs import curves
 from gluon_bot.runs.read import read
@@ -29,6 +30,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGENET = {'name': 'imagenet', 'classes': 1000, 'train_images': 1281167, 'val_images': 50000}
 VOC = {'name': 'voc', 'classes': ['c%d' % n for n in range(20)], 'train_images': 16551, 'val_images': 4952}
 ADE20K = {'name': 'ade20k', 'classes': 150, 'train_images': 20210, 'val_images': 2000}
+PLACES365 = {'name': 'places365', 'classes': 365, 'train_images': 1803460, 'val_images': 36500}
 
 
 def write_record(path, recipe, data, last, seconds=270.0, first=1.0, **header):
@@ -70,6 +72,23 @@ def test_a_run_fills_every_cell_of_its_recipe(tmp_path):
     assert one.values == (76.4,) and one.deviation is None and one.verdict == 'reproduced'
     assert one.difference == pytest.approx(76.4 - 76.21)
     assert result(comparison, 3, 'efficient', 'ResNet-50', 'minutes_an_epoch').values == (4.5,)
+
+
+def test_places365_has_cells_of_its_own(tmp_path):
+    """The recipe says on which data a run is compared: the same fields are another row on ImageNet."""
+    paths = [classified(tmp_path / name, name, top1, 86.9, data=data) for name, top1, data in (
+        ('places365-resnet50d-efficient', 56.4, PLACES365), ('resnet50d-efficient', 77.2, IMAGENET))]
+    comparison = compared(*paths)
+    filled = {(one.cell.table, one.cell.group): one.values for one in comparison.results
+              if one.filled and one.cell.metric == 'val_top1' and one.cell.recipe.endswith('resnet50d-efficient')}
+    assert filled == {(7, 'validation'): (56.4,), (5, ''): (77.2,), (6, 'ResNet-50-D'): (77.2,),
+                      (8, 'base network'): (77.2,), (9, 'base network'): (77.2,)}
+    assert result(comparison, 7, 'efficient', 'validation').verdict == 'reproduced'
+    assert result(comparison, 7, 'efficient', 'test').verdict == 'no recipe'  # its labels are not public
+    swapped = compared(*[classified(tmp_path / 'other' / name, name, 56.4, data=data) for name, data in (
+        ('places365-resnet50d-efficient', IMAGENET), ('resnet50d-efficient', PLACES365))])
+    assert [placed.kind for placed in swapped.placed] == [place.OTHER_DATA] * 2
+    assert [placed.reasons[0] for placed in swapped.placed] == ['not trained on Places365', 'not trained on ImageNet']
 
 
 def test_the_last_epoch_counts_and_neither_the_best_nor_the_mean(tmp_path):
@@ -128,8 +147,8 @@ def test_seeds_are_paired(tmp_path):
 def test_a_run_counts_once_however_many_cells_it_fills(tmp_path):
     comparison = compared(classified(tmp_path / 'a', 'resnet50-efficient', 76.4))
     assert sum(len(one.filled) for one in comparison.results if one.cell.metric != 'minutes_an_epoch') == 6
-    assert comparison.counts() == {'reproduced': 2, 'above': 0, 'below': 0, 'not run': 84}  # top-1 and top-5
-    assert wording.summary(comparison).startswith('2 of 86 measurements')
+    assert comparison.counts() == {'reproduced': 2, 'above': 0, 'below': 0, 'not run': 88}  # top-1 and top-5
+    assert wording.summary(comparison).startswith('2 of 90 measurements')
 
 
 def test_a_measurement_is_judged_by_the_cell_it_is_furthest_from(tmp_path):
@@ -375,7 +394,7 @@ def test_json_holds_every_cell(tmp_path, capsys):
     assert filled[0]['runs'] == [str(tmp_path / 'a' / 'record.jsonl')]
 
 
-@pytest.mark.parametrize('quantity', sorted(curves.LABELS))
+@pytest.mark.parametrize('quantity', sorted(name for name, metric in METRICS.items() if metric.title))
 def test_curves_are_drawn_and_names_are_taken_literally(tmp_path, quantity):
     run = Run('x', 'gluon_bot', epochs={n: {quantity: float(n)} for n in range(1, 9)})
     svg = curves.svg([curves.Curve(HOSTILE, run), curves.Curve('_hidden', run, (8, 9.0))] * 12, quantity)
@@ -447,7 +466,7 @@ def test_the_readmes_study_is_not_stale():
 def test_an_empty_folder_is_a_paper_not_run(tmp_path, capsys):
     report.run([str(tmp_path)])
     out = capsys.readouterr().out
-    assert out.startswith('0 of 86 measurements of the paper are made') and '###' not in out
+    assert out.startswith('0 of 90 measurements of the paper are made') and '###' not in out
 
 
 @pytest.mark.parametrize('make, message', [

@@ -50,7 +50,7 @@ def test_the_wheel_works_outside_the_repository(tmp_path):
     place = run(python, '-c', 'import gluon_bot; print(gluon_bot.__file__)', cwd=elsewhere, env=environment)
     assert place.startswith(str(packages))
     assert 'resnet50d-mixup' in gluon_bot('recipes')
-    assert '0 of 86 measurements of the paper are made' in gluon_bot('report', REPOSITORY / 'logs', '--out', 'report')
+    assert '0 of 90 measurements of the paper are made' in gluon_bot('report', REPOSITORY / 'logs', '--out', 'report')
     assert 'data:image/svg+xml' in (elsewhere / 'report' / 'report.html').read_text()
     gluon_bot('pack', 'digits', 'digits')
     assert (elsewhere / 'digits' / 'train.rec').exists()

@@ -192,7 +192,7 @@ def test_each_rank_has_its_own_statistics_after_a_resume_in_mid_epoch_and_others
     mean = {'1.running_mean': np.float32([-1, 1, 6]), '1.running_var': np.float32([3, 3, 7])}
     ranks = Statistics(others)
     recipe = FINE_TUNINGS['scenes-segmentation']
-    training = finetuning.new_state(network, recipe, horovod.Ranks(), mx.cpu(), 1)._replace(ranks=ranks)
+    training = finetuning.new_state(network, recipe, horovod.Ranks())._replace(ranks=ranks)
 
     def give(values):
         for name, array in running_statistics(network).items():

@@ -12,6 +12,7 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 import pytest
+from doors import small_task
 from processes import finish, gluon_bot, record, same_run, wait_for_step
 
 from gluon_bot.cli.main import main
@@ -54,7 +55,7 @@ def test_every_recipe_takes_the_step_of_its_tricks(name):
     # bfloat16 would be on for the whole process, and the tests that follow
     recipe = replace(RECIPES[name], image_size=96 if 'inception' in name else 32, batch_size=2, precision='float32')
     scale = LossScale(recipe.loss_scale, fixed=False)
-    run = classification.new_state(recipe, 4, horovod.Ranks(), mx.cpu(), 1)._replace(loss_scale=scale)
+    run = classification.new_state(recipe, 4, horovod.Ranks())._replace(loss_scale=scale)
     teacher = None
     if recipe.teacher:
         teacher = build('resnet18d', 4)
@@ -63,7 +64,7 @@ def test_every_recipe_takes_the_step_of_its_tricks(name):
     seen = watched(run.network)
     images = np.random.default_rng(0).normal(size=(2, 3, recipe.image_size, recipe.image_size)).astype('float32')
     batches = iter([(mx.nd.array(images), mx.nd.array([1, 3]))])
-    loss, right = classification.train_step(run, teacher, batches, recipe, 4, 0, 1).asnumpy()
+    loss, right = small_task(recipe, run, teacher=teacher).step(batches, 0).asnumpy()
     (mixed, logits), = seen
     # how much of the first image is in the first one that the network saw: lambda, or 1 without mixup
     share = ((mixed[0] - images[1]) * (images[0] - images[1])).sum() / ((images[0] - images[1]) ** 2).sum()
@@ -87,7 +88,8 @@ def test_every_recipe_takes_the_step_of_its_tricks(name):
     after = {name: array.asnumpy() for name, array in network_arrays(run.network).items()}
     bias, = [array for name, array in after.items() if name.startswith('output') and name.endswith('bias')]
     base_lr = 0.2 if name == 'digits' else 0.1
-    rate = base_lr * 2 / 256  # linear scaling; the first step of momentum 0.9 goes 1.9 times as far
+    # linear scaling; the first of 100 steps in each epoch of warmup; the first step of momentum 0.9 goes 1.9 times as far
+    rate = base_lr * 2 / 256 / (100 * recipe.warmup_epochs or 1)
     np.testing.assert_allclose(bias, -rate * 1.9 * gradient, rtol=1e-3, atol=1e-3 * rate * np.abs(gradient).max())
     assert all(np.isfinite(array).all() for array in after.values())
 
@@ -121,7 +123,7 @@ def test_a_stopped_run_resumes_bit_for_bit(workers, digits_folder, tmp_path):
     wait_for_step(stopped, 15, process)  # early in the second of three epochs of twelve steps
     process.send_signal(signal.SIGTERM)
     _, errors = finish(process, 130)
-    assert errors.count('it is safe in') == 1 and 'None' not in errors
+    assert errors.count('the checkpoint is') == 1 and 'None' not in errors
     saved = checkpoint.find(stopped)
     assert 12 < saved.step < 24 and not saved.meta['between_epochs']
     finish(gluon_bot(*command, '--out', stopped, '--resume'))
@@ -135,14 +137,14 @@ def test_a_run_that_accumulates_resumes_in_mid_epoch(digits_folder, tmp_path, mo
              '--set', 'warmup_epochs=1', '--set', 'batch_size=8', '--set', 'image_size=24', '--out']
     straight, stopped = str(tmp_path / 'straight'), str(tmp_path / 'stopped')
     assert main([*words, straight]) == 0
-    step_of, steps = classification.train_step, []
+    step_of, steps = classification.ClassificationTask.step, []
 
-    def train_step(*arguments):
-        steps.append(arguments[-2])
+    def step(task, batches, number):
+        steps.append(number)
         if steps[-1] == 8 and len(steps) == 9:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step_of(*arguments)
-    monkeypatch.setattr(classification, 'train_step', train_step)
+        return step_of(task, batches, number)
+    monkeypatch.setattr(classification.ClassificationTask, 'step', step)
     assert main([*words, stopped]) == 130
     saved = checkpoint.find(stopped)
     assert 8 < saved.step < 12 and saved.meta['epoch'] == 1 and not saved.meta['between_epochs']
@@ -159,7 +161,7 @@ def test_an_epoch_of_two_steps_can_be_stopped(digits_folder, tmp_path):
     wait_for_step(run, 3, process)
     process.send_signal(signal.SIGINT)
     _, errors = finish(process, 130)
-    assert errors.count('goes on with --resume') == 1 and checkpoint.find(run).step < 40
+    assert errors.count('continue with --resume') == 1 and checkpoint.find(run).step < 40
 
 
 @pytest.mark.slow
@@ -246,13 +248,15 @@ def test_a_float16_recipe_says_what_the_device_makes_of_it(digits_folder, tmp_pa
     assert saved['precision'] == used
     # float32 wants no scale; 24 updates do not change the recipe's, and are counted
     scale = 1.0 if used == 'float32' else 128.0
-    assert saved['loss_scale'] == {'value': scale, 'updates_since_overflow': 24}
+    assert saved['loss_scale'] == {'value': scale, 'updates_since_overflow': 24, 'skipped': 0}
+    steps = [line for line in lines if line['event'] == 'step']
+    assert [(line['loss_scale'], line['skipped_updates']) for line in steps] == [(scale, 0)] * 24
     assert [line['step'] for line in lines if line['event'] == 'epoch'] == [12, 24]
 
 
 @pytest.mark.parametrize('more, said', [
-    (['--workers', '5'], 'can not be divided over 5 workers'),
-    (['--accumulate', '7'], 'can not be divided over 1 workers with --accumulate 7'),
+    (['--workers', '5'], 'cannot be divided over 5 workers'),
+    (['--accumulate', '7'], 'cannot be divided over 1 workers with --accumulate 7'),
     (['--set', 'batch_size=100000'], 'batch'),
     (['--set', 'model=resnet18x'], 'model must be one of'),
     (['--teacher', 'x'], 'has no teacher'),

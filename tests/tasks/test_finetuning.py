@@ -9,6 +9,7 @@ from dataclasses import replace
 import mxnet as mx
 import numpy as np
 import pytest
+from doors import small_task
 from mxnet import gluon
 from processes import finish, gluon_bot, record, same_run, wait_for_step
 
@@ -19,13 +20,14 @@ from gluon_bot.data.samples import scenes
 from gluon_bot.distributed import horovod
 from gluon_bot.models import fcn
 from gluon_bot.models.faster_rcnn import faster_rcnn, initialize
-from gluon_bot.recipes import paper
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import detection, finetuning, segmentation
-from gluon_bot.training import setup
 from gluon_bot.training.losses import detection_losses, pixel_cross_entropy
+from gluon_bot.training.setup import RunOptions
+from gluon_bot.training.state import Trained
 
 SMALL = {'detect': dict(short_side=96, long_side=96, rpn_channels=16, rpn_samples=16, rpn_train_pre_nms=50,
                         rpn_train_post_nms=10, rpn_test_pre_nms=20, rpn_test_post_nms=5, roi_samples=4, roi_size=2,
@@ -118,10 +120,10 @@ def test_the_segmentation_loss_is_the_mean_over_all_labelled_pixels_of_an_update
         network.initialize()
         network.scores.weight.set_data(mx.nd.array(weight.reshape(3, 3, 1, 1)))
         network.scores.bias.set_data(mx.nd.array(bias))
-        training = finetuning.new_state(network, recipe, horovod.Ranks(), mx.cpu(), parts)
+        training = finetuning.new_state(network, recipe, horovod.Ranks(), parts)
         batches = ((mx.nd.array(image, dtype='uint8'), mx.nd.array(mask))
                    for image, mask in zip(np.split(images, parts), np.split(masks, parts)))
-        summed = segmentation.train_step(training, batches, recipe, 0, parts).asscalar()
+        summed = small_task(recipe, training, classes=3, accumulate=parts).step(batches, 0).asscalar()
         assert summed / 4 == pytest.approx(expected, rel=1e-5)
         np.testing.assert_allclose(network.scores.weight.data().asnumpy()[:, :, 0, 0], new_weight, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(network.scores.bias.data().asnumpy(), new_bias, rtol=1e-5, atol=1e-6)
@@ -133,12 +135,13 @@ def test_an_update_is_of_the_same_images_on_any_number_of_workers(scenes_folder)
 
     def batches(rank, size, accumulate=1, done=0, epoch=1):
         recipe = replace(FINE_TUNINGS['scenes-segmentation'], seed=3, batch_size=4)
-        asked = finetuning.describe(recipe, '', {'classes': [], 'train_images': 18, 'val_images': 1}, 18, '', size,
-                                       accumulate,
-                                None)
+        manifest = {'classes': [], 'train_images': 18, 'val_images': 1}
+        options = RunOptions(data='', out='', accumulate=accumulate)
+        asked = finetuning.describe(recipe, options, size, manifest, (range(18), range(1)))
         ranks = horovod.Ranks()
         ranks.rank, ranks.size = rank, size
-        small = list(finetuning.small_batches(asked, names, list, epoch, done, ranks, mx.cpu()))
+        items = transforms.Augmented(names, lambda name: name, 3, epoch)
+        small = list(finetuning.small_batches(asked, ranks, items, list, done))
         return [sum(small[begin:begin + accumulate], []) for begin in range(0, len(small), accumulate)]
 
     whole = batches(0, 1)
@@ -193,15 +196,14 @@ def test_every_recipe_takes_the_step_of_its_losses(key, scenes_folder):
         network, _ = fcn.fcn(recipe, len(dataset.classes))
         fcn.initialize(network, mx.cpu(), 0)
         items, stack = transforms.Augmented(dataset, transform(recipe), 0, 0), transforms.stack
-    training = finetuning.new_state(network, recipe, horovod.Ranks(), mx.cpu(), 1)
+    training = finetuning.new_state(network, recipe, horovod.Ranks())
     seen = []
     network.register_forward_hook(lambda block, inputs, outputs: seen.append([part.asnumpy() for part in outputs]))
     before = {name: parameter.data().asnumpy() for name, parameter in network._collect_params_with_prefix().items()}
     batch = next(iter(mx.gluon.data.DataLoader(items, 2, batchify_fn=stack)))
     batches = iter([batch])
-    sums = (detection.train_step(training, batches, recipe, 0, 1, set()) if key[0] == 'detect' else
-            segmentation.train_step(training, batches, recipe, 0, 1)).asnumpy()
-    assert len(sums) == len(setup.QUANTITIES[recipe.task]) and len(seen) == 1
+    sums = small_task(recipe, training).step(batches, 0).asnumpy()
+    assert len(sums) == len(TASKS[recipe.task].means) and len(seen) == 1
     biases = {name: parameter.data().asnumpy() for name, parameter in network._collect_params_with_prefix().items()
               if name.endswith('bias')}
     (check_detection_step if key[0] == 'detect' else check_segmentation_step)(
@@ -250,7 +252,7 @@ def check_detection_step(recipe, outputs, batch, sums, biases):
     assert sums[2] == pytest.approx(placed.sum() / sampled.sum(), rel=1e-4, abs=1e-6)
     assert sums[3] == pytest.approx(-likelihood.sum() / chosen.sum(), rel=1e-4)
     assert sums[4] == pytest.approx(fitted, rel=1e-4, abs=1e-6)
-    rate = recipe.base_lr * 2 / recipe.lr_batch_size
+    rate = recipe.base_lr * 2 / recipe.lr_batch_size / (100 * recipe.warmup_epochs or 1)  # the first of 100 steps an epoch
     step = -rate * ((probabilities - hot) * chosen[..., None]).sum((0, 1)) / chosen.sum()
     np.testing.assert_allclose(biases['class_predictor.bias'], step, rtol=1e-3, atol=1e-4 * np.abs(step).max())
     towards = np.where(sampled, 1 / (1 + np.exp(-z)) - rpn_classes, 0)
@@ -286,7 +288,7 @@ def test_multi_scale_by_hand():
     image[:, 40:] = 255
     network = Striped()
     recipe = replace(FINE_TUNINGS['scenes-segmentation'], base_size=64)
-    found = segmentation.probabilities(network, image, recipe, mx.cpu(), multi_scale=True).asnumpy()
+    found = segmentation.probabilities(Trained(network, recipe, mx.cpu()), image, multi_scale=True).asnumpy()
     assert found.shape == (1, 4, 40, 80)
     sizes = [(16, 32), (24, 48), (32, 64), (40, 80), (48, 96), (56, 112)]
     assert network.shapes == [size for size in sizes for _ in range(2)]
@@ -301,7 +303,7 @@ def test_multi_scale_by_hand():
     for column, dark in ((20, 1), (60, 0)):
         np.testing.assert_allclose(found[0, :, :, column], np.broadcast_to(np.reshape(
             [dark * (1 - hundredths), (1 - dark) * (1 - hundredths), 0, hundredths], (4, 1)), (4, 40)), atol=1e-5)
-    single = segmentation.probabilities(Striped(), image, recipe, mx.cpu()).asnumpy()
+    single = segmentation.probabilities(Trained(Striped(), recipe, mx.cpu()), image).asnumpy()
     np.testing.assert_allclose(single[0, :, 5, 60], [0, 0.99, 0, 0.01], atol=1e-6)
 
 
@@ -330,7 +332,7 @@ def test_a_killed_worker_is_started_again_and_changes_nothing(task, scenes_folde
     same_run(straight, killed)
     lines = record(straight)
     assert lines[0]['task'] == task and [line['epoch'] for line in lines if line['event'] == 'epoch'] == [1, 2]
-    assert set(setup.QUANTITIES[task]) < set(lines[-2]) and paper.MAIN_METRIC[task] in lines[-2]
+    assert {*TASKS[task].means, *TASKS[task].scores} < set(lines[-2])
 
     # each image once, on any number of ranks
     scores = []

@@ -156,7 +156,7 @@ def test_fine_tuning_starts_from_the_weights_but_for_another_classifier(tmp_path
     theirs.save_parameters(path)
     settings = ['model=resnet18', 'epochs=1', 'warmup_epochs=0', 'batch_size=16', 'image_size=32', 'base_lr=1e-12']
     recipe = override(RECIPES['digits'], settings)
-    started = network_arrays(classification.new_state(recipe, 10, Ranks(), mx.cpu(), 1, path).network)
+    started = network_arrays(classification.new_state(recipe, 10, Ranks(), weights=path).network)
     assert 'output.weight and output.bias start at random' in capsys.readouterr().err
     assert (started['stage3.0.body.0.weight'] == theirs.features[6][0].body[0].weight.data()).min().asscalar() == 1
     words = ['digits', '--data', data, '--limit', '32', '--init', path, '--out', str(tmp_path / 'run')]

@@ -1,6 +1,7 @@
 """Every score by a count of its own: fixed logits, boxes and pixels through the real evaluations."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from gluon_bot import InputError, RunError
 from gluon_bot.data import transforms
+from gluon_bot.data.classification import Part
 from gluon_bot.distributed import horovod
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict
@@ -15,6 +17,7 @@ from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import classification, detection, finetuning, segmentation
 from gluon_bot.training import metrics, state
+from gluon_bot.training.state import Trained
 
 
 def logits_with_places(places, classes, rng):
@@ -61,12 +64,18 @@ def batches_of(labels, size, rank=0, ranks=1):
         yield mx.nd.zeros((len(mine[begin:begin + size]), 3, 2, 2)), mx.nd.array(mine[begin:begin + size])
 
 
+def evaluated(logits, images, batch_size):
+    """The evaluation of a network that answers these logits, on records that should have so many images."""
+    records = SimpleNamespace(images=images, rec='val.rec')
+    return classification.evaluate(Trained(Given(logits), RECIPES['digits'], mx.cpu()), records, Part(0, 1, batch_size),
+                                   horovod.Ranks())
+
+
 @pytest.mark.parametrize('batch_size', [1, 4, 11, 64])
 def test_top1_and_top5_through_evaluate(batch_size, monkeypatch):
     logits, labels = logits_with_places(PLACES, 10, np.random.default_rng(2))
     monkeypatch.setattr(classification, 'validation_batches', lambda *_, **__: batches_of(labels, batch_size))
-    found = classification.evaluate(
-        Given(logits), '', 11, RECIPES['digits'], horovod.Ranks(), mx.cpu(), 'float32', batch_size)
+    found = evaluated(logits, 11, batch_size)
     assert found == {'val_top1': 100 * 2 / 11, 'val_top5': 100 * 8 / 11, 'val_images': 11, 'val_correct_top1': 2,
                      'val_correct_top5': 8}
 
@@ -76,10 +85,10 @@ def test_an_image_that_is_missing_or_counted_twice_ends_the_evaluation(monkeypat
     monkeypatch.setattr(classification, 'validation_batches', lambda *_, **__: batches_of(labels, 4))
     for images in (10, 12):
         with pytest.raises(RunError, match='11 images were evaluated instead of %d' % images):
-            classification.evaluate(Given(logits), 'x', images, RECIPES['digits'], horovod.Ranks(), mx.cpu(), 'float32', 4)
+            evaluated(logits, images, 4)
     logits[7, 3] = np.nan
     with pytest.raises(RunError, match='not finite'):
-        classification.evaluate(Given(logits), 'x', 11, RECIPES['digits'], horovod.Ranks(), mx.cpu(), 'float32', 4)
+        evaluated(logits, 11, 4)
 
 
 def test_swapped_class_names_are_refused(tmp_path):
@@ -133,7 +142,7 @@ def test_difficult_objects_through_evaluate(monkeypatch):
         classes, scores, boxes = zip(*next(answers))
         return np.array(classes), np.float32(scores), np.float32(boxes)
     monkeypatch.setattr(detection, 'detections', detections)
-    found = detection.evaluate(None, BOXES, FINE_TUNINGS['scenes-detection'], horovod.Ranks(), mx.cpu())
+    found = detection.evaluate(Trained(None, FINE_TUNINGS['scenes-detection'], mx.cpu()), BOXES, horovod.Ranks())
     cats = (6 * 1 + 5 * 2 / 3) / 11
     assert found['val_objects'] == 3 and found['val_images'] == 3
     assert found['val_ap'] == {'cat': pytest.approx(100 * cats), 'dog': pytest.approx(100)}  # cows: none in the data
@@ -163,7 +172,8 @@ def test_ignored_pixels_through_segment():
     said = [np.int32([[0, 0, 2, 1], [1, 1, 0, 2]]), np.int32([[1, 1], [0, 2]])]
     data = Pictures([(np.zeros((*mask.shape, 3), np.uint8), mask) for mask in masks])
     data.classes = ['cat', 'dog', 'cow', 'pig']
-    found = segmentation.evaluate(Scores(said), data, FINE_TUNINGS['scenes-segmentation'], horovod.Ranks(), mx.cpu())
+    tested = Trained(Scores(said), FINE_TUNINGS['scenes-segmentation'], mx.cpu())
+    found = segmentation.evaluate(tested, data, horovod.Ranks())
     assert found == {'val_pixel_accuracy': pytest.approx(100 * 6 / 8), 'val_images': 2, 'val_labelled_pixels': 8,
                      'val_miou': pytest.approx(100 * (2 / 4 + 3 / 5 + 1) / 3)}
 
@@ -180,7 +190,7 @@ def test_each_rank_counts_its_own_pictures(rank, monkeypatch):
     pictures = Pictures(BOXES)
     monkeypatch.setattr(detection, 'detections', lambda network, image, *_: (
         seen.append(image), np.zeros(0, int), np.zeros(0, np.float32), np.zeros((0, 4), np.float32))[1:])
-    detection.evaluate(None, pictures, FINE_TUNINGS['scenes-detection'], ranks, mx.cpu())
+    detection.evaluate(Trained(None, FINE_TUNINGS['scenes-detection'], mx.cpu()), pictures, ranks)
     assert len(seen) == [2, 1][rank]
     assert told == [[[1, 0, 0, 0], [1, 1, 0, 0]][rank]]  # objects that are not difficult, and no broken boxes
 

@@ -46,7 +46,7 @@ def random_images(image_size):
 
 
 def expected_logits(run, images):
-    network = classification.load(run, mx.cpu(), wanted_precision='float32')[0]
+    network = classification.load(run, mx.cpu(), precision='float32').network
     return [network(mx.nd.array(batch)).asnumpy() for batch in images]
 
 

@@ -8,11 +8,11 @@ import mxnet as mx
 import numpy as np
 import pytest
 import safetensors.numpy
+from batches import validation_batches
 from data_samples import encoded, noise, write_tree
 from PIL import Image
 
 from gluon_bot.cli.main import main
-from gluon_bot.data.classification import validation_batches
 from gluon_bot.data.records import pack
 from gluon_bot.models.build import build
 from gluon_bot.models.parameters import network_arrays
@@ -40,9 +40,9 @@ def checkpoints(tmp_path_factory):
     """One of each task."""
     folder = tmp_path_factory.mktemp('runs')
     names = ['class %d' % number for number in range(6)]
-    networks = {'classify': (classification.evaluation_network(RECIPE, 6, mx.cpu())[0], RECIPE),
-                'detect': (detection.evaluation_network(DETECTION, names, mx.cpu()), DETECTION),
-                'segment': (segmentation.evaluation_network(SEGMENTATION, 6, mx.cpu()), SEGMENTATION)}
+    networks = {'classify': (classification.evaluation_network(RECIPE, 6, mx.cpu()).network, RECIPE),
+                'detect': (detection.evaluation_network(DETECTION, names, mx.cpu()).network, DETECTION),
+                'segment': (segmentation.evaluation_network(SEGMENTATION, 6, mx.cpu()).network, SEGMENTATION)}
     return {task: saved(folder / task, *network, task, names) for task, network in networks.items()}
 
 
@@ -64,7 +64,7 @@ def test_a_classifier_sees_what_its_evaluation_sees(samples, checkpoints, tmp_pa
              for label, path in enumerate(samples) for split in ('train', 'val')}
     data = str(tmp_path / 'records')
     pack.pack(write_tree(tmp_path / 'tree', files), data)
-    network = classification.load(checkpoints['classify'], mx.cpu())[0]
+    network = classification.load(checkpoints['classify'], mx.cpu()).network
     (batch, labels), = validation_batches(data, RECIPE, 0, 1, len(samples))
     assert sorted(labels.asnumpy()) == list(range(len(samples)))
     for pixels, label in zip(batch, labels.asnumpy()):

@@ -8,7 +8,7 @@ import pytest
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import override
 from gluon_bot.training import dry_run
-from gluon_bot.training.loop import Task
+from gluon_bot.training.setup import RunOptions
 
 
 class Machine:
@@ -19,18 +19,22 @@ class Machine:
         self.image_seconds, self.compile_seconds, self.now = image_seconds, compile_seconds, 0.0
         self.updates = []  # images of each
 
-    def prepare(self, recipe):
-        def update(batches, step):
+    def prepare(self, recipe, options):
+        assert options.accumulate == 1
+
+        def step(batches, step):
             self.now += recipe.batch_size * self.image_seconds + (self.compile_seconds if step == 0 else 0)
             self.updates.append(recipe.batch_size)
-        job = SimpleNamespace(micro_batch=recipe.batch_size, steps_an_epoch=100)
-        return job, SimpleNamespace(context=mx.cpu(), precision='float32'), Task(lambda epoch, done: iter(()), update, dict)
+        return SimpleNamespace(
+            job=SimpleNamespace(micro_batch=recipe.batch_size, steps_an_epoch=100), step=step,
+            state=SimpleNamespace(context=mx.cpu(), precision='float32'), batches=lambda epoch, done: iter(()))
 
 
 def estimated(machine, micro_batch, monkeypatch, accumulate=1, workers=1):
     monkeypatch.setattr(dry_run.time, 'monotonic', lambda: machine.now)
     recipe = override(RECIPES['digits'], ['batch_size=%d' % (micro_batch * accumulate * workers), 'epochs=10'])
-    whole = SimpleNamespace(recipe=recipe, micro_batch=micro_batch, accumulate=accumulate, steps_an_epoch=100)
+    options = RunOptions(data='', out='', accumulate=accumulate)
+    whole = SimpleNamespace(recipe=recipe, micro_batch=micro_batch, options=options, steps_an_epoch=100)
     return dry_run.estimate(whole, workers, machine.prepare).splitlines()
 
 

@@ -7,7 +7,7 @@ import pytest
 from gluon_bot import InputError, RunError
 from gluon_bot.models.build import build
 from gluon_bot.recipes.classification import RECIPES
-from gluon_bot.training.optimizer import create_state, load_state, nesterov, set_learning_rate, state_arrays
+from gluon_bot.training.optimizer import create_state, gradients, load_state, nesterov, set_learning_rate, state_arrays
 from gluon_bot.tricks import low_precision
 from gluon_bot.tricks.large_batch import set_weight_decay
 from gluon_bot.tricks.low_precision import LossScale, supported
@@ -109,9 +109,12 @@ def test_an_overflow_halves_the_scale_and_skips_the_update():
         with mx.autograd.record():
             loss = network(mx.nd.array([[value, 0.0]])).sum() * scale.value
         loss.backward()
-        assert scale.update(trainer, 1) is updated
+        used = scale.value
+        if not scale.overflowed(gradients(trainer)):
+            trainer.update(used)
         assert (network.weight.data().asnumpy() != before).any() == updated
-    assert scale.value == 256.0 and np.isfinite(network.weight.data().asnumpy()).all()
+    assert scale.value == 256.0 and scale.skipped == 2 and scale.updates_since_overflow == 1
+    assert np.isfinite(network.weight.data().asnumpy()).all()
 
 
 def test_a_scale_that_can_not_shrink_further_fails_the_run():
@@ -122,7 +125,7 @@ def test_a_scale_that_can_not_shrink_further_fails_the_run():
             with mx.autograd.record():
                 loss = network(mx.nd.array([[np.nan, 0.0]])).sum()
             loss.backward()
-            scale.update(trainer, 1)
+            assert scale.overflowed(gradients(trainer))
 
 
 @pytest.mark.parametrize('wanted, context, flags, used', [

@@ -50,6 +50,7 @@ def goes_on_from(run, step, change=lambda meta: None):
             shutil.rmtree(run.path(later))
     meta = run.meta(step)
     change(meta)
+    doors.sign(meta)
     with open(os.path.join(run.path(step), 'checkpoint.json'), 'w') as file:
         json.dump(meta, file)
 

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Put wrong lines into the code one at a time and see whether the tests notice: scripts/mutate.sh [WORDS...]
+# All of tests/mutations/mutations.txt takes an hour or two; WORDS choose those whose file or description has one of them.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+exec "$here/../.venv/bin/python" "$here/../tests/mutations/mutate.py" "$@"
