@@ -138,7 +138,7 @@ def _pack(options: argparse.Namespace) -> None:
         return
     pack.pack(options.source, options.out, name=options.name, resize=options.resize, quality=options.quality,
                   seed=options.seed, workers=options.workers, skip_broken=options.skip_broken, check_md5=not options.no_md5,
-                  validation_share=options.validation_share)
+                  validation_share=options.validation_share, class_names=options.classes)
 
 
 def _verify(options: argparse.Namespace) -> None:

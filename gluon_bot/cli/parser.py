@@ -203,6 +203,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--validation-share', type=float, default=0.1, metavar='SHARE',
                          help='of each class, where SOURCE has no train and val (default: 0.1)')
     command.add_argument('--skip-broken', action='store_true', help='leave unreadable images out and list them')
+    command.add_argument('--classes', metavar='FILE', help="names of the classes in records of MXNet's im2rec: a "
+                         'list, or the folder of class folders')
     command.add_argument('--no-md5', action='store_true', help='do not compare the ILSVRC2012 tars with their published MD5')
 
     command = _command(commands, 'verify', 'recheck packed records, a VOC devkit or an ADE20K tree, file by file',

@@ -14,6 +14,7 @@ from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.recipes.tasks import TASKS
+from gluon_bot.runs.gluoncv_log import NO_FIELD
 from gluon_bot.runs.record import Run
 
 FILLS, PUBLISHED, DIFFERS, OTHER_DATA, SUSPECT, UNKNOWN = (
@@ -159,7 +160,9 @@ def _published(run: Run) -> Tuple[str, List[Difference], List[str]]:
         why.append("the base network's own training is not stated")
     counted = _paddedcount(run)
     why += ['its last accuracy is counted over %s images, not 50,000' % count(counted)] if counted else []
-    return nearest, _differences(run.recipe, nearest) if nearest else [], why
+    # arguments that change the network or the training, and that no recipe has
+    others = [(name, value, NO_FIELD.get(name)) for name, value in run.header.get('no_field', {}).items()]
+    return nearest, _differences(run.recipe, nearest) + others if nearest else [], why
 
 
 def _nearest(run: Run) -> str:

@@ -1,6 +1,7 @@
 """Reads the training logs that GluonCV's scripts print, among them those the paper's authors' group published.
 
-Classification, Faster-RCNN and segmentation, in the variants of 2018 and later. Only what a line states is taken: an
+Classification, also over Horovod, Faster-RCNN and segmentation, in the variants of 2018 and later; and the logs of MXNet's
+Module.fit, as its example scripts of image classification print them. Only what a line states is taken: an
 argument of the script that names a field of a recipe, an error turned into accuracy (percent), epochs counted from 1.
 A number must be whole: one that a cut may have shortened is left out.
 """
@@ -24,11 +25,27 @@ LABEL_SMOOTHING = 0.1  # a constant of GluonCV's script, as is a teacher's tempe
 VALUES = {'training': {'accuracy': 'train_top1', 'err-top1': 'train_top1', 'err-top5': 'train_top5', 'loss': 'loss'},
           'validation': {'err-top1': 'val_top1', 'err-top5': 'val_top5', 'loss': 'val_loss'}}
 
+# arguments that change what is trained and that no field of a recipe holds, with the values that change nothing
+NO_FIELD = {'use_se': False, 'use_gn': False, 'batch_norm': False, 'use_thumbnail': False, 'model_zoo': '',
+            'crop_ratio': 0.875, 'warmup_lr': 0.0, 'mixup_off_epoch': 0, 'lr_decay_period': 0,
+            'temperature': 20.0, 'hard_weight': 0.5}
+# arguments that are compared as fields of a recipe, and those that say where and how often, not what
+FIELDS = {'batch_size', 'num_gpus', 'lr', 'momentum', 'wd', 'weight_decay', 'lr_mode', 'lr_decay', 'lr_decay_epoch',
+          'warmup_epochs', 'last_gamma', 'model', 'network', 'backbone', 'input_size', 'dtype', 'mixup', 'mixup_alpha',
+          'label_smoothing', 'no_wd', 'teacher', 'num_epochs', 'epochs', 'dataset', 'short', 'max_size', 'crop_size',
+          'base_size', 'lr_warmup', 'gpus', 'use_pretrained', 'num_layers'}
+PLACES = re.compile(r'(data_dir|data_nthreads|rec_\w+|use_rec|mode|seed|verbose|eval|ngpus|syncbn|ctx|kv_?store|start_epoch|'
+                    r'val_interval|no_cuda|no_val|checkname|monitor|network_prefix|\w*(save|log|resume|workers|threads)\w*)$')
+ANSI = re.compile(r'\x1b\[[0-9;]{0,20}[A-Za-z]')
 NUMBER = r'(\d+\.\d{6}|nan|inf)'
 HEADER = 'Namespace('
 ARGUMENT = re.compile(r"\b(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\[[^\]]{0,500}\]|[^,()\[\]'\"]+)(?:, |$)")
 BATCH = re.compile(r'Epoch\[(\d+)\] Batch \[\d+\].*\slr=%s$' % NUMBER)
 EPOCH = re.compile(r'\[Epoch (\d+)\] (training|validation): (\S.*)$')
+# Module.fit, and with 'Rank[0]' before the tab the script for Horovod
+PLAIN = re.compile(r'Epoch\[(\d+)\](?: Rank\[(\d+)\])?\s+(\S.*)$')
+PLAIN_PAIR = re.compile(r'(?:(Train|Training|Validation)-)?([\w-]+|Time cost|Speed)[=:] ?(\d+(?:\.\d+)?|nan|inf)$')
+PLAIN_NAMES = {'accuracy': 'top1', 'top_k_accuracy_5': 'top5', 'top_k_acc_5': 'top5'}
 SPEED = re.compile(r'\[Epoch (\d+)\] (?:speed: (\d+) samples/sec\s+)?time cost: %s$' % NUMBER)
 PAIR = re.compile(r'([\w-]+)=%s$' % NUMBER)
 DETECTION_COST = re.compile(r'\[Epoch (\d+)\] Training cost: (\d+\.\d{3}), RPN_Conf=(\d+\.\d{3}),RPN_SmoothL1=(\d+\.\d{3}),'
@@ -56,6 +73,7 @@ class LogReader:
         """Take one line; `whole` is False where the file ends before the line does. Nothing is raised."""
         if len(self.runs) > MOST_RUNS:
             return
+        text = ANSI.sub('', text)
         at = min((found for found in map(text.find, ('[Epoch', 'Epoch', HEADER)) if found >= 0), default=0)
         line = text[at:].rstrip()
         if self.detection and self._detection_line(number, line, whole):
@@ -66,6 +84,8 @@ class LogReader:
             found = BATCH.match(line)
             if found:
                 self._add(found.group(1), {'lr': float(found.group(2))}, number, replace=True)
+            elif ' Batch' not in line:
+                self._plain(number, line, whole)
         elif line.startswith('[Epoch'):
             self._epoch(number, line)
         elif line.startswith('Epoch '):
@@ -108,6 +128,25 @@ class LogReader:
             self.detection = (int(detection.group(1)[:9]), {})
         elif any(word in line for word in ('validation:', 'training:', ' cost:')):
             self.note(number, 'cut or damaged, left out')
+
+    def _plain(self, number: int, line: str, whole: bool) -> None:
+        """'Epoch[0] Validation-accuracy=0.4' of Module.fit; of Horovod several of them with tabs between, by rank 0."""
+        found = PLAIN.match(line)
+        if not found or found.group(2) not in (None, '0'):
+            return
+        values: Dict[str, float] = {}
+        for text in found.group(3).split('\t'):
+            pair = PLAIN_PAIR.match(text.strip())
+            if not pair or not (whole or re.search(r'\.\d{6}$', pair.group(3))):
+                self.note(number, "'%s' is cut or damaged, left out" % cleaned(text[:40])) if '=' in text else None
+                continue
+            phase, name, value = pair.group(1), pair.group(2), float(pair.group(3))
+            if phase and name in PLAIN_NAMES:
+                values[('val_' if phase == 'Validation' else 'train_') + PLAIN_NAMES[name]] = round(100 * value, 6)
+            elif name == 'Time cost':
+                values['seconds'] = value
+        if values:
+            self._add(found.group(1), values, number)
 
     def _accuracies(self, number: int, names: Dict[str, str], pairs: List[str]) -> Dict[str, float]:
         values = {}
@@ -199,7 +238,10 @@ class LogReader:
 
 def _run(source: str, arguments: Dict[str, Any]) -> Run:
     """The run a script's arguments describe, in the fields of our recipes where they state them."""
-    if 'network' in arguments:
+    if 'num_layers' in arguments:  # MXNet's example/image-classification: a symbol, whose ResNet is of the second version
+        task = 'classify'
+        network: Any = 'symbol %s-%s' % (arguments.get('network'), arguments['num_layers'])
+    elif 'network' in arguments:
         task, network = 'detect', arguments['network']
     elif 'backbone' in arguments:
         task, network = 'segment', arguments['backbone']
@@ -214,7 +256,20 @@ def _run(source: str, arguments: Dict[str, Any]) -> Run:
         'imagenet' if 'imagenet' in str(arguments.get('data_dir')) else None
     recipe = {field: value for field, value in stated.items()
               if value is not None and (field in TEXT_FIELDS or not isinstance(value, str))}
-    return Run(source, 'gluoncv', task, recipe, {'name': name} if isinstance(name, str) else {}, {'arguments': arguments})
+    return Run(source, 'gluoncv', task, recipe, {'name': name} if isinstance(name, str) else {},
+               {'arguments': arguments, 'no_field': _without_field(arguments)})
+
+
+def _without_field(arguments: Dict[str, Any]) -> Dict[str, Any]:
+    """The arguments that no field of a recipe holds, at other values than those that change nothing."""
+    changed = {}
+    for name, value in arguments.items():
+        if name in FIELDS or PLACES.match(name):
+            continue
+        neutral = value == NO_FIELD[name] if name in NO_FIELD else value in (None, False, '', 0)
+        if not neutral and value not in (None, ''):
+            changed[name] = value
+    return changed
 
 
 def _classification(arguments: Dict[str, Any], model: Any) -> Dict[str, Any]:

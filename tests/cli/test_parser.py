@@ -17,7 +17,7 @@ OPTIONS = {
     'doctor': '--data --out --json',
     'recipes': 'recipe --set --json',
     'models': '--json',
-    'pack': 'source out --name --resize --quality --seed --workers --validation-share --skip-broken --no-md5',
+    'pack': 'source out --name --resize --quality --seed --workers --validation-share --skip-broken --classes --no-md5',
     'verify': 'path --skip-broken --ignore-label --picture --workers',
     'train': TRAINING + ' --teacher --init',
     'detect': TRAINING + ' --backbone',

@@ -2,6 +2,8 @@
 
 import pytest
 
+from gluon_bot.report.place import place
+from gluon_bot.runs import read as reading
 from gluon_bot.runs.gluoncv_log import LogReader
 
 
@@ -171,3 +173,58 @@ def test_hostile_arguments_are_text():
                    'num_epochs=10**9)')
     assert runs[0].recipe == {'model': '__import__("os").system("x")'}
     assert read('Namespace(' + '(' * 60000)[0][0].recipe == {}
+
+
+HOROVOD = '''INFO:root:Namespace(data_dir='~/imagenet', lr_mode='cosine', model='resnet50_v1d', num_epochs=2, wd=0.0001)
+INFO:root:Epoch[0] Rank[0] Batch[40]\tSpeed: 900.00 samples/sec\taccuracy=0.100000\ttop_k_accuracy_5=0.200000
+INFO:root:Epoch[0] Rank[1]\tValidation-accuracy=0.900000\tValidation-top_k_accuracy_5=0.900000
+INFO:root:Epoch[0] Rank[0]\tTraining-accuracy=0.2
+INFO:root:Epoch[0] Rank[0]\tTime cost=100.5
+INFO:root:Epoch[0] Rank[0]\tValidation-accuracy=0.400000\tValidation-top_k_accuracy_5=0.700000
+INFO:root:Epoch[1] Rank[0]\tValidation-accuracy=0.500000\tValidation-top_k_accuracy_5=0.75'''
+MODULE = '''INFO:root:start with arguments Namespace(batch_size=256, lr=0.1, network='resnet', num_epochs=3, num_layers=50)
+INFO:root:Epoch[0] Batch [20]\tSpeed: 500.00 samples/sec\taccuracy=0.100000
+INFO:root:Epoch[0] Train-accuracy=0.300000
+INFO:root:Epoch[0] Time cost=100.0
+INFO:root:Epoch[0] Validation-accuracy=0.400000
+INFO:root:Epoch[0] Validation-top_k_accuracy_5=0.700000
+'''
+
+
+def read_text(tmp_path, text):
+    path = tmp_path / 'x.log'
+    path.write_text(text)
+    return reading.read([str(path)])
+
+
+def test_the_log_of_gluoncvs_script_for_horovod(tmp_path):
+    (run,), notes = read_text(tmp_path, HOROVOD)
+    assert (run.task, run.recipe['model'], run.recipe['epochs']) == ('classify', 'resnet50d', 2)
+    assert run.epochs == {1: {'train_top1': 20, 'seconds': 100.5, 'val_top1': 40, 'val_top5': 70}, 2: {'val_top1': 50}}
+    assert any("'Validation-top_k_accuracy_5=0.75' is cut" in note for note in notes)
+    assert 'batch_size' not in run.recipe and 'base_lr' not in run.recipe  # the number of workers is not stated
+
+
+def test_the_log_of_module_fit(tmp_path):
+    (run,), _ = read_text(tmp_path, MODULE)
+    assert (run.task, run.recipe['model']) == ('classify', 'symbol resnet-50')
+    assert run.epochs == {1: {'train_top1': 30, 'seconds': 100, 'val_top1': 40, 'val_top5': 70}}
+
+
+@pytest.mark.parametrize('text', [HOROVOD, MODULE])
+def test_colours_of_a_terminal_are_left_out(tmp_path, text):
+    coloured = ''.join('\x1b[32m%s\x1b[0m\n' % line.replace(':root:', ':root:\x1b[1;31m') for line in text.splitlines())
+    assert read_text(tmp_path, coloured).runs[0].epochs[1]['val_top5'] == 70
+
+
+@pytest.mark.parametrize('argument, value, difference', [
+    ('use_gn', 'True', True), ('use_se', 'True', True), ('batch_norm', 'True', True), ('model_zoo', "'other'", 'other'),
+    ('drop_path', '0.3', 0.3), ('temperature', '5.0', 5.0), ('use_gn', 'False', None), ('crop_ratio', '0.875', None),
+    ('num_workers', '60', None), ('save_dir', "'x'", None), ('warmup_lr', '0.0', None), ('drop_path', '0.0', None),
+    ('drop_path', 'None', None)])
+def test_an_argument_that_no_recipe_has_is_a_difference(tmp_path, argument, value, difference):
+    text = HOROVOD.replace('wd=0.0001', '%s=%s, wd=0.0001' % (argument, value)).replace('v1d', 'v1b')
+    (run,), _ = read_text(tmp_path, text)
+    placed = place(run, 'x')
+    assert placed.kind == 'published' and \
+        {name: stated for name, stated, _ in placed.differences}.get(argument) == difference

@@ -81,7 +81,7 @@ def _listed(found: Found, validation_share: float, seed: int) -> Tuple[Listing, 
     _check_folders(splits or {'': images}, bool(splits))
     said += _empty_folders(found.folders, [around + where for where in folders.values()] or [around], images, around)
     whole = bool(splits)
-    splits = splits or _shared_out(images, validation_share, seed)
+    splits = splits or shared_out(images, validation_share, seed)
     listing = _labelled({split: splits.get(split, []) for split in SPLITS})
     said.append(_summary(listing, {split: '/'.join(around + where) for split, where in folders.items()}))
     if not whole and validation_share:
@@ -111,13 +111,13 @@ def _without_folders_around(images: List[Placed]) -> Tuple[List[Placed], List[st
         tops = {parts[0] for parts, _ in images}
         if len(tops) > 1 or any(len(parts) < 3 for parts, _ in images):
             return images, around
-        if _split_of(images[0][0][0]) and not all(_split_of(parts[1]) for parts, _ in images):
+        if split_of(images[0][0][0]) and not all(split_of(parts[1]) for parts, _ in images):
             return images, around
         around += tops
         images = [(parts[1:], item) for parts, item in images]
 
 
-def _split_of(folder: str) -> str:
+def split_of(folder: str) -> str:
     """'train', 'val' or 'test' where a folder is called so, in any case; else ''."""
     return SPLIT_NAMES.get(folder.lower(), '')
 
@@ -127,11 +127,11 @@ def _split_folders(images: Sequence[Placed], around: List[str]) -> Dict[str, Lis
     places: Dict[Tuple[str, ...], str] = {}
     outside = ''
     for parts, item in images:
-        at = next((at for at, part in enumerate(parts[:-1]) if _split_of(part)), None)
+        at = next((at for at, part in enumerate(parts[:-1]) if split_of(part)), None)
         if at is None:
             outside = outside or item.name
         else:
-            places[tuple(parts[:at + 1])] = _split_of(parts[at])
+            places[tuple(parts[:at + 1])] = split_of(parts[at])
     names = sorted('/'.join(around + list(place)) for place in places)
     if places and outside:
         raise ValueError("'%s' is called like a split, but %r lies beside it; leave only splits there, or give a class "
@@ -170,13 +170,13 @@ def _check_folders(splits: Dict[str, List[Placed]], known: bool) -> None:
         if outside:
             raise ValueError('%r lies in no class folder; %s%s' % (
                 outside, ARRANGE, image_lists.hint(outside)))
-        nested = next(((parts, item) for parts, item in placed if any(map(_split_of, parts[:-1]))
+        nested = next(((parts, item) for parts, item in placed if any(map(split_of, parts[:-1]))
                        and not (known and len(parts) == 2)), None)
         if nested:
             raise ValueError('%r: a split inside a class folder; %s' % (nested[1].name, ARRANGE))
     for split in ({'', 'train'} & set(splits)) or set(splits):
         classes = {parts[0] for parts, _ in splits[split]}
-        if len(classes) == 1 or all(map(_split_of, classes)):
+        if len(classes) == 1 or all(map(split_of, classes)):
             raise ValueError("all images lie in one folder, '%s'; %s" % (sorted(classes)[0], ARRANGE))
 
 
@@ -200,7 +200,7 @@ def _empty_folders(folders: Iterable[str], holders: List[List[str]], images: Seq
                    around: List[str]) -> List[str]:
     """Class folders without an image are mentioned."""
     used = {tuple(around + parts[:depth]) for parts, _ in images for depth in range(1, len(parts))}
-    tests = [holder for holder in holders if holder and _split_of(holder[-1]) == 'test']
+    tests = [holder for holder in holders if holder and split_of(holder[-1]) == 'test']
     empty = sorted(folder for folder in folders for parts in [folder.split('/')]
                    if parts[:-1] in holders and parts[:-1] not in tests and tuple(parts) not in used)
     return ['%s without images: %s' % (counted(len(empty), 'class folder'), _shown(empty))] if empty else []
@@ -216,7 +216,7 @@ def _shown(names: Sequence[str]) -> str:
     return ', '.join(names[:MOST_SHOWN]) + (', ...' if len(names) > MOST_SHOWN else '')
 
 
-def _shared_out(images: List[Placed], share: float, seed: int) -> Dict[str, List[Placed]]:
+def shared_out(images: List[Placed], share: float, seed: int) -> Dict[str, List[Placed]]:
     """A seeded random `share` of each class as validation images, rounded, the rest for training."""
     classes: Dict[str, List[Placed]] = {}
     for image in sorted(images, key=lambda image: image[1].name):

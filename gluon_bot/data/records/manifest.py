@@ -112,6 +112,10 @@ def _read(path: str, folder: str, split: str) -> Dict[str, Any]:
     except OSError as error:
         if not os.path.isdir(folder):
             raise InputError("%s: no such folder; 'gluon-bot pack SOURCE %s' makes one" % (folder, folder)) from None
+        ours = any(os.path.exists(os.path.join(folder, name + '.json')) for name in SPLITS)
+        if not ours and os.path.exists(path[:-len('.json')] + '.rec'):
+            raise InputError("%s: records without a manifest, as of MXNet's im2rec; 'gluon-bot pack %s OUT' makes checked "
+                             'ones of them' % (path[:-len('.json')] + '.rec', folder or '.')) from None
         raise InputError("%s: can not be read (%s), so %s holds no finished %s data; 'gluon-bot pack' makes it"
                          % (path, error.strerror, folder, split)) from None
     if not isinstance(values, dict):

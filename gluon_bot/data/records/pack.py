@@ -15,7 +15,7 @@ from typing import List, Optional, Sequence, Union
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import Progress, say
-from gluon_bot.data.records import ilsvrc, images, layout, sources, verify
+from gluon_bot.data.records import ilsvrc, im2rec, images, layout, sources, verify
 from gluon_bot.data.records.layout import Listing
 from gluon_bot.data.records.manifest import SPLITS, Manifest
 from gluon_bot.data.records.process_pool import ordered, spans
@@ -26,11 +26,12 @@ from gluon_bot.data.records.writer import SplitWriter, publish, writing_into
 
 def pack(source: str, out: str, name: Optional[str] = None, resize: Optional[int] = None, quality: int = 95, seed: int = 0,
          workers: Optional[int] = None, skip_broken: bool = False, check_md5: bool = True,
-         validation_share: float = 0.1) -> List[Manifest]:
+         validation_share: float = 0.1, class_names: Optional[str] = None) -> List[Manifest]:
     """Pack the images of `source` into records in folder `out`, in a random order given by `seed`.
 
     `source` is a folder or uncompressed tar with train/CLASS/IMAGE and val/CLASS/IMAGE, or with CLASS/IMAGE, of which
-    `validation_share` is packed for validation; or a folder with the three ILSVRC2012 archives. An image whose short side is
+    `validation_share` is packed for validation; or a folder with the three ILSVRC2012 archives; or
+    records of MXNet's im2rec, whose classes a list or folder `class_names` may name. An image whose short side is
     above `resize` pixels is scaled down to it, as a JPEG of `quality`. Returns the manifests.
     Raises InputError for the first image that can't be decoded, unless `skip_broken` leaves it out and lists it.
     """
@@ -38,6 +39,10 @@ def pack(source: str, out: str, name: Optional[str] = None, resize: Optional[int
     with writing_into(out):
         if ilsvrc.is_ilsvrc(source):
             listing = ilsvrc.list_ilsvrc(source, check_md5)
+        elif im2rec.is_im2rec(source):
+            listing = im2rec.list_im2rec(source, class_names, validation_share, seed)
+        elif class_names is not None:
+            raise InputError("%s: --classes is for records of MXNet's im2rec; here, folders name the classes" % source)
         else:
             listing = layout.list_source(source, validation_share, seed)
         _check_space(out, listing, resize)

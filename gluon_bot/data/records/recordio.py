@@ -37,12 +37,34 @@ def image_record(label: int, number: int, image: bytes) -> bytes:
 
 def read_image_record(frame: bytes) -> Tuple[float, int, bytes]:
     """(label, number, image) of the bytes of exactly one record; ValueError says what is wrong with them."""
+    data = _content(frame)
+    flag, label, number, stated = HEADER.unpack_from(data)
+    if flag:
+        raise ValueError('the record has %d labels instead of one' % flag)
+    if stated not in (0, checksum(label, number, data[HEADER.size:])):
+        raise ValueError('checksum mismatch: its bytes have changed since it was packed')
+    return label, number, data[HEADER.size:]
+
+
+def image_of(frame: bytes) -> bytes:
+    """The image in the bytes of exactly one record of any program, whatever labels it has; ValueError as above."""
+    data = _content(frame)
+    return data[HEADER.size + 4 * HEADER.unpack_from(data)[0]:]
+
+
+def flag_and_length(words: bytes) -> Tuple[int, int]:
+    """What the two words before a part of a record say: which part it is (0 for the only one), and its bytes."""
+    word = WORDS.unpack_from(words)[1]
+    return word >> 29, word & (1 << 29) - 1
+
+
+def _content(frame: bytes) -> bytes:
+    """Header and image of the bytes of exactly one record."""
     parts, begin, last = [], 0, False
     while not last:
         if len(frame) < begin + WORDS.size or frame[begin:begin + 4] != MAGIC:
             raise ValueError('no record starts where the index says')
-        word = WORDS.unpack_from(frame, begin)[1]
-        flag, length = word >> 29, word & (1 << 29) - 1
+        flag, length = flag_and_length(frame[begin:begin + WORDS.size])
         if flag not in ((1, 2, 3) if begin else (0, 1)) or begin and flag == 1:
             raise ValueError('the parts of the record are out of order')
         last, begin = flag in (0, 3), begin + WORDS.size
@@ -57,12 +79,7 @@ def read_image_record(frame: bytes) -> Tuple[float, int, bytes]:
     data = MAGIC.join(parts)
     if len(data) <= HEADER.size:
         raise ValueError('the record is empty')
-    flag, label, number, stated = HEADER.unpack_from(data)
-    if flag:
-        raise ValueError('the record has %d labels instead of one' % flag)
-    if stated not in (0, checksum(label, number, data[HEADER.size:])):
-        raise ValueError('its checksum is another, so its bytes have changed since it was packed')
-    return label, number, data[HEADER.size:]
+    return data
 
 
 def checksum(label: float, number: int, image: bytes) -> int:

@@ -14,6 +14,7 @@ from gluon_bot import InputError
 from gluon_bot.data.records import recordio
 
 MOST_HEADER_BYTES = 1 << 20  # in a tar: a long name, or extended attributes
+RECORDS = '.rec'  # files whose items are whole records, of which the image is read
 A_LINK = -1  # size of what has no bytes of its own in a tar
 SYSTEM_FOLDERS = ('__MACOSX', '@eaDir', 'lost+found')  # copies and thumbnails that systems make beside the images
 
@@ -55,7 +56,7 @@ def read(item: Item) -> bytes:
         data = os.pread(file.fileno(), item.size, item.offset)
     if len(data) != item.size:
         raise ValueError('the file is shorter than it was')
-    return data
+    return recordio.image_of(data) if item.file.endswith(RECORDS) else data
 
 
 def members(path: str, offset: int = 0, size: int = 0,

@@ -1,0 +1,127 @@
+"""Records of MXNet's im2rec: written here by MXNet's own recordio, packed with their images, labels and names."""
+
+import os
+
+import pytest
+from data_samples import encoded, noise, write_tree
+
+from gluon_bot import InputError
+from gluon_bot.cli.main import main
+from gluon_bot.data.records import manifest, pack, recordio
+
+mx_recordio = pytest.importorskip('mxnet.recordio')
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+
+def write(path, images, labels, lst=True, idx=True):
+    """PREFIX.rec, .idx and .lst, as im2rec writes them."""
+    record = mx_recordio.MXIndexedRecordIO(str(path) + '.idx', str(path) + '.rec', 'w')
+    for number, (image, label) in enumerate(zip(images, labels)):
+        record.write_idx(number, mx_recordio.pack(mx_recordio.IRHeader(0, label, number, 0), image))
+    record.close()
+    if lst:
+        with open(str(path) + '.lst', 'w') as file:
+            file.writelines('%d\t%f\tclass%d/%d.jpg\n' % (number, label, label, number)
+                            for number, label in enumerate(labels))
+    if not idx:
+        os.unlink(str(path) + '.idx')
+
+
+def images(count, first=0):
+    return [encoded(noise(first + number)) for number in range(count)]
+
+
+def read(folder, split):
+    """Sorted (class, image) of what was packed."""
+    found = manifest.load(str(folder), split)
+    offsets = recordio.read_index(found.idx, found.images, found.rec_bytes)
+    with open(found.rec, 'rb') as file:
+        data = file.read()
+    rows = [recordio.read_image_record(data[begin:end]) for begin, end in zip(offsets, offsets[1:])]
+    return sorted((found.classes[int(label)], image) for label, _, image in rows)
+
+
+@pytest.mark.parametrize('idx', [True, False])
+@pytest.mark.parametrize('names', [('train', 'val'), ('pets_train', 'pets_val'), ('train', 'validation')])
+def test_a_folder_of_two_splits(tmp_path, names, idx):
+    train, val = images(6), images(4, 6)
+    write(tmp_path / names[0], train, [0, 1, 2] * 2, idx=idx)
+    write(tmp_path / names[1], val, [2, 1, 0, 0], idx=idx)
+    pack.pack(str(tmp_path), str(tmp_path / 'out'), workers=1)
+    assert read(tmp_path / 'out', 'train') == sorted(zip(['class0', 'class1', 'class2'] * 2, train))
+    assert read(tmp_path / 'out', 'val') == sorted(zip(['class2', 'class1', 'class0', 'class0'], val))
+
+
+def test_one_file_is_shared_out(tmp_path):
+    write(tmp_path / 'pets', images(20), [0, 1] * 10)
+    pack.pack(str(tmp_path / 'pets.rec'), str(tmp_path / 'out'), workers=1, validation_share=0.2)
+    assert len(read(tmp_path / 'out', 'train')) == 16 and len(read(tmp_path / 'out', 'val')) == 4
+    write(tmp_path / 'train', images(4), [0, 1] * 2)
+    assert [found.split for found in pack.pack(str(tmp_path / 'train.rec'), str(tmp_path / 'b'), workers=1)] == ['train']
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('cat\ndog\n', ['cat', 'dog']), ('\ufeffcat\r\nblue dog\r\n', ['cat', 'blue dog']),
+    ('n01440764 tench, Tinca tinca\nn01443537 goldfish\n', ['n01440764', 'n01443537'])])
+def test_classes_are_named_by_a_list(tmp_path, text, expected):
+    write(tmp_path / 'train', images(4), [0, 1] * 2)
+    (tmp_path / 'names.txt').write_text(text)
+    found = pack.pack(str(tmp_path), str(tmp_path / 'out'), workers=1, class_names=str(tmp_path / 'names.txt'))
+    assert found[0].classes == expected
+
+
+def test_classes_are_named_by_a_folder_or_by_their_numbers(tmp_path, capsys):
+    write(tmp_path / 'train', images(4), [0, 1] * 2, lst=False)
+    write_tree(tmp_path / 'tree', {'dog/x.jpg': b'', 'cat/x.jpg': b''})
+    found = pack.pack(str(tmp_path / 'train.rec'), str(tmp_path / 'a'), workers=1, class_names=str(tmp_path / 'tree'))
+    assert found[0].classes == ['cat', 'dog']
+    assert main(['pack', str(tmp_path / 'train.rec'), str(tmp_path / 'b'), '--workers', '1']) == 0
+    assert manifest.load(str(tmp_path / 'b'), 'train').classes == ['0', '1']
+    assert 'keeps no names of classes' in capsys.readouterr().err
+
+
+def test_an_image_that_holds_the_magic_word_is_whole(tmp_path):
+    image = encoded(noise(1)) + b'\0' * (-len(encoded(noise(1))) % 4) + recordio.MAGIC * 3 + b'x'
+    write(tmp_path / 'train', [image, image], [0, 1])
+    pack.pack(str(tmp_path), str(tmp_path / 'out'), workers=1)
+    assert [data for _, data in read(tmp_path / 'out', 'train')] == [image, image]
+
+
+def refused(tmp_path, said, source='train.rec', **options):
+    with pytest.raises(InputError, match=said) as raised:
+        pack.pack(str(tmp_path / source), str(tmp_path / 'out'), workers=1, **options)
+    assert '\n' not in str(raised.value) and not (tmp_path / 'out' / 'train.rec').exists()
+
+
+def test_what_cannot_be_adopted_is_refused(tmp_path):
+    write(tmp_path / 'train', images(4), [0, 1] * 2)
+    whole = (tmp_path / 'train.rec').read_bytes()
+    (tmp_path / 'names.txt').write_text('cat\n')
+    refused(tmp_path, 'names 1 class; the records need 2', class_names=str(tmp_path / 'names.txt'))
+    refused(tmp_path, 'cannot be read as a list of classes: No such file', class_names=str(tmp_path / 'none'))
+    for cut in (len(whole) - 5, len(whole) // 2, 10, 3):
+        (tmp_path / 'train.rec').write_bytes(whole[:cut])
+        refused(tmp_path, 'cut off')
+    (tmp_path / 'train.rec').write_bytes(b'no records at all, but text')
+    refused(tmp_path, 'record 0, at byte 0, does not begin like one')
+    write(tmp_path / 'train', images(2), [[0, 1], [1, 0]], lst=False)
+    refused(tmp_path, 'record 0 has 2 labels')
+    write(tmp_path / 'train', images(2), [0.5, 1], lst=False)
+    refused(tmp_path, 'record 0 has the label 0.5')
+    write(tmp_path / 'train', [b'no image', images(1)[0]], [0, 1])
+    refused(tmp_path, 'class0/0.jpg: not an image')
+    write(tmp_path / 'a_train', images(2), [0, 1])
+    write(tmp_path / 'b_train', images(2), [0, 1])
+    os.unlink(str(tmp_path / 'train.rec'))
+    refused(tmp_path, 'several record files of one split, a_train.rec and b_train.rec', source='.')
+
+
+@pytest.mark.parametrize('words', [['verify', '{}'], ['train', 'digits', '--data', '{}', '--out', '{}/run']])
+def test_other_commands_name_them(tmp_path, words, capsys):
+    write(tmp_path / 'train', images(2), [0, 1])
+    assert main([word.format(tmp_path) for word in words]) == 2
+    assert "train.rec: records without a manifest, as of MXNet's im2rec; 'gluon-bot pack" in capsys.readouterr().err
