@@ -134,7 +134,7 @@ def is_plain_text(text: str) -> bool:
 
 
 def did_you_mean(word: str, words: Iterable[str], least: float = 0.5) -> str:
-    """' (did you mean ...?)' with the words nearest to one that is unknown; '' where none is as near as `least`, 0 to 1."""
+    """' (did you mean ...?)' with the known words most like an unknown one; '' where none is similar by `least`, 0 to 1."""
     near = difflib.get_close_matches(word[:100], list(words), 3, least)
     return ' (did you mean %s?)' % ' or '.join(near) if near else ''
 
@@ -227,14 +227,14 @@ class Progress:
 
 
 def begin_heartbeat() -> None:
-    """In a worker, once: find the pipe. Processes that it starts have another life and no pipe."""
+    """In a worker, once: find the pipe. The processes that it starts inherit no pipe."""
     global _heartbeat_pipe
     text = os.environ.pop(HEARTBEAT_VARIABLE, '')
     _heartbeat_pipe = int(text) if text.isdigit() else None
 
 
 def beat() -> None:
-    """In a worker: something was done. Costs a microsecond; elsewhere it does nothing."""
+    """In a worker: report that it makes progress. Costs a microsecond; outside a worker it does nothing."""
     if _heartbeat_pipe is not None:
         try:
             os.write(_heartbeat_pipe, HEARTBEAT.pack(time.monotonic()))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a trained and evaluated network: installs into .venv, trains on the embedded digits with two workers.
+# Installs into .venv, trains on the embedded digits with two workers, and evaluates the network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/install.sh

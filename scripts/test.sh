@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need, checks style and types, and runs the tests, all but those marked slow:
+# Installs what the tests need, checks style and types, and runs all tests but those marked slow:
 #   ./scripts/test.sh [--all] [pytest's options]
 set -euo pipefail
 cd "$(dirname "$0")/.."

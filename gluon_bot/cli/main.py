@@ -19,7 +19,7 @@ from gluon_bot.console import counted, one_line, say, silence
 from gluon_bot.distributed import environment, gpus, launcher
 from gluon_bot.training.interrupt import Interrupted
 
-# a path that was given can't be what it is given for: bad input, as opposed to a full disk
+# errors of a path that the user gave, as opposed to a full disk
 BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
              errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
@@ -31,7 +31,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         silence()
     options = parser().parse_args(arguments)
     options.arguments = arguments
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors='backslashreplace')  # names of files need not be text
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors='backslashreplace')  # file names may not be valid text
     launcher.follow_parent()
     _prepare(options)
     try:
@@ -47,14 +47,14 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except InputError as error:
         say('gluon-bot: ' + one_line(str(error)))
         return 2
-    except (RunError, Interrupted) as error:  # on all workers alike: the first one speaks
+    except (RunError, Interrupted) as error:  # every worker raises it: rank 0 prints it
         if os.environ.get('HOROVOD_RANK', '0') == '0':
             say('gluon-bot: ' + one_line(str(error)))
         return 1 if isinstance(error, RunError) else 130
     except KeyboardInterrupt:
         say('gluon-bot: interrupted')
         return 130
-    except BrokenPipeError:  # the reader of our output, say `head`, has enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -66,7 +66,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         say('gluon-bot: %s' % _first_line(error))
         if 'HOROVOD_RANK' not in os.environ:
             return 1
-        os._exit(launcher.LOST)  # an orderly exit would wait for workers that are gone
+        os._exit(launcher.LOST)  # a regular exit would wait for workers that are gone
 
 
 def _first_line(error: Exception) -> str:
@@ -90,7 +90,7 @@ def _prepare(options: argparse.Namespace) -> None:
     """Set the environment of the frameworks for one worker of this machine, before MXNet is imported.
 
     A launcher sets it for the workers it starts; over several machines, and in a benchmark or a study,
-    each worker sees to itself.
+    each worker sets its own.
     """
     if getattr(options, 'device', None):
         os.environ[gpus.DEVICE] = options.device

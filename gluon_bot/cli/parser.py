@@ -18,7 +18,7 @@ exit codes:
   0    done; a run that was finished before is left as it is
   1    the run failed, or the doctor found what stops one; it may be started again, mostly with --resume
   2    bad input or arguments: one line says what is wrong and what to do
-  130  interrupted by Ctrl-C or SIGTERM; a training run has written its checkpoint first, and goes on with --resume
+  130  interrupted by Ctrl-C or SIGTERM; a training run writes its checkpoint first and continues with --resume
 
 Results go to standard output; progress and messages to standard error. There is no colour, with NO_COLOR or without.
 '''
@@ -170,7 +170,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument('--version', action='version', version='gluon-bot ' + __version__)
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
 
-    command = _command(commands, 'doctor', 'what this machine has of what a run needs, and what to do about the rest',
+    command = _command(commands, 'doctor', 'check what a run needs on this machine, and say how to get what is missing',
                        '  gluon-bot doctor\n  gluon-bot doctor --data data/imagenet --out runs\n')
     command.add_argument('--data', metavar='DIR', help='also check these records and how fast they are read')
     command.add_argument('--out', metavar='DIR', help='also check space and speed of the disk under this folder')
@@ -182,7 +182,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='show it with this field changed')
     command.add_argument('--json', action='store_true', help='as JSON')
 
-    command = _command(commands, 'models', "parameters and FLOPs of every network beside the paper's",
+    command = _command(commands, 'models', "list list parameters and FLOPs of every network beside the paper's",
                        '  gluon-bot models\n')
     command.add_argument('--json', action='store_true', help='as JSON')
 
@@ -197,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--name', help='name of the dataset in the manifest (default: from SOURCE)')
     command.add_argument('--resize', type=_whole(1, MOST), metavar='PIXELS', help='scale larger images to this short side')
     command.add_argument('--quality', type=_whole(1, MOST), default=95,
-                         help='JPEG quality of what is encoded anew (default: 95)')
+                         help='JPEG quality of images that are encoded again (default: 95)')
     command.add_argument('--seed', type=_whole(0, MOST), default=0, help='of the random order of the records')
     command.add_argument('--workers', type=_whole(1, 1024), help='processes (default: one a core)')
     command.add_argument('--validation-share', type=float, default=0.1, metavar='SHARE',
@@ -207,7 +207,7 @@ def parser() -> argparse.ArgumentParser:
                          'list, or the folder of class folders')
     command.add_argument('--no-md5', action='store_true', help='do not compare the ILSVRC2012 tars with their published MD5')
 
-    command = _command(commands, 'verify', 'recheck packed records, a VOC devkit or an ADE20K tree, file by file',
+    command = _command(commands, 'verify', 'check packed records, a VOC devkit or an ADE20K tree, file by file',
                        '  gluon-bot verify data/imagenette --picture imagenette.png\n'
                        '  gluon-bot verify VOCdevkit\n  gluon-bot verify ADEChallengeData2016\n')
     command.add_argument('path', metavar='PATH', help='folder of records, one .rec, or a tree')
@@ -224,7 +224,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--teacher', default='', metavar='CHECKPOINT', help='run or checkpoint to distil from')
     command.add_argument('--init', default='', metavar='WEIGHTS',
                          help="start from a .params file of GluonCV's model zoo, a .safetensors file of timm or "
-                         'torchvision, or a run or checkpoint; a classifier of other classes is left out')
+                         'torchvision, or a run or checkpoint; a classifier of other classes is re-initialised')
 
     command = _command(commands, 'detect', 'fine-tune a classifier to Faster-RCNN on a VOC devkit',
                        '  gluon-bot detect voc-resnet50d-cosine --data VOCdevkit --out runs/voc \\\n'
@@ -256,13 +256,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--transfer-data', default='', metavar='DIR',
                          help='VOC devkit and ADE20K tree of the rows that detect and segment, or a folder with both')
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the runs, ROW-seedN, and their logs; what '
-                         'is finished there is skipped, the rest goes on from its newest checkpoint')
+                         'is finished there is skipped, the rest resumes from its newest checkpoint')
     command.add_argument('--seeds', type=_seeds, default=(), metavar='N,N', help="(default: the study's)")
     command.add_argument('--dry-run', action='store_true', help='check everything, say what would be run and how long it '
                          'takes, and stop')
 
     command = _command(commands, 'evaluate',
-                       'exact scores of a checkpoint: top-1 and top-5, mAP, or pixel accuracy and mIoU',
+                       'compute the compute the exact scores of a checkpoint: top-1 and top-5, mAP, or pixel accuracy and mIoU',
                        '  gluon-bot evaluate runs/digits --data data/digits\n'
                        '  gluon-bot evaluate runs/masks --data data/scenes --multi-scale\n')
     command.add_argument('checkpoint', metavar='CHECKPOINT',
@@ -279,7 +279,7 @@ def parser() -> argparse.ArgumentParser:
     _workers(command, restarts=False)
 
     command = _command(commands, 'import',
-                       "make a run's folder of weights of GluonCV, timm or torchvision, to evaluate or export it",
+                       'make a checkpoint of weights of GluonCV, timm or torchvision, to evaluate or export it',
                        '  gluon-bot import resnet50_v1d-117a384e.params --model resnet50d --out runs/published\n'
                        '  gluon-bot import resnet152d.gluon_in1k.safetensors --model resnet152d --out runs/teacher\n')
     command.add_argument('file', metavar='FILE', help="a .params file of GluonCV's model zoo, or a .safetensors file of "
@@ -287,16 +287,16 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--model', required=True, metavar='MODEL',
                          help='its network, by the names of gluon-bot models or of GluonCV')
     command.add_argument('--out', required=True, metavar='RUN', help='folder for the checkpoint')
-    command.add_argument('--data', metavar='DIR', help="records whose classes it tells apart (default: ImageNet's 1,000)")
+    command.add_argument('--data', metavar='DIR', help="packed records that name its classes (default: ImageNet's 1,000)")
 
-    command = _command(commands, 'export', 'a classifier as files for other programs: MXNet symbol and parameters, or ONNX',
+    command = _command(commands, 'export', 'export a classifier for other programs: MXNet symbol and parameters, or ONNX',
                        '  gluon-bot export runs/digits --format onnx --out digits-onnx\n')
     command.add_argument('checkpoint', metavar='CHECKPOINT',
                          help='a run folder (its newest checkpoint) or a checkpoint folder')
     command.add_argument('--format', required=True, choices=('symbol', 'onnx'), help="MXNet's own files, or ONNX")
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the files and their metadata.json')
 
-    command = _command(commands, 'predict', 'what a checkpoint of any task sees in images, in words and pictures',
+    command = _command(commands, 'predict', 'predict on images with a checkpoint of any task, as text and pictures',
                        '  gluon-bot predict cat.jpg --checkpoint runs/imagenette --out pictures\n'
                        '  gluon-bot predict street/*.jpg --checkpoint runs/voc --out pictures '
                        '--score-threshold 0.7 --json\n')
@@ -310,12 +310,12 @@ def parser() -> argparse.ArgumentParser:
     _device(command)
     command.add_argument('--json', action='store_true', help='as JSON')
 
-    command = _command(commands, 'runs', 'what is running, done, failed or stopped in a folder of runs, and how far it is',
+    command = _command(commands, 'runs', 'list runs: running, done, failed or stopped, with progress and scores',
                        '  gluon-bot runs runs\n  gluon-bot runs runs --json\n')
     command.add_argument('folder', metavar='DIR', help='a run, or a folder with runs at any depth')
     command.add_argument('--json', action='store_true', help='as JSON')
 
-    command = _command(commands, 'watch', 'a page of a run that renews itself, for a browser on this machine',
+    command = _command(commands, 'watch', 'serve a page of a run that refreshes itself, for a browser on this machine',
                        '  gluon-bot watch runs/resnet50d-cosine\n  gluon-bot watch runs/resnet50d-cosine --port 8000\n')
     command.add_argument('run', metavar='RUN', help='its folder')
     command.add_argument('--port', type=_whole(0, 65535), default=0, metavar='N', help='(default: any that is free)')
@@ -332,7 +332,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--update', metavar='FILE', help='renew the tables between the markers of a Markdown file')
 
     command = _command(commands, 'benchmark',
-                       'how fast this machine trains, reads images, scales over workers and evaluates',
+                       'measure how fast this machine trains, reads, scales and evaluates',
                        '  gluon-bot benchmark step resnet50-efficient resnet50-baseline --set batch_size=32\n'
                        '  gluon-bot benchmark train resnet50d-mixup --data data/imagenet --set batch_size=128\n'
                        '  gluon-bot benchmark scaling resnet50-efficient --set batch_size=64 --workers 8\n')
@@ -355,7 +355,7 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot figures --out figures\n')
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures')
 
-    command = _command(commands, 'completion', 'a script by which a shell completes commands, options and names of recipes',
+    command = _command(commands, 'completion', 'print a script for completion of commands, options and recipes in a shell',
                        '  gluon-bot completion bash   # in ~/.bashrc: eval "$(gluon-bot completion bash)"\n'
                        '  gluon-bot completion zsh    # in ~/.zshrc, behind compinit: eval "$(gluon-bot completion zsh)"\n')
     command.add_argument('shell', choices=('bash', 'zsh'))

@@ -236,7 +236,7 @@ def _data(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> Li
 
 
 def _train(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
-    """A round begins anew, as an epoch does: what was decoded while others were measured would cost nothing."""
+    """Each round starts a new epoch, so that no image was decoded while the other side was measured."""
     from gluon_bot.data.classification import Part, steps_an_epoch, train_batches
     from gluon_bot.data.records import verify
     found = verify.check(data, 'train')

@@ -37,7 +37,7 @@ def must_run() -> None:
     try:
         import mxnet  # noqa: F401
     except Exception as error:  # OSError for a library, AttributeError for another numpy
-        raise InputError("mxnet can not be loaded (%s); 'gluon-bot doctor' says what is missing" % error) from None
+        raise InputError("mxnet cannot be loaded (%s); 'gluon-bot doctor' says what is missing" % error) from None
 
 
 def text(findings: List[Finding]) -> str:
@@ -94,7 +94,7 @@ def mxnet(wheel: str, built: Dict[str, Any]) -> Finding:
     shown = [name for name in ('CUDA', 'CUDNN', 'NCCL', 'MKLDNN', 'OPENCV', 'OPENMP') if name in built['features']]
     decodes = 'OPENCV' in built['features']
     return Finding('mxnet', OK if decodes else WRONG, '%s %s with %s' % (wheel, built['mxnet'], ' '.join(shown)),
-                   '' if decodes else 'built without OpenCV, it can not decode images: take the wheel of scripts/install.sh')
+                   '' if decodes else 'built without OpenCV, it cannot decode images: take the wheel of scripts/install.sh')
 
 
 def horovod(built: Dict[str, Any]) -> Finding:

@@ -68,7 +68,7 @@ def run(out: str) -> List[str]:
             with atomic_write(path, 'wb') as file:
                 file.write(picture)
         except OSError as error:
-            raise InputError('%s: can not be written: %s' % (path, error.strerror)) from None
+            raise InputError('%s: cannot be written: %s' % (path, error.strerror)) from None
         paths.append(path)
     return paths
 
@@ -213,6 +213,6 @@ def _photographs() -> Tuple[mx.nd.NDArray, Tuple[str, str]]:
 
 
 def _swapping() -> np.random.Generator:
-    """A generator whose first permutation of two swaps them, so that mixup mixes one with the other."""
+    """A generator whose first permutation of two swaps them, so that mixup mixes the two images."""
     return next(np.random.default_rng(seed) for seed in itertools.count()
                 if np.random.default_rng(seed).permutation(2)[0] == 1)

@@ -138,7 +138,7 @@ def test_python(monkeypatch, version, state):
 def test_mxnet_and_horovod():
     assert doctor.mxnet('', {}).state == doctor.WRONG
     assert doctor.mxnet('mxnet', BUILT).state == doctor.OK
-    assert 'can not decode images' in doctor.mxnet('mxnet', {**BUILT, 'features': []}).advice
+    assert 'cannot decode images' in doctor.mxnet('mxnet', {**BUILT, 'features': []}).advice
     assert doctor.horovod(BUILT).state == doctor.OK
     for built in ({**BUILT, 'horovod': ''}, {**BUILT, 'horovod': 'gloo'}, {'error': 'libcuda.so.1'}):
         assert doctor.horovod(built).state == doctor.NOTE

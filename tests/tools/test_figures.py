@@ -41,5 +41,5 @@ def test_all_figures_are_written(tmp_path):
 
 def test_a_folder_that_is_a_file_is_one_line(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(InputError, match='can not be written'):
+    with pytest.raises(InputError, match='cannot be written'):
         figures.run(str(tmp_path / 'file'))
