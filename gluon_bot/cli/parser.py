@@ -182,7 +182,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='show it with this field changed')
     command.add_argument('--json', action='store_true', help='as JSON')
 
-    command = _command(commands, 'models', "list list parameters and FLOPs of every network beside the paper's",
+    command = _command(commands, 'models', "list parameters and FLOPs of every network beside the paper's",
                        '  gluon-bot models\n')
     command.add_argument('--json', action='store_true', help='as JSON')
 
@@ -262,7 +262,7 @@ def parser() -> argparse.ArgumentParser:
                          'takes, and stop')
 
     command = _command(commands, 'evaluate',
-                       'compute the compute the exact scores of a checkpoint: top-1 and top-5, mAP, or pixel accuracy and mIoU',
+                       'compute the exact scores of a checkpoint: top-1 and top-5, mAP, or pixel accuracy and mIoU',
                        '  gluon-bot evaluate runs/digits --data data/digits\n'
                        '  gluon-bot evaluate runs/masks --data data/scenes --multi-scale\n')
     command.add_argument('checkpoint', metavar='CHECKPOINT',
