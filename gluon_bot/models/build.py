@@ -40,7 +40,7 @@ def initialize(network: HybridBlock, context: Union[mx.Context, List[mx.Context]
 
     Weights are uniform in [-a, a], a = sqrt(6 / (d_in + d_out)), where d_in and d_out count a kernel's pixels too;
     biases and beta are 0, gamma is 1, or 0 where the network was built with zero_gamma.
-    Raises InputError if the network can't take square images of `image_size` pixels.
+    Raises InputError if the network cannot take square images of `image_size` pixels.
     """
     check_image_size(network, image_size)
     network.infer_shape(mx.nd.zeros((1, 3, image_size, image_size)))
@@ -49,11 +49,11 @@ def initialize(network: HybridBlock, context: Union[mx.Context, List[mx.Context]
 
 
 def check_image_size(network: HybridBlock, image_size: int) -> None:
-    """Raise InputError, which says from what size on it can, if the network can't take square images of this size."""
+    """Raise InputError, naming the smallest size, if the network cannot take square images of this size."""
     logits = network(mx.sym.var('data'))
     if image_size < ENOUGH_PIXELS and not _fits(logits, image_size):
         enough = next(size for size in range(image_size + 1, ENOUGH_PIXELS + 1) if _fits(logits, size))
-        raise InputError("%s can't take images of %d pixels; use %d or more" % (network.name, image_size, enough))
+        raise InputError('%s cannot take images of %d pixels; use %d or more' % (network.name, image_size, enough))
 
 
 def _fits(logits: mx.sym.Symbol, image_size: int) -> bool:

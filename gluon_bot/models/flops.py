@@ -23,7 +23,7 @@ class Figures(NamedTuple):
 def figures(name: str, image_size: int, classes: int = 1000) -> Figures:
     """Size and cost of the network called `name` on one square image.
 
-    Raises InputError for an unknown name or a size that the network can't take.
+    Raises InputError for an unknown name or a size that the network cannot take.
     """
     network = build(name, classes)
     check_image_size(network, image_size)

@@ -122,7 +122,7 @@ def read_parameters(path: str) -> Dict[str, np.ndarray]:
     try:
         return _parse(read_bounded(path, MOST_BYTES))
     except OSError as error:
-        raise InputError('%s: can not be read: %s' % (path, error.strerror)) from None
+        raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
     except (ValueError, struct.error) as error:
         reason = 'it ends too early, so it was cut off; copy it again' if isinstance(error, struct.error) else error
         raise InputError('%s: not a whole .params file of MXNet: %s' % (path, reason)) from None

@@ -14,18 +14,29 @@ CLASSIFIER = 'output.'  # the parameters that belong to the classes
 
 
 def load_backbone(backbone: ResNet, saved: Mapping[str, np.ndarray], source: str) -> None:
-    """Copy a classification checkpoint's arrays into the layers up to stage 4, running statistics included.
-
-    The layers may meanwhile be part of another network. Raises InputError, naming `source`, before anything is copied, if an
-    array is missing, left over or of another shape.
-    """
+    """`load_parameters` of a classification checkpoint's arrays into the layers up to stage 4, which may be part of another
+    network by now."""
     wanted = {name: parameter for name, parameter in backbone._collect_params_with_prefix().items()
               if not name.startswith(CLASSIFIER)}
-    check_names(wanted, {name for name in saved if not name.startswith(CLASSIFIER)}, source)
+    _copy(saved, [name for name in saved if not name.startswith(CLASSIFIER)], wanted, source)
+
+
+def load_parameters(network: mx.gluon.Block, saved: Mapping[str, np.ndarray], source: str) -> None:
+    """Copy arrays into the network, running statistics included.
+
+    Raises InputError, naming `source`, before anything is copied, if an array is missing, left over or of another shape.
+    """
+    _copy(saved, saved, network._collect_params_with_prefix(), source)
+
+
+def _copy(saved: Mapping[str, np.ndarray], names: Iterable[str], wanted: Mapping[str, mx.gluon.Parameter],
+          source: str) -> None:
+    check_names(wanted, names, source)
     for name, parameter in wanted.items():
         if saved[name].shape != parameter.shape:
-            raise InputError('%s: %s has shape %s where the network has %s'
-                             % (source, name, saved[name].shape, parameter.shape))
+            hint = '' if name.startswith(('stem.', 'stage')) else '; is the number of classes right?'
+            raise InputError('%s: %s has shape %s where the network has %s%s'
+                             % (source, name, saved[name].shape, parameter.shape, hint))
     for name, parameter in wanted.items():
         parameter.set_data(mx.nd.array(saved[name], dtype=parameter.dtype))
 
@@ -45,18 +56,6 @@ def copy_parameters(source: mx.gluon.Block, target: mx.gluon.Block) -> None:
     arrays = network_arrays(target)
     for name, array in network_arrays(source).items():
         array.copyto(arrays[name])
-
-
-def load_parameters(network: mx.gluon.Block, saved: Mapping[str, np.ndarray], source: str) -> None:
-    """Copy arrays into the network; before that InputError, naming `source`, unless names and shapes are the network's."""
-    wanted = network._collect_params_with_prefix()
-    check_names(wanted, saved, source)
-    for name, parameter in wanted.items():
-        if saved[name].shape != parameter.shape:
-            raise InputError('%s: %s has shape %s where the network has %s; is the number of classes right?'
-                             % (source, name, saved[name].shape, parameter.shape))
-    for name, parameter in wanted.items():
-        parameter.set_data(mx.nd.array(saved[name], dtype=parameter.dtype))
 
 
 def check_names(wanted: Iterable[str], found: Iterable[str], source: str) -> None:

@@ -167,5 +167,5 @@ for _peer in ('resnext50', 'se-resnet50', 'se-resnext50', 'densenet201', 'resnet
     _add(_peer + '-baseline', 'resnet50-baseline', dict(model=_peer))
 # Not the paper's: every trick but distillation, small enough for the embedded digits and two cores
 _add('digits', 'resnet50d-mixup', TINY)
-# Not the paper's: a trained network, given with --init, goes on with somebody's own photographs
+# Not the paper's: trains a given network (--init) further on a user's own photographs
 _add('finetune-classifier', 'resnet50-baseline', FINE_TUNE)

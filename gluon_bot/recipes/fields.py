@@ -32,7 +32,7 @@ def field_meant(word: str, names: Sequence[str]) -> str:
 def override(recipe: Any, settings: Iterable[str]) -> Any:
     """Apply `field=value` strings to any recipe dataclass, typed by the field's default, and rename the run after them.
 
-    `resnet50d-cosine` with `epochs=2` becomes `resnet50d-cosine+epochs=2`, so that it can't fill a cell of the paper.
+    `resnet50d-cosine` with `epochs=2` becomes `resnet50d-cosine+epochs=2`, so that it cannot fill a cell of the paper.
     A setting equal to the recipe's own value changes nothing, not even the name. `seed` never renames.
     Raises InputError for unknown fields and values of the wrong type or outside their range.
     """
@@ -107,7 +107,7 @@ def must(recipe: Any, condition: bool, field: str, what: str) -> None:
 
 
 def check_training(recipe: Any) -> None:
-    """InputError for values without sense in the fields that all recipe dataclasses have."""
+    """InputError for values out of range in the fields that all recipe dataclasses have."""
     for field in fields(recipe):
         value = getattr(recipe, field.name)
         if isinstance(value, float):

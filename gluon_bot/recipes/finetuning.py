@@ -30,7 +30,7 @@ class FineTuning:
 
     name: str
     backbone: str
-    pretrained: bool = True  # False starts from random values: what the transfer is worth
+    pretrained: bool = True  # False starts from random values, to measure what the pretraining adds
     epochs: int = 20
     batch_size: int = 4  # images in one update, over all workers
     base_lr: float = 0.001  # for a batch of lr_batch_size, scaled linearly with batch_size

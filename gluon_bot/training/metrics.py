@@ -25,7 +25,7 @@ def percent(count: float, total: float) -> float:
 
 
 class Tally:
-    """Sums over the images of an epoch so far: all that a checkpoint must carry to go on with them."""
+    """Sums over the images of an epoch so far: all that a checkpoint needs to continue them."""
 
     def __init__(self, quantities: Sequence[str], sums: Optional[Dict[str, float]] = None) -> None:
         self.sums = {'images': 0, **dict.fromkeys(quantities, 0.0), **(sums or {})}

@@ -19,7 +19,7 @@ LARGEST_SCALE, SMALLEST_SCALE = 65536.0, 2.0 ** -14
 
 
 def supported(wanted: str, context: mx.Context, cpu_flags: str) -> str:
-    """The precision a recipe that wants `wanted` trains in on this device.
+    """The precision in which this device trains a recipe of precision `wanted`.
 
     CPUs have no float16 convolution: they take bfloat16 where `cpu_flags` show its instructions, else float32.
     """

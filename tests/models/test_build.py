@@ -123,7 +123,7 @@ def test_logits_are_finite_at_an_odd_size(name):
 
 
 def test_sizes_a_network_cannot_take():
-    with pytest.raises(InputError, match="inception-v3 can't take images of 64 pixels; use 75 or more"):
+    with pytest.raises(InputError, match='inception-v3 cannot take images of 64 pixels; use 75 or more'):
         initialize(build('inception-v3'), mx.cpu(), seed=0, image_size=64)
     check_image_size(build('inception-v3'), 75)
     with pytest.raises(InputError, match='resnet18d .* 16 pixels.* 17'):
