@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from doors import small_task
 from processes import finish, gluon_bot, record, same_run, wait_for_step
 
+from gluon_bot import InputError
 from gluon_bot.cli.main import main
 from gluon_bot.data.samples import digits
 from gluon_bot.distributed import horovod, launcher
@@ -23,6 +25,8 @@ from gluon_bot.models.parameters import network_arrays
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import classification
+from gluon_bot.training.setup import RunOptions
+from gluon_bot.training.state import Trained
 from gluon_bot.tricks.low_precision import LossScale
 
 TINY = ['--limit', '192', '--log-every', '1', '--set', 'epochs=3', '--set', 'warmup_epochs=1', '--set', 'batch_size=16',
@@ -92,6 +96,76 @@ def test_every_recipe_takes_the_step_of_its_tricks(name):
     rate = base_lr * 2 / 256 / (100 * recipe.warmup_epochs or 1)
     np.testing.assert_allclose(bias, -rate * 1.9 * gradient, rtol=1e-3, atol=1e-3 * rate * np.abs(gradient).max())
     assert all(np.isfinite(array).all() for array in after.values())
+
+
+def small_state(monkeypatch, recipe, accumulate=1):
+    """The state of a new run of a network of two layers, with one batch normalisation."""
+    network = mx.gluon.nn.HybridSequential()
+    network.add(mx.gluon.nn.Conv2D(4, 3, in_channels=3), mx.gluon.nn.BatchNorm(in_channels=4),
+                mx.gluon.nn.GlobalAvgPool2D(), mx.gluon.nn.Dense(4, in_units=4))
+    monkeypatch.setattr(classification, 'build', lambda *_, **__: network)
+    return classification.new_state(recipe, 4, horovod.Ranks(), accumulate)
+
+
+def some_batches(count, images=8):
+    rng = np.random.default_rng(5)
+    return [(mx.nd.array(rng.normal(size=(images, 3, 16, 16))), mx.nd.array(rng.integers(0, 4, images)))
+            for _ in range(count)]
+
+
+SMALL = replace(RECIPES['resnet50d-mixup'], image_size=16, batch_size=8, precision='float32', warmup_epochs=0)
+
+
+def test_all_ranks_mix_with_the_same_lambda_and_partners_of_their_own(monkeypatch):
+    """Of eight images in a batch, the share of each that a rank's network saw, found by least squares."""
+    lambdas, partners = [], []
+    for rank in range(3):
+        run = small_state(monkeypatch, SMALL)
+        run.ranks.rank = rank
+        seen, batch = watched(run.network), some_batches(1)
+        small_task(SMALL, run).step(iter(batch), 3)
+        originals = batch[0][0].asnumpy().reshape(8, -1)
+        shares = np.linalg.lstsq(originals.T, seen[0][0].reshape(8, -1).T, rcond=None)[0].T
+        np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-4)
+        lambdas.append(np.diag(shares).min().round(4))
+        partners.append(np.where(np.eye(8) == 1, 0, shares).argmax(axis=1).tolist())
+    assert 0 < lambdas[0] < 1 and len(set(lambdas)) == 1
+    assert len(set(map(tuple, partners))) == 3
+
+
+@pytest.mark.parametrize('scale, done', [(1024.0, True), (1e39, False)])
+def test_an_overflow_leaves_the_weights_alone(scale, done, monkeypatch):
+    run = small_state(monkeypatch, SMALL)
+    run = run._replace(loss_scale=LossScale(scale, fixed=False))
+    before = {name: array.asnumpy() for name, array in network_arrays(run.network).items()}
+    small_task(SMALL, run).step(iter(some_batches(1)), 0)
+    changed = {name for name, array in network_arrays(run.network).items()
+               if (array.asnumpy() != before[name]).any() and 'running' not in name}
+    assert bool(changed) == done
+    assert (run.loss_scale.value, run.loss_scale.skipped) == ((scale, 0) if done else (scale / 2, 1))
+
+
+def test_an_evaluation_has_the_mean_of_the_running_statistics_of_all_ranks(monkeypatch):
+    run, other = (small_state(monkeypatch, SMALL) for _ in range(2))
+    run.network[1].running_mean.set_data(mx.nd.array([1, 2, 3, 4]))
+
+    def average(arrays, name):
+        for array in arrays:
+            array[:] = (array + 10) / 2  # another rank has tens
+    run.ranks.average = average
+    tested = Trained(other.network, SMALL, mx.cpu())
+    monkeypatch.setattr(classification, 'evaluate', lambda trained, *_: trained.network[1].running_mean.data().asnumpy())
+    task = small_task(SMALL, run)
+    task.tested = tested
+    np.testing.assert_array_equal(task.evaluate(), [5.5, 6, 6.5, 7])
+    np.testing.assert_array_equal(other.network[3].weight.data().asnumpy(), run.network[3].weight.data().asnumpy())
+
+
+def test_records_of_different_classes_are_refused(monkeypatch):
+    splits = {'train': SimpleNamespace(classes=['cat', 'dog']), 'val': SimpleNamespace(classes=['dog', 'cat'])}
+    monkeypatch.setattr(classification.verify, 'check', lambda folder, split: splits[split])
+    with pytest.raises(InputError, match='different classes'):
+        classification.describe(SMALL, RunOptions(data='x', out='y'), 1)
 
 
 def test_workers_and_accumulation_make_the_same_update(tmp_path):

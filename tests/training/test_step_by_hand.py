@@ -27,6 +27,8 @@ def test_updates_with_every_trick_are_those_of_the_equations(data, built, teache
     taught, = [network for network in built if network.model == 'resnet152d']
     np.testing.assert_array_equal(taught.watched, student.shown)  # the teacher sees what the student sees
     assert run.meta(4)['loss_scale']['value'] == 128
+    np.testing.assert_allclose([line['lr'] for line in run.lines('epoch')], RATES)
+    np.testing.assert_allclose([line['lr'] for line in run.lines('step')], RATES)
 
     lambdas = []
     for step in range(4):
@@ -68,8 +70,12 @@ def test_the_loss_scale_doubles_after_2000_good_updates_and_goes_on_with_its_run
 
     first = run()
     assert scales(first) == [(128, 1), (128, 2), (128, 3), (128, 4), (128, 5)]
-    goes_on_from(first, 2, lambda meta: meta['loss_scale'].update(updates_since_overflow=1998))
-    assert scales(run('--resume'))[2:] == [(128, 1999), (256, 0), (256, 1)]
+    goes_on_from(first, 2, lambda meta: meta['loss_scale'].update(updates_since_overflow=1998, skipped=5))
+    resumed = run('--resume')
+    assert scales(resumed)[2:] == [(128, 1999), (256, 0), (256, 1)]
+    # each step line has the scale that the step was computed with
+    assert [(line['loss_scale'], line['skipped_updates']) for line in resumed.lines('step')] == [
+        (128, 0), (128, 0), (128, 5), (128, 5), (256, 5)]
     goes_on_from(first, 3, lambda meta: meta['loss_scale'].update(value=65536, updates_since_overflow=1999))
     assert scales(run('--resume'))[3:] == [(65536, 2000), (65536, 2001)]  # the largest there is
 
