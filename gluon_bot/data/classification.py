@@ -15,7 +15,7 @@ import os
 import random
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import Any, Callable, Deque, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Generator, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 import mxnet as mx
 import numpy as np
@@ -51,7 +51,10 @@ class Part(NamedTuple):
     batch_size: int  # images in a small batch of one worker
     limit: Optional[int] = None  # use the first so many records
     context: Optional[mx.Context] = None  # default: cpu
-    threads: int = 0  # that decode; 0 for the worker's own cores
+    threads: int = 0  # that decode; 0 for as many as environment.decoding_threads says
+
+    def decoding_threads(self) -> int:
+        return self.threads or environment.decoding_threads((self.context or mx.cpu()).device_type)
 
 
 def train_batches(records: Manifest, recipe: Recipe, part: Part, epoch: int, first: int, end: int) -> Batches:
@@ -74,8 +77,7 @@ def train_batches(records: Manifest, recipe: Recipe, part: Part, epoch: int, fir
 
     wanted = batch_numbers(images, recipe.seed, epoch, part, first, end)
     with closing(Records(records)) as reader:
-        yield from _on_device(loaded(load, wanted, recipe.image_size, part.threads or environment.own_cores()),
-                              part.context)
+        yield from _on_device(loaded(load, wanted, recipe.image_size, part.decoding_threads()), part.context)
 
 
 def validation_batches(records: Manifest, recipe: Recipe, part: Part) -> Batches:
@@ -95,8 +97,7 @@ def validation_batches(records: Manifest, recipe: Recipe, part: Part) -> Batches
 
     wanted = (range(begin, min(begin + part.batch_size, end)) for begin in range(first, end, part.batch_size))
     with closing(Records(records)) as reader:
-        yield from _on_device(loaded(load, wanted, recipe.image_size, part.threads or environment.own_cores()),
-                              part.context)
+        yield from _on_device(loaded(load, wanted, recipe.image_size, part.decoding_threads()), part.context)
 
 
 def _on_device(pairs: Iterator[Tuple[np.ndarray, np.ndarray]], context: Optional[mx.Context]) -> Batches:
@@ -129,6 +130,7 @@ class Records:
 BATCHES_AHEAD = 2
 ITEMS_A_TASK = 4
 
+Item = TypeVar('Item')
 Load = Callable[[int, np.ndarray], float]  # fills the pixels of the item of this number and returns its label
 
 
@@ -142,6 +144,27 @@ def batch_numbers(items: int, seed: int, epoch: int, part: Part, first: int, end
     for number in range(first, end):
         start = (number * part.size + part.rank) * part.batch_size
         yield order[start:start + part.batch_size].tolist()
+
+
+def prefetched(load: Callable[[int], Item], wanted: Iterable[Sequence[int]], threads: int) -> Generator[List[Item], None, None]:
+    """The items of each batch of numbers, in order, loaded in `threads` while the batches before them are used.
+
+    What `load` raises is raised here, when it is the batch's turn.
+    """
+    queued: Deque[List[Future[Item]]] = collections.deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for numbers in wanted:
+            queued.append([pool.submit(load, number) for number in numbers])
+            if len(queued) > BATCHES_AHEAD:
+                yield [task.result() for task in queued.popleft()]
+        while queued:
+            yield [task.result() for task in queued.popleft()]
+    finally:  # also where nobody asks for the rest
+        for tasks in queued:
+            for task in tasks:
+                task.cancel()
+        pool.shutdown()
 
 
 def loaded(load: Load, wanted: Iterable[Sequence[int]], image_size: int,

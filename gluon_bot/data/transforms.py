@@ -141,7 +141,7 @@ def normalised(image: np.ndarray, change: Affine, pixels: np.ndarray) -> None:
 
 
 class Augmented(mx.gluon.data.Dataset):
-    """Items of `dataset` through `transform`, whose random numbers are a function of (seed, epoch, index) alone."""
+    """Items of `dataset` through `transform(*item, item_seed)`; item_seed is a function of (seed, epoch, index) alone."""
 
     def __init__(self, dataset: mx.gluon.data.Dataset, transform: Callable[..., Any], seed: int, epoch: int) -> None:
         self.dataset, self.transform, self.seed, self.epoch = dataset, transform, seed, epoch
@@ -150,8 +150,8 @@ class Augmented(mx.gluon.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        seed_item(self.seed, self.epoch, index)
-        return self.transform(*self.dataset[index])
+        item_seed = int(np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0])
+        return self.transform(*self.dataset[index], item_seed)
 
 
 def normalised_batch(images: mx.nd.NDArray) -> mx.nd.NDArray:
@@ -166,32 +166,27 @@ def stack(items: Sequence[Tuple[np.ndarray, np.ndarray]]) -> Tuple[mx.nd.NDArray
     return mx.nd.array(np.stack(images), dtype='uint8'), mx.nd.array(np.stack(masks), dtype='float32')
 
 
-def random_crop_with_mask(image: np.ndarray, mask: np.ndarray, base_size: int, crop_size: int, scale_min: float = 0.5,
-                scale_max: float = 2.0, flip: bool = True) -> Tuple[np.ndarray, np.ndarray]:
-    """A crop of (crop_size, crop_size) for training, drawn from Python's global generator exactly as GluonCV draws it.
+def random_crop_with_mask(image: np.ndarray, mask: np.ndarray, seed: int, base_size: int, crop_size: int,
+                          scale_min: float = 0.5, scale_max: float = 2.0,
+                          flip: bool = True) -> Tuple[np.ndarray, np.ndarray]:
+    """A crop of (crop_size, crop_size) for training, drawn as GluonCV draws it after random.seed(seed).
 
     Flip half of the time; scale the long side to base_size times U[scale_min, scale_max]; pad below and on the right, black
     and ignored, where the image is smaller than the crop; crop; blur half of the time by a radius of U[0, 1] pixels.
     """
+    draw = random.Random(seed)
     picture, labels = Image.fromarray(image), Image.fromarray(mask)
-    if random.random() < 0.5 and flip:
+    if draw.random() < 0.5 and flip:
         picture, labels = (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for part in (picture, labels))
-    long_side = random.randint(int(base_size * scale_min), int(base_size * scale_max))
+    long_side = draw.randint(int(base_size * scale_min), int(base_size * scale_max))
     width, height = (int(side * long_side / max(picture.size) + 0.5) for side in picture.size)
     size = width, height
     picture, labels = picture.resize(size, Image.Resampling.BILINEAR), labels.resize(size, Image.Resampling.NEAREST)
     border = (0, 0, max(crop_size - size[0], 0), max(crop_size - size[1], 0))
     picture, labels = ImageOps.expand(picture, border, 0), ImageOps.expand(labels, border, ade20k.IGNORED)
-    left, top = (random.randint(0, side - crop_size) for side in picture.size)
+    left, top = (draw.randint(0, side - crop_size) for side in picture.size)
     box = (left, top, left + crop_size, top + crop_size)
     picture, labels = picture.crop(box), labels.crop(box)
-    if random.random() < 0.5:
-        picture = picture.filter(ImageFilter.GaussianBlur(random.random()))
+    if draw.random() < 0.5:
+        picture = picture.filter(ImageFilter.GaussianBlur(draw.random()))
     return np.asarray(picture), np.asarray(labels)
-
-
-def seed_item(seed: int, epoch: int, index: int) -> None:
-    """Seed Python's and NumPy's global generators for one image of one epoch."""
-    word = int(np.random.SeedSequence([seed, epoch, index]).generate_state(1)[0])
-    random.seed(word)
-    np.random.seed(word)

@@ -87,6 +87,11 @@ def own_cores() -> int:
     return int(threads) if threads.isdigit() and int(threads) else len(os.sched_getaffinity(0))
 
 
+def decoding_threads(device_type: str) -> int:
+    """Threads of this worker that decode images: its cores, of which beside a 'gpu' one is left to the thread that trains."""
+    return max(own_cores() - (device_type == 'gpu'), 1)
+
+
 def layout(device_type: str, images: int = 1, pixels: int = 224) -> str:
     """In which layout a classifier is to train on a 'cpu' or 'gpu': 'NCHW' or 'NHWC'. Its results are those of either.
 

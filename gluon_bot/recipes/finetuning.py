@@ -96,7 +96,9 @@ class Segmentation(FineTuning):
     scale_max: float = 2.0
     crop_size: int = 480
     head_lr_factor: float = 10.0  # for both heads, as in GluonCV's FCN
-    auxiliary_weight: float = 0.5  # of the auxiliary head's loss
+    # of the auxiliary head's loss. The published command says 0.5, but in GluonCV's MixSoftmaxCrossEntropyLoss the weight
+    # reaches the loss alone and not its gradient
+    auxiliary_weight: float = 1.0
 
 
 def recipe_named(name: str, command: str = '') -> Any:

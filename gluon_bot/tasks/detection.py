@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
@@ -113,6 +114,17 @@ def describe(recipe: Detection, options: RunOptions, workers: int) -> Job:
     return finetuning.describe(recipe, options, workers, voc.manifest(options.data), splits)
 
 
+class Transformed(FasterRCNNDefaultTrainTransform):
+    """GluonCV's transform after a seed, in one thread at a time: it draws from NumPy's global generator."""
+
+    drawing: ClassVar[threading.Lock] = threading.Lock()
+
+    def __call__(self, image: mx.nd.NDArray, objects: np.ndarray, seed: int) -> Tuple[Any, ...]:
+        with self.drawing:
+            np.random.seed(seed)
+            return super().__call__(image, objects)
+
+
 class Padded(FasterRCNNTrainBatchify):
     """Items to one small batch, padded to the largest: images (n, 3, h, w), objects (n, most, 6), and the RPN's targets."""
 
@@ -124,8 +136,8 @@ class Padded(FasterRCNNTrainBatchify):
 def training_items(detector: FasterRCNN, train_set: voc.Boxes, recipe: Detection,
                    epoch: int) -> Tuple[transforms.Augmented, Padded]:
     """(augmented images of an epoch with their boxes and the RPN's targets, what makes a small batch of them): GluonCV's."""
-    transform = FasterRCNNDefaultTrainTransform(recipe.short_side, recipe.long_side, detector, num_sample=recipe.rpn_samples,
-                                                flip_p=0.5 if recipe.random_flip else 0, **NORMALISATION)
+    transform = Transformed(recipe.short_side, recipe.long_side, detector, num_sample=recipe.rpn_samples,
+                            flip_p=0.5 if recipe.random_flip else 0, **NORMALISATION)
     return transforms.Augmented(train_set, transform, recipe.seed, epoch), Padded(detector)
 
 

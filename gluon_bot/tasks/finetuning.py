@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
 import mxnet as mx
@@ -9,7 +10,7 @@ import numpy as np
 
 from gluon_bot import InputError
 from gluon_bot.data import transforms
-from gluon_bot.data.classification import Part, batch_numbers, steps_an_epoch
+from gluon_bot.data.classification import Part, batch_numbers, prefetched, steps_an_epoch
 from gluon_bot.distributed import environment, horovod
 from gluon_bot.recipes.classification import RECIPES, Recipe
 from gluon_bot.recipes.fields import as_dict, from_dict
@@ -86,14 +87,15 @@ def small_batches(job: Job, ranks: horovod.Ranks, items: transforms.Augmented, b
                   done: int) -> Iterator[Any]:
     """This rank's small batches of the epoch that `items` are of, after its first `done` updates.
 
-    Beside a GPU, as many processes load them as this rank has cores.
+    The rank's own threads load them ahead: processes would inherit its signal handlers and outlive it when it is killed.
     """
     accumulate, limit = job.options.accumulate, job.options.limit
     numbers = batch_numbers(min(len(items), limit or len(items)), job.recipe.seed, items.epoch,
                             Part(ranks.rank, ranks.size, job.micro_batch),
                             first=done * accumulate, end=job.steps_an_epoch * accumulate)
-    processes = 0 if horovod.device(ranks).device_type == 'cpu' else environment.own_cores()
-    yield from mx.gluon.data.DataLoader(items, batch_sampler=list(numbers), batchify_fn=batchify, num_workers=processes)
+    with contextlib.closing(prefetched(items.__getitem__, numbers, environment.decoding_threads(horovod.device(ranks).device_type))) as loaded:
+        for batch in loaded:
+            yield batchify(batch)
 
 
 def open_checkpoint(path: str, kind: Type[Tuned], class_names: Optional[Sequence[str]]) \

@@ -28,6 +28,7 @@ from gluon_bot.training.setup import Job, RunOptions, check_out
 from gluon_bot.training.state import State, Trained
 from gluon_bot.tricks.learning_rate import learning_rate
 
+IMAGES_A_MEAN = 4  # over whose labelled pixels a mean is taken: those of a GPU in the published command (batch 16, 4 GPUs)
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the long side to base_size, in multi-scale evaluation: GluonCV's
 
 
@@ -60,9 +61,10 @@ class SegmentationTask:
     def step(self, batches: Iterator[Any], step: int) -> mx.nd.NDArray:
         """One update, from the next small batches of this rank: images (n, h, w, 3), uint8, and masks (n, h, w).
 
-        The loss is the mean over all labelled pixels of the update, on whatever rank and in whatever small batch they are,
-        plus `auxiliary_weight` times that of the auxiliary head. In GluonCV's MixSoftmaxCrossEntropyLoss the weight reaches
-        the loss but not its gradient, where it is always 1. Returns the sum over this rank's images of the loss, shape (1,).
+        The update is that of the published command, whose four GPUs see four images each: the gradient of the mean over the
+        labelled pixels of each IMAGES_A_MEAN images, summed over the update and divided by its images, whatever ranks and
+        small batches they are in. To the loss of the head that of the auxiliary one is added `auxiliary_weight` times.
+        Returns the sum over this rank's images of the mean they belong to, shape (1,).
         """
         recipe, steps, accumulate, state = self.job.recipe, self.job.steps_an_epoch, self.job.options.accumulate, self.state
         rng = np.random.default_rng((recipe.seed, step, state.ranks.rank + 1))
@@ -70,22 +72,32 @@ class SegmentationTask:
         rate = learning_rate(recipe, step, steps)  # linear scaling, polynomial decay
         set_learning_rate(state.trainer, rate, previous=learning_rate(recipe, max(step - 1, 0), steps))
         small = [[part.as_in_context(state.context) for part in next(batches)] for _ in range(accumulate)]
-        labelled = sum((masks >= 0).sum() for _, masks in small)
-        parts = state.ranks.size * accumulate
-        share = mx.nd.maximum(state.ranks.sum_(labelled, loop.in_flight('labelled', step)) / parts, 1)  # of a small batch
+        places = [(number * state.ranks.size + state.ranks.rank) * self.job.micro_batch for number in range(accumulate)]
+        pixels = self._labelled_pixels(small, places, loop.in_flight('labelled', step))
+        parts = state.ranks.size * accumulate  # over which gradients are averaged below
         total = mx.nd.zeros(1, ctx=state.context)
-        for images, masks in small:
+        for (images, masks), place in zip(small, places):
             with mx.autograd.record():
                 scores, auxiliary_scores = state.network(transforms.normalised_batch(images))
                 loss = pixel_cross_entropy(scores, masks) \
                     + recipe.auxiliary_weight * pixel_cross_entropy(auxiliary_scores, masks)
-                loss = loss / share
-            loss.backward()
-            total = total + loss * len(images)
+                loss = (loss / pixels[place:place + len(images)]).sum()
+                scaled_loss = loss * (parts / recipe.batch_size)
+            scaled_loss.backward()
+            total = total + loss * IMAGES_A_MEAN
         state.trainer.step(accumulate)  # SGD with momentum, gradients averaged over ranks
         if accumulate > 1:
             state.network.collect_params().zero_grad()
         return total
+
+    def _labelled_pixels(self, small: Sequence[Any], places: Sequence[int], name: str) -> mx.nd.NDArray:
+        """How many labelled pixels the mean has that each image of the update belongs to, over all ranks: (batch_size,)."""
+        images = self.job.recipe.batch_size
+        counts = mx.nd.zeros(-(-images // IMAGES_A_MEAN) * IMAGES_A_MEAN, ctx=self.state.context)
+        for place, (_, masks) in zip(places, small):
+            counts[place:place + len(masks)] = (masks >= 0).sum(axis=(1, 2))
+        means = self.state.ranks.sum_(counts, name).reshape((-1, IMAGES_A_MEAN)).sum(axis=1)
+        return mx.nd.maximum(mx.nd.repeat(means, IMAGES_A_MEAN), 1)
 
     def evaluate(self) -> Dict[str, Any]:
         """Pixel accuracy and mIoU of the segmenter as it is; all ranks call this."""

@@ -8,12 +8,12 @@ import mxnet as mx
 
 
 def pixel_cross_entropy(scores: mx.nd.NDArray, labels: mx.nd.NDArray) -> mx.nd.NDArray:
-    """-log softmax(z)_y summed over all pixels with a label; shape (1,), in nats.
+    """-log softmax(z)_y summed over the pixels of each image that have a label; shape (N,), in nats.
 
     `scores` z (N, classes, H, W) and `labels` y (N, H, W), below 0 where a pixel has none.
     """
     likelihood = mx.nd.pick(mx.nd.log_softmax(scores.astype('float32'), axis=1), mx.nd.maximum(labels, 0), axis=1)
-    return -(likelihood * (labels >= 0)).sum()
+    return -(likelihood * (labels >= 0)).sum(axis=(1, 2))
 
 
 def detection_losses(outputs: Sequence[mx.nd.NDArray], rpn_classes: mx.nd.NDArray, rpn_boxes: mx.nd.NDArray,

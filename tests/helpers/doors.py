@@ -22,7 +22,7 @@ from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.runs import checkpoint, curves
-from gluon_bot.tasks import classification, detection, segmentation
+from gluon_bot.tasks import classification, detection, finetuning, segmentation
 from gluon_bot.training.setup import Job, RunOptions
 from gluon_bot.training.state import State
 from gluon_bot.tricks import low_precision
@@ -137,16 +137,16 @@ def optimizers_used(patch: Any) -> List[mx.optimizer.Optimizer]:
 
 
 def batches_loaded(patch: Any) -> List[List[np.ndarray]]:
-    """The list that will hold each small batch that MXNet's loader of fine-tuning gives."""
+    """The list that will hold each small batch that fine-tuning loads."""
     batches: List[List[np.ndarray]] = []
-    iterate = mx.gluon.data.DataLoader.__iter__
+    load = finetuning.small_batches
 
-    def noted(loader: mx.gluon.data.DataLoader) -> Any:
-        for batch in iterate(loader):
+    def noted(*arguments: Any, **named: Any) -> Any:
+        for batch in load(*arguments, **named):
             batches.append([part.asnumpy() for part in batch])
             yield batch
 
-    patch.setattr(mx.gluon.data.DataLoader, '__iter__', noted)
+    patch.setattr(finetuning, 'small_batches', noted)
     return batches
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from dataclasses import replace
+from functools import partial
 
 import mxnet as mx
 import numpy as np
@@ -16,6 +17,7 @@ from processes import finish, gluon_bot, record, same_run, wait_for_step
 from gluon_bot import InputError
 from gluon_bot.cli.main import main
 from gluon_bot.data import ade20k, transforms, voc
+from gluon_bot.data.classification import prefetched
 from gluon_bot.data.samples import scenes
 from gluon_bot.distributed import horovod
 from gluon_bot.models import fcn
@@ -131,7 +133,7 @@ def test_the_segmentation_loss_is_the_mean_over_all_labelled_pixels_of_an_update
 
 def test_an_update_is_of_the_same_images_on_any_number_of_workers(scenes_folder):
     dataset = voc.Boxes(scenes_folder, 'train')
-    names = mx.gluon.data.SimpleDataset(dataset.names)
+    names = [(name,) for name in dataset.names]
 
     def batches(rank, size, accumulate=1, done=0, epoch=1):
         recipe = replace(FINE_TUNINGS['scenes-segmentation'], seed=3, batch_size=4)
@@ -140,7 +142,7 @@ def test_an_update_is_of_the_same_images_on_any_number_of_workers(scenes_folder)
         asked = finetuning.describe(recipe, options, size, manifest, (range(18), range(1)))
         ranks = horovod.Ranks()
         ranks.rank, ranks.size = rank, size
-        items = transforms.Augmented(names, lambda name: name, 3, epoch)
+        items = transforms.Augmented(names, lambda name, _: name, 3, epoch)
         small = list(finetuning.small_batches(asked, ranks, items, list, done))
         return [sum(small[begin:begin + accumulate], []) for begin in range(0, len(small), accumulate)]
 
@@ -154,7 +156,7 @@ def test_an_update_is_of_the_same_images_on_any_number_of_workers(scenes_folder)
 
 
 @pytest.mark.parametrize('task', ['detect', 'segment'])
-def test_loading_processes_change_nothing(task, scenes_folder):
+def test_the_number_of_loading_threads_changes_nothing(task, scenes_folder):
     if task == 'segment':
         recipe = FINE_TUNINGS['scenes-segmentation']
         items, stack = transforms.Augmented(ade20k.Masks(scenes_folder, 'train'), transform(recipe), 0, 0), transforms.stack
@@ -162,9 +164,9 @@ def test_loading_processes_change_nothing(task, scenes_folder):
         recipe = replace(FINE_TUNINGS['scenes-detection'], **SMALL['detect'])
         dataset = voc.Boxes(scenes_folder, 'train')
         items, stack = detection.training_items(faster_rcnn_of(recipe, dataset), dataset, recipe, 0)
-    here, elsewhere = ([[part.asnumpy() for part in batch] for batch in
-                        mx.gluon.data.DataLoader(items, 2, batchify_fn=stack, num_workers=processes)]
-                       for processes in (0, 2))
+    pairs = [range(begin, begin + 2) for begin in range(0, len(items), 2)]
+    here, elsewhere = ([[part.asnumpy() for part in stack(batch)] for batch in prefetched(items.__getitem__, pairs, threads)]
+                       for threads in (1, 8))
     assert len(here) == len(elsewhere) == len(items) / 2
     for batch, other in zip(here, elsewhere):
         assert len(batch) == len(other) == {'segment': 2, 'detect': 5}[task] and len(batch[0]) == 2
@@ -179,8 +181,8 @@ def faster_rcnn_of(recipe, dataset):
 
 
 def transform(recipe):
-    return lambda image, mask: transforms.random_crop_with_mask(image, mask, recipe.base_size, recipe.crop_size,
-                                                                flip=recipe.random_flip)
+    return partial(transforms.random_crop_with_mask, base_size=recipe.base_size, crop_size=recipe.crop_size,
+                   flip=recipe.random_flip)
 
 
 @pytest.mark.parametrize('key', BY_MODEL, ids='-'.join)
@@ -200,7 +202,7 @@ def test_every_recipe_takes_the_step_of_its_losses(key, scenes_folder):
     seen = []
     network.register_forward_hook(lambda block, inputs, outputs: seen.append([part.asnumpy() for part in outputs]))
     before = {name: parameter.data().asnumpy() for name, parameter in network._collect_params_with_prefix().items()}
-    batch = next(iter(mx.gluon.data.DataLoader(items, 2, batchify_fn=stack)))
+    batch = stack([items[0], items[1]])
     batches = iter([batch])
     sums = small_task(recipe, training).step(batches, 0).asnumpy()
     assert len(sums) == len(TASKS[recipe.task].means) and len(seen) == 1
