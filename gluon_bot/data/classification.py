@@ -146,7 +146,8 @@ def batch_numbers(items: int, seed: int, epoch: int, part: Part, first: int, end
         yield order[start:start + part.batch_size].tolist()
 
 
-def prefetched(load: Callable[[int], Item], wanted: Iterable[Sequence[int]], threads: int) -> Generator[List[Item], None, None]:
+def prefetched(load: Callable[[int], Item], wanted: Iterable[Sequence[int]],
+               threads: int) -> Generator[List[Item], None, None]:
     """The items of each batch of numbers, in order, loaded in `threads` while the batches before them are used.
 
     What `load` raises is raised here, when it is the batch's turn.

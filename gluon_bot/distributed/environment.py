@@ -88,7 +88,7 @@ def own_cores() -> int:
 
 
 def decoding_threads(device_type: str) -> int:
-    """Threads of this worker that decode images: its cores, of which beside a 'gpu' one is left to the thread that trains."""
+    """Threads of this worker that decode images: its cores; beside a 'gpu' one is left to the thread that trains."""
     return max(own_cores() - (device_type == 'gpu'), 1)
 
 

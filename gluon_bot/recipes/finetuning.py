@@ -158,6 +158,6 @@ for _recipe in [Detection('voc-' + _backbone, _backbone) for _backbone in BACKBO
                   short_side=160, long_side=160, frozen_stages=0, rpn_channels=128, anchor_scales=(1, 2, 4),
                   rpn_samples=64, rpn_train_pre_nms=1000, rpn_train_post_nms=200, rpn_test_pre_nms=500,
                   rpn_test_post_nms=50, roi_samples=32, roi_size=2, random_flip=False),
-        Segmentation('scenes-segmentation', 'digits', epochs=8, batch_size=8, base_lr=0.02, lr_batch_size=8, base_size=128,
+        Segmentation('scenes-segmentation', 'digits', epochs=8, batch_size=8, base_lr=0.08, lr_batch_size=8, base_size=128,
                      crop_size=128, scale_min=0.8, scale_max=1.25, random_flip=False)]:
     FINE_TUNINGS[_recipe.name] = _recipe

@@ -93,7 +93,8 @@ def small_batches(job: Job, ranks: horovod.Ranks, items: transforms.Augmented, b
     numbers = batch_numbers(min(len(items), limit or len(items)), job.recipe.seed, items.epoch,
                             Part(ranks.rank, ranks.size, job.micro_batch),
                             first=done * accumulate, end=job.steps_an_epoch * accumulate)
-    with contextlib.closing(prefetched(items.__getitem__, numbers, environment.decoding_threads(horovod.device(ranks).device_type))) as loaded:
+    threads = environment.decoding_threads(horovod.device(ranks).device_type)
+    with contextlib.closing(prefetched(items.__getitem__, numbers, threads)) as loaded:
         for batch in loaded:
             yield batchify(batch)
 

@@ -84,7 +84,7 @@ class SegmentationTask:
                 loss = (loss / pixels[place:place + len(images)]).sum()
                 scaled_loss = loss * (parts / recipe.batch_size)
             scaled_loss.backward()
-            total = total + loss * IMAGES_A_MEAN
+            total = total + loss * (recipe.batch_size / -(-recipe.batch_size // IMAGES_A_MEAN))
         state.trainer.step(accumulate)  # SGD with momentum, gradients averaged over ranks
         if accumulate > 1:
             state.network.collect_params().zero_grad()
@@ -169,7 +169,7 @@ def evaluate(tested: Trained, val_set: ade20k.Masks, ranks: horovod.Ranks, limit
         image, mask = val_set[index]
         seen = probabilities(tested, image, multi_scale)
         broken += int(not np.isfinite(seen.sum().asscalar()))
-        metric.update(mx.nd.array(mask[None], dtype='int32'), seen.as_in_context(mx.cpu()))
+        metric.update(mx.nd.array(mask[None], tested.context), seen)
         progress.update(min((index // ranks.size + 1) * ranks.size, images))
     progress.close()
     *counts, broken = ranks.sum_counts([*metric.counts().tolist(), broken], 'evaluate')

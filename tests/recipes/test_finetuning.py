@@ -27,7 +27,7 @@ def test_the_rows_are_what_is_decided_of_them():
     assert (segmentation.base_size, segmentation.crop_size, segmentation.batch_size, segmentation.base_lr) == (
         520, 480, 16, 0.01)
     assert (segmentation.lr_schedule, segmentation.weight_decay, segmentation.epochs, segmentation.auxiliary_weight) == (
-        'poly', 1e-4, 120, 0.5)
+        'poly', 1e-4, 120, 1.0)
 
 
 def test_tables_8_and_9_differ_between_rows_in_the_backbone_alone():

@@ -11,8 +11,10 @@ import mxnet as mx
 import numpy as np
 import pytest
 from doors import small_task
+from gluoncv.loss import MixSoftmaxCrossEntropyLoss
 from mxnet import gluon
 from processes import finish, gluon_bot, record, same_run, wait_for_step
+from small_segmenter import SmallSegmenter
 
 from gluon_bot import InputError
 from gluon_bot.cli.main import main
@@ -101,12 +103,12 @@ def pixel_losses(scores, masks):
     return -np.log(probabilities)[chosen].sum(), (probabilities - chosen) * labelled
 
 
-def test_the_segmentation_loss_is_the_mean_over_all_labelled_pixels_of_an_update():
+def test_the_segmentation_loss_is_the_mean_over_the_labelled_pixels_of_four_images():
     """In one small batch or two: the loss and the new weights are those of numpy, from the equations."""
     rng = np.random.default_rng(0)
     images, masks = rng.integers(0, 256, (4, 6, 6, 3)), rng.integers(0, 3, (4, 6, 6))
     masks[2, 1:] = -1  # far fewer labels in the second half
-    recipe = FINE_TUNINGS['scenes-segmentation']
+    recipe = replace(FINE_TUNINGS['scenes-segmentation'], batch_size=4, lr_batch_size=4, auxiliary_weight=0.5)
     # all labelled pixels of the four images together; the auxiliary scores are half of the others, their loss is too
     weight, bias = rng.normal(size=(3, 3)), rng.normal(size=3)
     pixels = ((images - [123.68, 116.779, 103.939]) / [58.393, 57.12, 57.375]).transpose(0, 3, 1, 2)
@@ -115,8 +117,9 @@ def test_the_segmentation_loss_is_the_mean_over_all_labelled_pixels_of_an_update
     labelled = (masks >= 0).sum()
     expected = (loss + 0.5 * auxiliary_loss) / labelled
     gradient = (towards + 0.5 * 0.5 * auxiliary_towards) / labelled
-    new_weight = weight - 0.02 * (np.einsum('nkhw,nchw->kc', gradient, pixels) + 1e-4 * weight)
-    new_bias = bias - 0.02 * (gradient.sum((0, 2, 3)) + 1e-4 * bias)
+    # a mean for each four images, and a step of their sum by the images: a quarter
+    new_weight = weight - 0.08 * (np.einsum('nkhw,nchw->kc', gradient, pixels) / 4 + 1e-4 * weight)
+    new_bias = bias - 0.08 * (gradient.sum((0, 2, 3)) / 4 + 1e-4 * bias)
     for parts in (1, 2):
         network = OnePixel()
         network.initialize()
@@ -129,6 +132,40 @@ def test_the_segmentation_loss_is_the_mean_over_all_labelled_pixels_of_an_update
         assert summed / 4 == pytest.approx(expected, rel=1e-5)
         np.testing.assert_allclose(network.scores.weight.data().asnumpy()[:, :, 0, 0], new_weight, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(network.scores.bias.data().asnumpy(), new_bias, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('small_batches', [1, 2, 8])
+def test_a_segmenters_update_is_that_of_the_published_command(small_batches):
+    """`train.py --dataset ade20k --model fcn --aux --batch-size 16` on four devices: GluonCV's loss and Gluon's Trainer."""
+    rng = np.random.default_rng(1)
+    images, masks = rng.integers(0, 256, (16, 5, 7, 3)).astype(np.uint8), rng.integers(-1, 3, (16, 5, 7))
+    masks[5:8, 1:] = -1  # a device with far fewer labels
+    masks[12:] = -1  # and one with none
+    pixels = ((images - [123.68, 116.779, 103.939]) / [58.393, 57.12, 57.375]).transpose(0, 3, 1, 2)
+    devices = [mx.cpu(number) for number in range(4)]
+    theirs, ours = SmallSegmenter(3), SmallSegmenter(3)
+    theirs.initialize(mx.init.Normal(0.5), ctx=devices)
+    ours.initialize()
+    for name, parameter in theirs._collect_params_with_prefix().items():
+        ours._collect_params_with_prefix()[name].set_data(parameter.data(devices[0]))
+    trainer = gluon.Trainer(theirs.collect_params(), 'sgd',
+                            {'learning_rate': 0.01, 'momentum': 0.9, 'wd': 1e-4, 'multi_precision': True}, kvstore='device')
+    loss_of = MixSoftmaxCrossEntropyLoss(aux=True, aux_weight=0.5)
+    recipe = FINE_TUNINGS['ade20k-resnet50d-cosine']
+    state = finetuning.new_state(ours, recipe, horovod.Ranks(), small_batches)
+    task = small_task(recipe, state, classes=3, accumulate=small_batches)
+    for step in range(2):
+        trainer.set_learning_rate(0.01 * (1 - step / 12000) ** 0.9)
+        with mx.autograd.record():
+            losses = [loss_of(*theirs(mx.nd.array(part, ctx=device)), mx.nd.array(mask, ctx=device))
+                      for part, mask, device in zip(np.split(pixels, 4), np.split(masks, 4), devices)]
+        mx.autograd.backward(losses)
+        trainer.step(16)
+        task.step(((mx.nd.array(part, dtype='uint8'), mx.nd.array(mask))
+                   for part, mask in zip(np.split(images, small_batches), np.split(masks, small_batches))), step)
+    for name, parameter in theirs._collect_params_with_prefix().items():
+        np.testing.assert_allclose(ours._collect_params_with_prefix()[name].data().asnumpy(),
+                                   parameter.data(devices[0]).asnumpy(), rtol=1e-4, atol=1e-7, err_msg=name)
 
 
 def test_an_update_is_of_the_same_images_on_any_number_of_workers(scenes_folder):
@@ -225,9 +262,9 @@ def check_segmentation_step(recipe, outputs, batch, sums, biases):
     labelled = (masks >= 0).sum()
     (loss, towards), (auxiliary_loss, auxiliary_towards) = (
         pixel_losses(scores.astype(np.float64), masks) for scores in outputs)
-    assert sums[0] == pytest.approx((loss + 0.5 * auxiliary_loss) / labelled, rel=1e-4)
+    assert sums[0] == pytest.approx((loss + auxiliary_loss) / labelled, rel=1e-4)
     rate = recipe.base_lr * 2 / recipe.lr_batch_size * 10  # the heads' factor
-    for head, weight, gradient in (('head', 1, towards), ('auxiliary_head', 0.5, auxiliary_towards)):
+    for head, weight, gradient in (('head', 1 / 2, towards), ('auxiliary_head', 1 / 2, auxiliary_towards)):  # of two images
         bias, = [array for name, array in biases.items() if name.startswith(head + '.')]
         step = -rate * weight * gradient.sum((0, 2, 3)) / labelled
         np.testing.assert_allclose(bias, step, rtol=1e-3, atol=1e-4 * np.abs(step).max(), err_msg=head)

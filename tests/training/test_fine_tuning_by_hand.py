@@ -63,7 +63,7 @@ class Replayed:
         return np.mean(parts, axis=0), {name: parameter.grad().asnumpy() / 2 for name, parameter in self.parameters.items()
                                         if parameter.grad_req != 'null'}
 
-    def check(self, loss_of, trained, faster=lambda name: 1):
+    def check(self, loss_of, trained, faster=lambda name: 1, share=1):
         """The second update is the one by hand, from the first one's weights and momentum. Returns its losses."""
         before, after, state = self.run.parameters(1), self.run.parameters(2), self.run.training(1)
         losses, gradients = self.gradients(before, 1, loss_of)
@@ -72,7 +72,7 @@ class Replayed:
         assert {self.parameters[name].wd_mult for name in gradients} == {1}  # too small to see where biases start at 0
         for name, gradient in gradients.items():
             velocity = -state['momentum/' + name] / (RATES[0] * faster(name))
-            velocity = MOMENTUM * velocity + gradient + DECAY * before[name]
+            velocity = MOMENTUM * velocity + share * gradient + DECAY * before[name]
             step = after[name] - before[name]
             expected = -RATES[1] * faster(name) * velocity
             assert np.abs(expected).max() > 1e-7, name
@@ -139,7 +139,8 @@ def test_an_update_of_a_segmenter(scenes, classifier, tmp_path, monkeypatch):
         assert gluoncvs * masks.size / labelled == pytest.approx((parts[0] + 0.3 * parts[1]).asscalar(), rel=1e-4)
         return [parts[0], 0.3 * parts[1]]
 
-    found = replayed.check(losses, lambda name: 'running' not in name, lambda name: 3 if 'head' in name else 1)
+    found = replayed.check(losses, lambda name: 'running' not in name, lambda name: 3 if 'head' in name else 1,
+                           share=1 / 4)  # one mean over four images, in an update divided by its images
     assert replayed.run.lines('step')[1]['loss'] == pytest.approx(found.sum(), rel=1e-3)
     for seen, batch in zip([call for call in replayed.built.calls if call.recorded], replayed.batches):
         np.testing.assert_allclose(seen.given[0], ((batch[0] - MEAN) / DEVIATION).transpose(0, 3, 1, 2), atol=1e-5)
