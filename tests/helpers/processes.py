@@ -12,10 +12,10 @@ from gluon_bot.runs import checkpoint
 from gluon_bot.runs.record import RECORD, comparable, read_lines
 
 
-def gluon_bot(*arguments, **options):
-    """A `gluon-bot` process, its output captured, on one core a worker."""
+def gluon_bot(*arguments, threads=1, **options):
+    """A `gluon-bot` process, its output captured, on so many threads a worker."""
     return subprocess.Popen([sys.executable, '-m', 'gluon_bot', *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, **options)
+                            text=True, env={**os.environ, 'OMP_NUM_THREADS': str(threads)}, **options)
 
 
 def finish(process, code=0):
@@ -31,7 +31,7 @@ def record(run):
 
 
 def wait_for_step(run, step, process):
-    """Until the record has the line of `step`."""
+    """Until the record has the line of `step`, or of an epoch that ends with it."""
     deadline = time.monotonic() + 120
     path = Path(run, RECORD)
     while not (path.exists() and '"step": %d,' % step in path.read_text()):

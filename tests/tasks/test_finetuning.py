@@ -9,6 +9,7 @@ from functools import partial
 
 import mxnet as mx
 import numpy as np
+import psutil
 import pytest
 from doors import small_task
 from gluoncv.loss import MixSoftmaxCrossEntropyLoss
@@ -209,6 +210,23 @@ def test_the_number_of_loading_threads_changes_nothing(task, scenes_folder):
         assert len(batch) == len(other) == {'segment': 2, 'detect': 5}[task] and len(batch[0]) == 2
         for part, other_part in zip(batch, other):
             np.testing.assert_array_equal(part, other_part)
+
+
+@pytest.mark.parametrize('task, recipe', [('detect', 'scenes-detection'), ('segment', 'scenes-segmentation')])
+def test_eight_threads_load_and_no_process_is_left_behind(task, recipe, scenes_folder, tmp_path):
+    """While a signal handler is installed that only sets a flag: a request to stop is heard, kill -9 leaves nothing."""
+    small = [word for field, value in SMALL[task].items()
+             for word in ('--set', '%s=%s' % (field, ','.join(map(str, value)) if isinstance(value, tuple) else value))]
+    words = [task, recipe, '--data', scenes_folder, '--set', 'pretrained=false', '--set', 'epochs=500', '--set',
+             'batch_size=2', '--limit', '4', *small, '--out']
+    for number, (stop, code) in enumerate([(signal.SIGTERM, 130), (signal.SIGKILL, -9)]):
+        run = str(tmp_path / str(number))
+        process = gluon_bot(*words, run, threads=8)
+        wait_for_step(run, 6, process)  # of the third epoch
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(stop)
+        assert process.wait(60) == code
+        assert not children
 
 
 def faster_rcnn_of(recipe, dataset):
