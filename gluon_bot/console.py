@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import unicodedata
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Iterable, Iterator, List, Optional, Sequence, TextIO
 
 HEARTBEAT_VARIABLE = 'GLUON_BOT_HEARTBEAT'  # names the pipe from a worker to its launcher
@@ -75,9 +75,30 @@ def silence() -> None:
         pass
 
 
+def reopen_closed() -> None:
+    """Let closed standard streams lead nowhere, so that no file which is opened later gets the number of one."""
+    for handle, name, mode in ((0, 'stdin', 'r'), (1, 'stdout', 'w'), (2, 'stderr', 'w')):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), handle)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(handle, mode, errors='backslashreplace', closefd=False))
+
+
 def say(message: str) -> None:
     """One message line on standard error; standard output is for results."""
     _Console().write(message + '\n')
+
+
+@contextmanager
+def decoration(what: str) -> Iterator[None]:
+    """Around what the result does not need, such as a picture: if it fails, whatever the reason, one line says so."""
+    try:
+        yield
+    except Exception as error:
+        reason = (getattr(error, 'strerror', None) or str(error) or type(error).__name__).strip().splitlines()[0]
+        say(one_line('%s: left out: %s' % (what, reason), 300))
 
 
 def counted(number: int, noun: str) -> str:
@@ -156,20 +177,24 @@ def duration(seconds: float) -> str:
 @contextmanager
 def without_native_lines(marker: str) -> Iterator[None]:
     """Within the block, keep lines that contain `marker` off the console when native code writes them to standard error."""
-    console = os.dup(2)
-    with tempfile.TemporaryFile() as written:
-        sys.stderr.flush()
+    try:
+        console, written = os.dup(2), tempfile.TemporaryFile()
+    except OSError:  # without a standard error or a temporary folder the lines are shown
+        yield
+        return
+    with written:
+        _Console().flush()
         os.dup2(written.fileno(), 2)
         try:
             yield
         finally:
-            sys.stderr.flush()
             os.dup2(console, 2)
             os.close(console)
-            written.seek(0)
-            for line in written:
-                if marker.encode() not in line:
-                    os.write(2, line)
+            with suppress(OSError):
+                written.seek(0)
+                for line in written:
+                    if marker.encode() not in line:
+                        os.write(2, line)
 
 
 class Progress:

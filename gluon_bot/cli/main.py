@@ -15,7 +15,7 @@ from typing import Any, List, Optional, cast
 
 from gluon_bot import InputError, RunError
 from gluon_bot.cli.parser import check_folders, parser
-from gluon_bot.console import counted, one_line, say, silence
+from gluon_bot.console import counted, one_line, reopen_closed, say
 from gluon_bot.distributed import environment, gpus, launcher
 from gluon_bot.training.interrupt import Interrupted
 
@@ -27,8 +27,7 @@ BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACC
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if sys.stderr is None:  # closed: no file that is opened later shall become what native code writes messages to
-        silence()
+    reopen_closed()
     options = parser().parse_args(arguments)
     options.arguments = arguments
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors='backslashreplace')  # file names may not be valid text
@@ -208,7 +207,9 @@ def _run_options(options: argparse.Namespace, weights: str, teacher: str = '') -
     from gluon_bot.training.setup import RunOptions
     return RunOptions(data=options.data, out=options.out, resume=options.resume, accumulate=options.accumulate,
                       limit=options.limit, weights=weights, teacher=teacher, log_every=options.log_every,
-                      keep=options.keep, tensorboard=options.tensorboard)
+                      keep=options.keep, tensorboard=options.tensorboard,
+                      skip_broken=getattr(options, 'skip_broken', False),
+                      ignore_label=getattr(options, 'ignore_label', None))
 
 
 def _plan_or_launch(options: argparse.Namespace, job: Any, planned: str, prepare: Any) -> int:
@@ -247,10 +248,11 @@ def _evaluate(options: argparse.Namespace) -> int:
         return _launch(options)
     if task == 'detect':
         from gluon_bot.tasks import detection
-        result = detection.run(options.checkpoint, options.data, options.limit)
+        result = detection.run(options.checkpoint, options.data, options.limit, options.skip_broken)
     elif task == 'segment':
         from gluon_bot.tasks import segmentation
-        result = segmentation.run(options.checkpoint, options.data, options.limit, options.multi_scale)
+        result = segmentation.run(options.checkpoint, options.data, options.limit, options.multi_scale, options.skip_broken,
+                                  options.ignore_label)
     else:
         from gluon_bot.tasks import classification
         result = classification.run(options.checkpoint, options.data, options.batch_size, options.limit)

@@ -143,9 +143,11 @@ def _training(parser: argparse.ArgumentParser, data_help: str) -> None:
     _workers(parser, restarts=True)
 
 
-def _lenient(parser: argparse.ArgumentParser) -> None:
+def _lenient(parser: argparse.ArgumentParser, masks: bool = True) -> None:
     parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be used, and say so')
-    parser.add_argument('--ignore-label', type=_whole(0, 255), metavar='N', help='of unlabelled pixels in masks, besides 0')
+    if masks:
+        parser.add_argument('--ignore-label', type=_whole(0, 255), metavar='N',
+                            help='of unlabelled pixels in masks, besides 0')
 
 
 def commands_of(top: argparse.ArgumentParser) -> Dict[str, argparse.ArgumentParser]:
@@ -232,6 +234,7 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot detect scenes-detection --data data/scenes --out runs/boxes --backbone runs/digits '
                        '--workers 2\n')
     _training(command, 'VOC devkit, or a folder with one')
+    _lenient(command, masks=False)
     command.add_argument('--backbone', default='', metavar='CHECKPOINT',
                          help="run or checkpoint of the recipe's base network")
 
@@ -241,6 +244,7 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot segment scenes-segmentation --data data/scenes --out runs/masks --backbone runs/digits '
                        '--workers 2\n')
     _training(command, 'ADEChallengeData2016, or a folder with it')
+    _lenient(command)
     command.add_argument('--backbone', default='', metavar='CHECKPOINT',
                          help="run or checkpoint of the recipe's base network")
 
@@ -271,6 +275,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--batch-size', type=_whole(1, MOST), default=64, metavar='N',
                          help='images of one worker, for a classifier '
                          '(default: 64)')
+    _lenient(command)
     command.add_argument('--multi-scale', action='store_true',
                          help='segmentation: the mean over six scales and their mirror '
                          'images')

@@ -90,8 +90,8 @@ def manifest(root: str, left_out: Sequence[str] = ()) -> Dict[str, Any]:
     """What a run's record says of its data: name, image counts, classes, and a checksum of file names and sizes."""
     devkit = find_devkit(root)
     counts = {split: [name for name in split_names(devkit, split) if name not in left_out] for split in SPLITS}
-    files = [part for name in counts['train'] + counts['test']
-             for part in (annotation_path('', name), os.path.relpath(image_path(devkit, name), devkit))]
+    files = [os.path.relpath(place(devkit, name), devkit) for name in counts['train'] + counts['test']
+             for place in (annotation_path, image_path)]
     classes = read_classes(devkit)
     return {'name': 'voc' if classes == CLASSES else 'voc-layout', 'train_images': len(counts['train']),
             'val_images': len(counts['test']), 'classes': list(classes), 'sha256': trees.listing_sha256(devkit, files)}
@@ -162,7 +162,8 @@ def image_path(devkit: str, name: str) -> str:
 def annotation_path(devkit: str, name: str) -> str:
     """Where its annotation lies."""
     year, stem = name.split('/')
-    return os.path.join(devkit, year, 'Annotations', stem + '.xml')
+    folder = os.path.join(devkit, year, 'Annotations')
+    return os.path.join(folder, trees.find_image(folder, stem, ('.xml',)) or stem + '.xml')
 
 
 def _judged(devkit: str, classes: Sequence[str], name: str,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import warnings
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot.files import atomic_write
 from gluon_bot.recipes.tasks import METRICS, TASKS
@@ -110,12 +112,32 @@ def _label(name: str) -> str:
     return (' ' if name.startswith('_') else '') + '\n'.join(lines).replace('$', r'\$')
 
 
+@contextmanager
+def own_matplotlib(style: Dict[str, Any]) -> Iterator[None]:
+    """Matplotlib as it comes, with our style: without the user's matplotlibrc, backend and LaTeX, and without its warnings.
+
+    A name may have letters that its font lacks, Chinese ones or emoji: they are shown as boxes.
+    """
+    logging.getLogger('matplotlib').setLevel(logging.ERROR)  # of settings, fonts and folders for its cache
+    given = os.environ.get('MPLBACKEND')
+    os.environ['MPLBACKEND'] = 'agg'  # while it is imported: one that does not exist would be an error
+    try:
+        import matplotlib
+    finally:
+        os.environ.pop('MPLBACKEND')
+        if given is not None:
+            os.environ['MPLBACKEND'] = given
+    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith('backend')}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with matplotlib.rc_context({**defaults, **style}):
+            yield
+
+
 def rendered(draw: Callable[[Any], None], inches: Tuple[float, float], kind: str) -> bytes:
     """What `draw` puts on a matplotlib figure of (width, height) inches, as 'svg' or 'png'; the same bytes each time."""
-    import matplotlib
-    from matplotlib.figure import Figure
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # a name may have letters the font lacks
+    with own_matplotlib(STYLE):
+        from matplotlib.figure import Figure
         figure = Figure(figsize=inches, layout='constrained')
         draw(figure)
         out = io.BytesIO()

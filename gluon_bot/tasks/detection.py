@@ -110,8 +110,9 @@ def prepare(recipe: Detection, options: RunOptions) -> DetectionTask:
 
 def describe(recipe: Detection, options: RunOptions, workers: int) -> Job:
     """Check data and batch sizes for `workers` ranks."""
-    splits = voc.Boxes(options.data, 'train'), voc.Boxes(options.data, 'test')
-    return finetuning.describe(recipe, options, workers, voc.manifest(options.data), splits)
+    train, test = (voc.Boxes(options.data, split, options.skip_broken) for split in ('train', 'test'))
+    manifest = voc.manifest(options.data, train.left_out + test.left_out)
+    return finetuning.describe(recipe, options, workers, manifest, (train, test))
 
 
 class Transformed(FasterRCNNDefaultTrainTransform):
@@ -201,11 +202,12 @@ def load(path: str, context: mx.Context, class_names: Optional[Sequence[str]] = 
     return trained._replace(meta=found.meta)
 
 
-def run(path: str, data: str, limit: Optional[int] = None) -> Optional[Dict[str, Any]]:
+def run(path: str, data: str, limit: Optional[int] = None, skip_broken: bool = False) -> Optional[Dict[str, Any]]:
     """Evaluate a checkpoint on the test split of the VOC devkit in `data`. The result on rank 0, None on the others."""
     ranks = horovod.join()
-    test_set = voc.Boxes(data, 'test')
+    test_set = voc.Boxes(data, 'test', skip_broken)
     trained = load(path, horovod.device(ranks), test_set.classes)
     result = evaluate(trained, test_set, ranks, limit)
-    return {'recipe': trained.recipe.name, 'step': trained.meta['step'], 'data': voc.manifest(data)['name'],
+    name = voc.manifest(data, test_set.left_out)['name']
+    return {'recipe': trained.recipe.name, 'step': trained.meta['step'], 'data': name,
             'precision': trained.precision, **result} if ranks.first else None

@@ -123,8 +123,11 @@ def prepare(recipe: Segmentation, options: RunOptions) -> SegmentationTask:
 
 def describe(recipe: Segmentation, options: RunOptions, workers: int) -> Job:
     """Check data and batch sizes for `workers` ranks."""
-    splits = ade20k.Masks(options.data, 'train'), ade20k.Masks(options.data, 'val')
-    return finetuning.describe(recipe, options, workers, ade20k.manifest(options.data), splits)
+    train, val = (ade20k.Masks(options.data, split, options.skip_broken, options.ignore_label) for split in ('train', 'val'))
+    manifest = ade20k.manifest(options.data, train.left_out + val.left_out)
+    if options.ignore_label is not None:
+        manifest['ignore_label'] = options.ignore_label
+    return finetuning.describe(recipe, options, workers, manifest, (train, val))
 
 
 def evaluation_network(recipe: Segmentation, classes: int, context: mx.Context) -> Trained:
@@ -189,12 +192,14 @@ def load(path: str, context: mx.Context, class_names: Optional[Sequence[str]] = 
     return trained._replace(meta=found.meta)
 
 
-def run(path: str, data: str, limit: Optional[int] = None, multi_scale: bool = False) -> Optional[Dict[str, Any]]:
+def run(path: str, data: str, limit: Optional[int] = None, multi_scale: bool = False, skip_broken: bool = False,
+        ignore_label: Optional[int] = None) -> Optional[Dict[str, Any]]:
     """Evaluate a checkpoint on the validation split of the ADE20K tree in `data`. The result on rank 0, None elsewhere."""
     ranks = horovod.join()
-    val_set = ade20k.Masks(data, 'val')
+    val_set = ade20k.Masks(data, 'val', skip_broken, ignore_label)
     trained = load(path, horovod.device(ranks), val_set.classes)
     result = evaluate(trained, val_set, ranks, limit, multi_scale)
-    return {'recipe': trained.recipe.name, 'step': trained.meta['step'], 'data': ade20k.manifest(data)['name'],
+    name = ade20k.manifest(data, val_set.left_out)['name']
+    return {'recipe': trained.recipe.name, 'step': trained.meta['step'], 'data': name,
             'precision': trained.precision, 'scales': list(SCALES) if multi_scale else [1.0],
             **result} if ranks.first else None

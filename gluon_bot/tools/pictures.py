@@ -18,6 +18,7 @@ from gluon_bot.data.records import verify
 from gluon_bot.data.samples.scenes import PHOTOGRAPH
 from gluon_bot.files import atomic_write
 from gluon_bot.recipes.classification import Recipe
+from gluon_bot.runs.curves import own_matplotlib
 
 # Okabe and Ito's colours, told apart by the colour-blind too; further classes go round the colour circle
 FIRST_COLORS = ((0.90, 0.62, 0.00), (0.34, 0.71, 0.91), (0.00, 0.62, 0.45), (0.94, 0.89, 0.26),
@@ -32,6 +33,7 @@ NAME_LENGTH = 32
 Color = Tuple[float, float, float]
 
 
+@own_matplotlib({})
 def save_top5(path: str, image: np.ndarray, names: Sequence[str], probabilities: np.ndarray) -> None:
     """The image above bars for the five largest of `probabilities` (classes,), largest first."""
     best = np.argsort(-probabilities, kind='stable')[:5]
@@ -48,6 +50,7 @@ def save_top5(path: str, image: np.ndarray, names: Sequence[str], probabilities:
     _save(figure, axes, image, path)
 
 
+@own_matplotlib({})
 def save_boxes(path: str, image: np.ndarray, names: Sequence[str], boxes: np.ndarray, classes: Iterable[int],
                scores: Optional[Iterable[float]] = None) -> None:
     """The image with boxes (n, 4), xmin, ymin, xmax, ymax in pixels, each with its class and its score, if there are any."""
@@ -61,6 +64,7 @@ def save_boxes(path: str, image: np.ndarray, names: Sequence[str], boxes: np.nda
     _save(figure, axes, image, path)
 
 
+@own_matplotlib({})
 def save_mask(path: str, image: np.ndarray, names: Sequence[str], mask: np.ndarray) -> None:
     """The image under the colours of its classes (height, width) beside a legend: largest areas first.
 
@@ -118,15 +122,12 @@ def _name(names: Sequence[str], index: int) -> str:
 COLUMNS, ROWS = 6, 4
 
 
+@own_matplotlib({})
 def picture(folder: str, split: str, out_png: str, recipe: Recipe) -> None:
     """Write a PNG of the first images of an epoch ('train', augmented as `recipe` says) or of the validation records.
 
     Raises InputError for a folder without sound records.
     """
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
     manifest = verify.check(folder, split)
     count = min(COLUMNS * ROWS, manifest.images)
     if split == 'train':
@@ -135,7 +136,9 @@ def picture(folder: str, split: str, out_png: str, recipe: Recipe) -> None:
         batches = validation_batches(manifest, recipe, Part(0, 1, count, limit=count))
     images, labels = [array.asnumpy() for array in next(batches)]
     pixels = images.transpose(0, 2, 3, 1) * np.array(transforms.STD) + np.array(transforms.MEAN)
-    figure, places = pyplot.subplots(ROWS, COLUMNS, figsize=(2 * COLUMNS, 2.25 * ROWS), layout='constrained')
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(2 * COLUMNS, 2.25 * ROWS), layout='constrained')
+    places = figure.subplots(ROWS, COLUMNS)
     figure.suptitle('%s %s, %d pixels, as %s sees it' % (manifest.name, split, recipe.image_size, recipe.name))
     for place in places.flat:
         place.axis('off')
@@ -144,4 +147,3 @@ def picture(folder: str, split: str, out_png: str, recipe: Recipe) -> None:
         place.set_title('%.24s' % manifest.classes[int(label)], fontsize=9, parse_math=False)
     with atomic_write(out_png, 'wb') as file:
         figure.savefig(file, format='png', dpi=110)
-    pyplot.close(figure)

@@ -11,7 +11,7 @@ from typing import Any, Dict, NamedTuple, Optional
 import mxnet as mx
 
 from gluon_bot import RunError
-from gluon_bot.console import PLAIN_SECONDS, Progress, say, short_name
+from gluon_bot.console import PLAIN_SECONDS, Progress, decoration, say, short_name
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.tasks import METRICS, TASKS
 from gluon_bot.runs import checkpoint, curves
@@ -85,7 +85,8 @@ class Journal:
     def show_epoch(self, line: Dict[str, Any]) -> None:
         """Draw the curves and print the scores of an epoch that is recorded."""
         if self.first:
-            curves.run_curves(self.job.options.out)
+            with decoration('%s/curves.png' % self.job.options.out):
+                curves.run_curves(self.job.options.out)
             say('epoch %d: %s' % (line['epoch'], worded(line)))
 
     def pause(self) -> None:

@@ -31,6 +31,8 @@ class RunOptions(NamedTuple):
     log_every: int = 50
     keep: int = 3
     tensorboard: bool = False
+    skip_broken: bool = False  # leave out images of a tree that cannot be used
+    ignore_label: Optional[int] = None  # of unlabelled pixels in masks, besides 0
 
 
 class Job(NamedTuple):

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from gluon_bot import InputError
+from gluon_bot.console import decoration
 
 
 class Events:
@@ -18,15 +19,20 @@ class Events:
                 from tensorboardX import SummaryWriter
             except ImportError:
                 raise InputError('--tensorboard needs tensorboardX: pip install tensorboardX') from None
-            self.writer = SummaryWriter(os.path.join(run, 'tensorboard'))
+            with decoration('TensorBoard events'):
+                self.writer = SummaryWriter(os.path.join(run, 'tensorboard'))
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """Scalars named `event`/field at `step` updates."""
-        for name, value in values.items() if self.writer else ():
-            if isinstance(value, (int, float)):
-                self.writer.add_scalar('%s/%s' % (event, name), value, step)
+        writer, self.writer = self.writer, None  # which stays so where it fails
+        with decoration('TensorBoard events'):
+            for name, value in values.items() if writer else ():
+                if isinstance(value, (int, float)):
+                    writer.add_scalar('%s/%s' % (event, name), value, step)
+            self.writer = writer
 
     def close(self) -> None:
         """Flush and close."""
-        if self.writer:
-            self.writer.close()
+        with decoration('TensorBoard events'):
+            if self.writer:
+                self.writer.close()
