@@ -17,9 +17,10 @@ import time
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Iterator, Optional
 
-from gluon_bot import InputError
+from gluon_bot import InputError, RunError
 
-PARTIAL = re.compile(r'\.partial-\d+$')
+PARTIAL = re.compile(r'\.partial-\w+$')
+DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @contextmanager
@@ -72,7 +73,7 @@ def owned(folder: str, patience_seconds: float = 0) -> Iterator[bool]:
 
 
 def is_owned(folder: str) -> Optional[bool]:
-    """Whether a process owns `folder` by `owned`; None where that can't be known, for want of locks or of permission."""
+    """Whether a process owns `folder` by `owned`; None where that is unknown, without locks or permission."""
     try:
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -125,11 +126,21 @@ def size_text(count: float) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """A stranger's JSON: ValueError for what is none or is nested too deeply; a number of 19 digits or more is a float."""
+    """Untrusted JSON: ValueError for what is not JSON or is nested too deeply; a number of 19 digits or more is a float."""
     try:
         return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits))
     except RecursionError:
         raise ValueError('nested too deeply') from None
+
+
+def not_written(path: str, what: str, error: OSError) -> Exception:
+    """The error for a failure to write at `path`: RunError of a full or broken disk, InputError of a bad place."""
+    return (RunError if error.errno in DISK_FAILURES else InputError)('%s: %s: %s' % (path, what, error.strerror))
+
+
+def not_through_links(path: str, flags: int) -> int:
+    """An opener for `open` that refuses a link, which may lead out of the folder: OSError."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def fsync_folder(folder: str) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
 import json
 import os
 import sys
-from typing import Any, List, Optional, cast
+from typing import Any, List, Optional
 
 from gluon_bot import InputError, RunError
+from gluon_bot.cli import process
 from gluon_bot.cli.parser import check_folders, parser
 from gluon_bot.console import counted, one_line, reopen_closed, say
 from gluon_bot.distributed import environment, gpus, launcher
@@ -28,9 +28,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     reopen_closed()
+    process.keep_output()
     options = parser().parse_args(arguments)
     options.arguments = arguments
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors='backslashreplace')  # file names may not be valid text
+    if options.command in WRITING:
+        process.interrupt_when_told_to_end()
     launcher.follow_parent()
     _prepare(options)
     try:
@@ -51,29 +53,22 @@ def main(arguments: Optional[List[str]] = None) -> int:
             say('gluon-bot: ' + one_line(str(error)))
         return 1 if isinstance(error, RunError) else 130
     except KeyboardInterrupt:
-        say('gluon-bot: interrupted')
-        return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        trains = options.command in TRAINING  # which, once it has started, writes a checkpoint first
+        say('gluon-bot: interrupted' + (' before a checkpoint was written; continue with --resume' if trains else ''))
+        return 1 if trains else 130
     except OSError as error:
+        if error.filename is None:  # it may have been the output
+            process.drop_output()
         say('gluon-bot: ' + one_line('%s: %s' % (error.filename or 'writing', error.strerror or error)))
         return 2 if error.errno in BAD_PLACE else 1
     except Exception as error:
-        if 'MXNetError' not in [kind.__name__ for kind in type(error).__mro__]:
+        code, said = process.failure(error)
+        if not code:
             raise
-        say('gluon-bot: %s' % _first_line(error))
+        say('gluon-bot: ' + one_line(said))
         if 'HOROVOD_RANK' not in os.environ:
             return 1
-        os._exit(launcher.LOST)  # a regular exit would wait for workers that are gone
-
-
-def _first_line(error: Exception) -> str:
-    """What MXNet says of an error, without its stack: 'another worker was lost', or its last line with text."""
-    text = str(error)
-    if 'Horovod has been shut down' in text or 'Connection reset' in text or 'Connection closed by peer' in text:
-        return 'another worker was lost'
-    return 'MXNet failed: ' + ([line.strip() for line in text.splitlines() if line.strip()] or ['no reason given'])[-1]
+        os._exit(code)  # an orderly exit would wait for workers that are gone
 
 
 def _is_launcher(options: argparse.Namespace) -> bool:
@@ -82,7 +77,9 @@ def _is_launcher(options: argparse.Namespace) -> bool:
 
 
 def _launch(options: argparse.Namespace) -> int:
-    return launcher.run(options.arguments, options.workers, options.hosts, options.restarts, options.stall_minutes)
+    from gluon_bot.runs.status import status_of
+    return launcher.run(options.arguments, options.workers, options.hosts, options.restarts, options.stall_minutes,
+                        recorded_step=lambda: status_of(getattr(options, 'out', '')).step)
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -324,6 +321,8 @@ def _completion(options: argparse.Namespace) -> None:
     print(completion.script(options.shell, parser()), end='')
 
 
+TRAINING = ('train', 'detect', 'segment')
+WRITING = ('import', 'export', 'predict', 'report', 'figures')  # files for others, at once
 COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict',
              'benchmark')  # what needs MXNet
 ON_DEVICE = ('train', 'detect', 'segment', 'evaluate', 'predict')  # what computes on a GPU, where there is one

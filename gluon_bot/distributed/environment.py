@@ -40,9 +40,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 
 from gluon_bot import InputError
 from gluon_bot.distributed import gpus
+from gluon_bot.files import size_text
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 LARGEST_KEPT_BYTES = 256 << 20  # a batch of images has 77 MB
@@ -53,6 +55,7 @@ GPU = {'HOROVOD_FUSION_THRESHOLD': str(64 << 20), 'HOROVOD_CYCLE_TIME': '0.1', '
 CPU = {'HOROVOD_CYCLE_TIME': '10'}
 GPU_FIXED_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '2'}
 GPU_ANY_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '0', 'MXNET_GPU_MEM_POOL_TYPE': 'Round'}
+LEAST_ADDRESS_SPACE_BYTES = 2 << 30  # MXNet and its modules take half of it before they have done anything
 
 
 def prepare(workers: int) -> None:
@@ -79,6 +82,13 @@ def _keep_memory() -> None:
     if mallopt:  # glibc, and not another C library
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
         mallopt(M_TRIM_THRESHOLD, LARGEST_KEPT_BYTES)
+
+
+def address_space_limit() -> str:
+    """What `ulimit -v` allows this process, in words, where that is a limit; '' where there is none, or one to work with."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    small = limit not in (resource.RLIM_INFINITY, -1) and limit < LEAST_ADDRESS_SPACE_BYTES
+    return 'the address space is limited to %s (ulimit -v)' % size_text(limit) if small else ''
 
 
 def own_cores() -> int:

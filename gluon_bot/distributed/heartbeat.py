@@ -1,6 +1,6 @@
-"""A sign of life from each worker to its launcher, by a pipe: whoever stands still is known by its rank.
+"""Heartbeats from each worker to its launcher, by a pipe: a worker that makes no progress is known by its rank.
 
-Horovod's own check for stalls runs in rank 0 and waits itself for a worker that was stopped; and it can't see a worker that
+Horovod's own check for stalls runs in rank 0 and waits itself for a worker that was stopped; and it cannot see a worker that
 hangs outside of Horovod. `console.Progress` beats: at each update, each batch that is evaluated, each record verified.
 """
 
@@ -13,18 +13,18 @@ from typing import Dict, Tuple
 from gluon_bot.console import HEARTBEAT
 
 SUSPENDED_SECONDS = 5
-START_SECONDS = 300  # to load, to meet, and to build the network, before the first sign
+START_SECONDS = 300  # to load, to meet, and to build the network, before the first beat
 
 
 class Pulse:
-    """One worker's, in its launcher."""
+    """The heartbeats of one worker, in its launcher."""
 
     def __init__(self) -> None:
         self.pipe, self.workers_end = os.pipe()
         for end in (self.pipe, self.workers_end):
             os.set_blocking(end, False)
         self.listened = time.monotonic()  # when we last looked
-        self.moved = self.listened + START_SECONDS  # when it last did, by the clock that all processes share
+        self.moved = self.listened + START_SECONDS  # when it last made progress, by the clock that all processes share
 
     def listen(self) -> None:
         """Bring `moved` up to date."""
@@ -44,9 +44,9 @@ class Pulse:
 
 
 def slowest(pulses: Dict[int, Pulse]) -> Tuple[int, float]:
-    """(the rank that stood still first, for how many seconds none has moved), of the workers on this machine.
+    """(the rank that made no progress first, the seconds since any made some), of the workers on this machine.
 
-    One that hangs is soon waited for by all others, at their next sum over ranks.
+    All others soon wait for a worker that hangs, at their next sum over ranks.
     """
     for each in pulses.values():
         each.listen()

@@ -94,7 +94,7 @@ def join() -> Ranks:
     try:
         import horovod.mxnet as horovod
     except ImportError as error:
-        raise InputError('horovod can not be loaded (%s): run scripts/quickstart.sh, or install it '
+        raise InputError('horovod cannot be loaded (%s): run scripts/quickstart.sh, or install it '
                          'with HOROVOD_WITH_MXNET=1' % error) from None
     ssh.check_own_name()
     horovod.init()

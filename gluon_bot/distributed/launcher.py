@@ -1,11 +1,14 @@
-"""Starts the workers of a job and starts them again from the last checkpoint when one dies (Horovod can't, for MXNet).
+"""Starts the workers of a job and restarts them from the last checkpoint when one dies (Horovod cannot, for MXNet).
 
 Workers here are our children, those on other machines are children of an ssh that is ours: exit codes arrive, a request to
-stop reaches all, and none outlives us. They meet at a server of ours and talk by Gloo or NCCL.
+stop reaches all, and none outlives us. They meet at a server of ours (rendezvous.py) and talk by Gloo or NCCL.
+
+Restarts are for accidents. A worker that dies where it died before has a cause that another restart would meet again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -13,40 +16,99 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
 
 from gluon_bot import InputError, console
 from gluon_bot.console import duration, say
-from gluon_bot.distributed import heartbeat, ssh
+from gluon_bot.distributed import heartbeat, rendezvous, ssh
 
-LOST = 70  # exit code of a worker that crashed, or lost another one: worth a restart
-FINAL = (0, 1, 2, 130)  # done, failed for good, bad input, interrupted: not worth one
+LOST = 70  # exit code of a worker that lost another one
+BROKEN, OUT_OF_MEMORY = 71, 72  # of one in which MXNet failed, or whose memory was not enough
+FINAL = (0, 1, 2, 130)  # done, failed for good, bad input, interrupted: not worth a restart
 MOST_WORKERS = 64  # on one machine with fewer cores
 GRACE_SECONDS = 20  # for the other workers to notice that one is gone
 CHECKPOINT_SECONDS = 300  # for a worker whose launcher is gone to write its checkpoint
+MOST_PAUSE_SECONDS = 60  # before a restart: 1, 2, 4 ... seconds
+NEAR_STEPS = 3  # that the record of a run may differ by when a worker dies in the same update again
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, stall_minutes: float = 30) -> int:
+class Outcome(NamedTuple):
+    """How the workers of a job ended."""
+
+    code: int  # one exit code for all of them
+    rank: int = -1  # the first that ended badly, where one did
+    cause: str = ''  # why it did, in words
+
+
+def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, stall_minutes: float = 30,
+        recorded_step: Callable[[], int] = lambda: 0) -> int:
     """Run `gluon-bot ARGUMENTS` as `workers` ranks; returns the job's exit code.
 
     `hosts` is 'name:slots,name:slots' for several machines, '' for this one. After a worker's death all are started again
-    with --resume, `restarts` times at the most; where none has done anything for `stall_minutes`, they count as dead.
-    Raises InputError where a machine can't be used.
+    with --resume, `restarts` times at the most, but not where the same rank dies at the same `recorded_step` or memory runs
+    out a second time; where none has made progress for `stall_minutes`, they count as dead.
+    Raises InputError where a machine cannot be used.
     """
-    if restarts and '--resume' not in arguments:
-        arguments = arguments + ['--resume']
-    for attempt in range(restarts + 1):
-        if attempt:
-            say('a worker died; restart %d of %d from the last checkpoint' % (attempt, restarts))
-        code = start([sys.executable, '-m', 'gluon_bot', *arguments], workers, hosts, 60 * stall_minutes)
-        if code in FINAL:
-            return code
-    say('gluon-bot: a worker died%s; go on with --resume' % (' and %d restarts did not help' % restarts if restarts else ''))
+    trains = arguments[0] != 'evaluate'
+    deaths: List[Tuple[Outcome, int]] = []
+    with stop_requests() as asked:
+        while True:
+            outcome = attempt([sys.executable, '-m', 'gluon_bot', *arguments], workers, hosts, 60 * stall_minutes, asked)
+            if outcome.code in FINAL:
+                return outcome.code
+            if asked:
+                say('gluon-bot: stopped before a checkpoint was written; continue with --resume' if trains else
+                    'gluon-bot: interrupted')
+                return 1 if trains else 130
+            deaths.append((outcome, recorded_step()))
+            repeated = len(deaths) > 1 and _is_repeated(*deaths[-2:])
+            if repeated or len(deaths) > restarts:
+                break
+            if '--resume' not in arguments:
+                arguments = arguments + ['--resume']
+            pause = min(2 ** (len(deaths) - 1), MOST_PAUSE_SECONDS)
+            say('a worker died; restart %d of %d from the last checkpoint in %ds' % (len(deaths), restarts, pause))
+            _wait_unless(asked, pause)
+    what = 'rank %d %s' % (outcome.rank, outcome.cause) if outcome.cause else 'a worker died'
+    if repeated:
+        say('gluon-bot: %s, twice at the same place: no restart would help; remove the cause, continue with --resume' % what)
+    elif trains:
+        tried = ' and %d restarts did not help' % restarts if restarts else ''
+        say('gluon-bot: %s%s; continue with --resume' % (what, tried))
+    else:
+        say('gluon-bot: %s, so there is no result; evaluate again' % what)
     return 1
 
 
+def _is_repeated(before: Tuple[Outcome, int], now: Tuple[Outcome, int]) -> bool:
+    """Whether a job died of what it died of before: too little memory, or the same rank at the same step."""
+    if OUT_OF_MEMORY == before[0].code == now[0].code:
+        return True
+    return before[0].rank == now[0].rank >= 0 and abs(before[1] - now[1]) <= NEAR_STEPS
+
+
+def _wait_unless(asked: List[int], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not asked and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[List[int]]:
+    """Within the block, the signals that ask the job to stop are collected in the list. SIGHUP stays ignored under nohup."""
+    asked: List[int] = []
+    before = {number: signal.signal(number, lambda number, _: asked.append(number))
+              for number in STOPS if signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def check(workers: int, hosts: str) -> None:
-    """InputError where the workers can't all be started: before any is."""
+    """InputError where the workers cannot all be started: before any is."""
     most = max(MOST_WORKERS, len(os.sched_getaffinity(0)))
     if hosts:
         ssh.machines(hosts, workers)
@@ -56,11 +118,11 @@ def check(workers: int, hosts: str) -> None:
 
 
 def follow_parent() -> None:
-    """In a worker: tell the launcher that we live; when it is gone, be asked to stop as by SIGTERM (Linux)."""
+    """In a worker: send heartbeats to the launcher; when it is gone, be asked to stop as by SIGTERM (Linux)."""
     console.begin_heartbeat()
     launcher = os.environ.get('GLUON_BOT_LAUNCHER')
     if launcher == 'ssh':
-        ssh.use_interface_to(os.environ['HOROVOD_GLOO_RENDEZVOUS_ADDR'])
+        ssh.use_interface_to(rendezvous.address_of(os.environ['HOROVOD_GLOO_RENDEZVOUS_ADDR']))
         threading.Thread(target=_follow_input, daemon=True).start()
     elif launcher and sys.platform == 'linux':
         import ctypes
@@ -79,13 +141,19 @@ def _follow_input() -> None:
 
 
 def start(command: List[str], workers: int, hosts: str = '', stall_seconds: float = 1800) -> int:
-    """Run `command` as `workers` ranks, here or on `hosts`; returns one exit code for all of them."""
-    server, places = _rendezvous(workers, hosts, stall_seconds)
+    """Run `command` as `workers` ranks, here or on `hosts`, once; returns one exit code for all of them."""
+    with stop_requests() as asked:
+        return attempt(command, workers, hosts, stall_seconds, asked).code
+
+
+def attempt(command: List[str], workers: int, hosts: str, stall_seconds: float, asked: List[int]) -> Outcome:
+    """Run `command` as `workers` ranks, here or on `hosts`, which are told to stop once there is a signal in `asked`."""
+    if asked:
+        return Outcome(LOST)
+    server, places = _meeting(workers, hosts, stall_seconds)
     pulses = {rank: heartbeat.Pulse() for rank, (name, _) in enumerate(places) if not name}
-    asked = []
-    before = {number: signal.signal(number, lambda number, _: asked.append(number))
-              for number in (signal.SIGTERM, signal.SIGINT)}
-    processes = []
+    processes: List[subprocess.Popen] = []
+    kills = _kernel_kills()
     try:
         for rank, (name, environment) in enumerate(places):
             if name:
@@ -95,7 +163,7 @@ def start(command: List[str], workers: int, hosts: str = '', stall_seconds: floa
                 processes.append(subprocess.Popen(command, env={**os.environ, **environment,
                                                                    console.HEARTBEAT_VARIABLE: str(end)},
                                                   pass_fds=[end]))
-        return _wait(processes, asked, pulses, stall_seconds)
+        return _wait(processes, asked, pulses, stall_seconds, [name for name, _ in places], kills)
     finally:
         for process in processes:
             if process.poll() is None:
@@ -103,38 +171,73 @@ def start(command: List[str], workers: int, hosts: str = '', stall_seconds: floa
                 process.wait()
         for worker in pulses.values():
             worker.close()
-        server.stop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        rendezvous.stop(server)
 
 
 def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int, heartbeat.Pulse],
-          stall_seconds: float) -> int:
-    """Wait for all workers; pass on to them that they shall stop (they bear being told twice, by a terminal and by us)."""
-    forwarded, deadline = 0, None
+          stall_seconds: float, names: List[str], kills: int = 0) -> Outcome:
+    """Wait for all workers; pass on to them that they shall stop (a terminal may have told them already).
+
+    `names` are their machines, '' for this one; `kills` is what `_kernel_kills` said when they were started.
+    """
+    forwarded, deadline, worst = 0, None, -1
     while True:
         codes = [process.poll() for process in processes]
-        for _ in asked[forwarded:]:
+        while forwarded < len(asked):
+            forwarded += 1
             for process in processes:
                 if process.stdin:
-                    process.stdin.close()
+                    with contextlib.suppress(OSError):
+                        process.stdin.close()
                 elif process.poll() is None:
                     process.terminate()
-        forwarded = len(asked)
+        if worst < 0:  # the others end with LOST, a little later
+            worst = next((rank for rank, code in enumerate(codes) if code not in (None, 0, 130, LOST)), -1)
         ended = [code for code in codes if code is not None]
-        if len(ended) == len(codes):
-            return _verdict(ended, bool(asked))
         if any(code not in (0, 130) for code in ended) and deadline is None:
             deadline = time.monotonic() + GRACE_SECONDS
-        if deadline is not None and time.monotonic() > deadline:
-            return _verdict([code for code in ended if code], bool(asked))
+        if len(ended) == len(codes) or deadline is not None and time.monotonic() > deadline:
+            code = _verdict(ended if len(ended) == len(codes) else [code for code in ended if code], bool(asked))
+            if worst < 0 or code in FINAL:
+                return Outcome(code)
+            if OUT_OF_MEMORY == codes[worst] or -signal.SIGKILL == codes[worst] and _kernel_kills() > kills:
+                return Outcome(OUT_OF_MEMORY, worst, 'ran out of memory')
+            return Outcome(code, worst, _cause(codes[worst], names[worst]))
         rank, seconds = heartbeat.slowest(pulses) if pulses else (0, 0.0)
         if seconds > stall_seconds:
-            rank = next((each for each in pulses if _is_halted(processes[each].pid)), rank)  # the others wait for it
-            say('rank %d (process %d) has stood still for %s; all workers are ended'
-                % (rank, processes[rank].pid, duration(seconds)))
-            return LOST
+            lost = [name for name in dict.fromkeys(names) if name and not ssh.answers(name)]
+            if lost:
+                say('%s: does not answer any more; the machine or its network is lost, all workers are ended'
+                    % ', '.join(lost))
+                return Outcome(LOST, names.index(lost[0]), 'was on %s, which is lost' % lost[0])
+            halted = [each for each in pulses if _is_halted(processes[each].pid)]  # for whom the others wait
+            rank = halted[0] if halted else rank
+            say('rank %d (process %d) has made no progress for %s; all workers are ended'
+                % (rank, processes[rank].pid, duration(seconds))
+                + (' (it may wait for one on another machine)' if any(names) and not halted else ''))
+            return Outcome(LOST, rank, 'made no progress')
         time.sleep(0.05)
+
+
+def _cause(code: Any, machine: str) -> str:
+    """What the exit code of a worker means."""
+    if machine and code == ssh.SSH_FAILED:
+        return 'on %s is lost: the connection ended, or the worker was killed' % machine
+    if code == BROKEN:
+        return 'failed in MXNet'
+    if code < 0:
+        try:
+            return 'was killed by signal %d (%s)' % (-code, signal.Signals(-code).name)
+        except ValueError:
+            return 'was killed by signal %d' % -code
+    return 'left with exit code %d' % code
+
+
+def _kernel_kills() -> int:
+    """How often the kernel has killed a process because memory ran out (Linux)."""
+    with contextlib.suppress(OSError, ValueError), open('/proc/vmstat') as file:
+        return sum(int(line.split()[1]) for line in file if line.startswith('oom_kill '))
+    return 0
 
 
 def _is_halted(process_id: int) -> bool:
@@ -147,42 +250,39 @@ def _is_halted(process_id: int) -> bool:
 
 
 def _verdict(codes: List[int], asked: bool) -> int:
-    """One exit code for the job: bad input and failures for good before crashes, which other workers follow with LOST."""
+    """One exit code for the job: bad input and failures for good before crashes, which other workers follow with LOST.
+
+    Where they were asked to stop, those that left after a checkpoint speak for the others.
+    """
     for final in (2, 1):
         if final in codes:
             return final
-    if any(code in (LOST, ssh.SSH_FAILED) or code < 0 for code in codes):
-        return 130 if asked else LOST
+    if asked and 130 in codes:
+        return 130
+    if any(code not in FINAL for code in codes):
+        return LOST
     return max(codes)
 
 
-def _rendezvous(workers: int, hosts: str, stall_seconds: float) -> Tuple[Any, List[Tuple[str, Dict[str, str]]]]:
-    """Horovod's meeting point, and for each worker its machine ('' for this one) and what it must know of the others."""
-    try:
-        from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
-        from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
-        from horovod.runner.http.http_server import RendezvousServer
-    except ImportError as error:
-        raise InputError('several workers need Horovod (%s): run scripts/quickstart.sh, which builds it' % error) from None
+def _meeting(workers: int, hosts: str, stall_seconds: float) -> Tuple[Any, List[Tuple[str, Dict[str, str]]]]:
+    """The server where the workers meet, and for each its machine ('' for this one) and what it must know of the others."""
     ssh.check_own_name()
     machines = ssh.machines(hosts, workers) if hosts else {'localhost': workers}
     others = [name for name in machines if hosts and not ssh.is_here(name)]
     for name in others:
         ssh.check(name)
     address = ssh.own_address_towards(others[0]) if others else '127.0.0.1'
-    server = RendezvousServer(0)
-    port = server.start()
-    slots = get_host_assignments(parse_hosts(','.join('%s:%d' % machine for machine in machines.items())), workers)
-    server.init(slots)
-    shared = {**create_run_env_vars(address, [ssh.interface(address)], str(port)), **_patience(stall_seconds)}
+    slots, server, variables = rendezvous.serve(address, machines, workers)
+    shared = {**variables, 'HOROVOD_GLOO_IFACE': ssh.interface(address), 'NCCL_SOCKET_IFNAME': ssh.interface(address),
+              **_patience(stall_seconds)}
     return server, [(slot.hostname if slot.hostname in others else '', {
-        **shared, **create_slot_env_vars(slot),
+        **shared, **rendezvous.variables_of(slot),
         'GLUON_BOT_LAUNCHER': 'ssh' if slot.hostname in others else str(os.getpid())})
         for slot in slots]
 
 
 def _patience(stall_seconds: float) -> Dict[str, str]:
-    """How long Horovod bears a worker that stands still: a little longer than we do. By itself, Gloo bears 30 seconds."""
+    """How long Horovod waits for a worker without progress: a little longer than we do. By itself, Gloo waits 30 seconds."""
     seconds = str(math.ceil(stall_seconds) + GRACE_SECONDS)
     return {'HOROVOD_GLOO_TIMEOUT_SECONDS': seconds, 'HOROVOD_STALL_CHECK_TIME_SECONDS': str(math.ceil(stall_seconds)),
             'HOROVOD_STALL_SHUTDOWN_TIME_SECONDS': seconds}

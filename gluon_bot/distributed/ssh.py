@@ -7,6 +7,7 @@ connection.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -15,7 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
-from typing import Dict, List
+from typing import IO, Dict, List, cast
 
 from gluon_bot import InputError
 
@@ -109,8 +110,25 @@ def check(name: str) -> None:
 
 def start(name: str, command: List[str], environment: Dict[str, str]) -> subprocess.Popen:
     """`command` on another machine, in the folder of the same name; closing the returned process's stdin asks it to stop."""
+    # what it is told goes through standard input, for everybody can read command lines; a terminal's Ctrl-C is for us
+    process = subprocess.Popen([*SSH, name, 'exec /bin/sh'], stdin=subprocess.PIPE, bufsize=0, start_new_session=True)
+    with contextlib.suppress(BrokenPipeError):  # its exit code will tell
+        cast(IO[bytes], process.stdin).write(os.fsencode(script(command, environment)))
+    return process
+
+
+def script(command: List[str], environment: Dict[str, str]) -> str:
+    """What a shell there runs: the environment that matters, our folder, the command in the shell's place."""
     variables = {**{key: value for key, value in os.environ.items() if PASSED_ON.fullmatch(key)}, **environment}
-    words = ['env'] + ['%s=%s' % item for item in sorted(variables.items())] + command
-    line = 'cd %s && exec %s' % (shlex.quote(os.getcwd()), ' '.join(map(shlex.quote, words)))
-    # a terminal's Ctrl-C is for us
-    return subprocess.Popen([*SSH, name, line], stdin=subprocess.PIPE, start_new_session=True)
+    lines = ['export %s=%s' % (key, shlex.quote(value)) for key, value in sorted(variables.items())]
+    lines += ['cd %s || exit 1' % shlex.quote(os.getcwd()), 'exec %s' % ' '.join(map(shlex.quote, command)), '']
+    return '\n'.join(lines)
+
+
+def answers(name: str) -> bool:
+    """Whether a machine can be reached by ssh now."""
+    try:
+        return subprocess.run([*SSH, name, 'true'], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL, timeout=60).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False

@@ -13,7 +13,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import say
-from gluon_bot.files import atomic_write
+from gluon_bot.files import atomic_write, not_written
 from gluon_bot.recipes.study import Study, read_study, shipped
 from gluon_bot.report import gains, html, markdown
 from gluon_bot.report.compare import Comparison, as_json, compare
@@ -142,7 +142,7 @@ def _make_folder(folder: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise InputError('%s: can not be made a folder: %s' % (folder, error.strerror)) from None
+        raise not_written(folder, 'can not be made a folder', error) from None
 
 
 def _write_file(path: str, text: str) -> None:
@@ -150,4 +150,4 @@ def _write_file(path: str, text: str) -> None:
         with atomic_write(path) as file:
             file.write(text)
     except OSError as error:
-        raise InputError('%s: can not be written: %s' % (path, error.strerror)) from None
+        raise not_written(path, 'can not be written', error) from None

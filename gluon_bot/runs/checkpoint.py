@@ -252,7 +252,7 @@ def check_consistent(path: str, meta: Dict[str, Any], steps_an_epoch: int, recip
     else:
         agree = (0 < done <= steps_an_epoch and set(tally) == {'images', *quantities}
                  and tally['images'] == done * recipe.batch_size)
-    if not agree or meta['epoch'] + (not meta['between_epochs']) > recipe.epochs:
+    if not agree or meta.get('task') != recipe.task or meta['epoch'] + (not meta['between_epochs']) > recipe.epochs:
         raise InputError('%s: checkpoint.json is damaged: its step %d does not agree with its other fields'
                          % (path, meta['step']))
 

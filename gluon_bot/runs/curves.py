@@ -91,7 +91,7 @@ def _panel(axes: Any, drawn: Sequence[Drawn], quantity: str, legend: bool = Fals
     for curve, points in drawn:
         colour, line = colour_and_line(curve.position)
         axes.plot(*zip(*points), line, color=colour, label=_label(curve.name),
-                  marker='o' if len(points) == 1 else None)  # a line through one point can't be seen
+                  marker='o' if len(points) == 1 else None)  # a line through one point is invisible
         if curve.target and targets:
             axes.plot(*curve.target, 'D', color=colour, markerfacecolor='white', markersize=6, clip_on=False, zorder=4)
     if targets or quantity.startswith('train_') and any(curve.target for curve, _ in drawn):

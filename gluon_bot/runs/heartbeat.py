@@ -11,7 +11,7 @@ import os
 import time
 from typing import Any, Dict
 
-from gluon_bot.files import parse_json, read_bounded
+from gluon_bot.files import not_through_links, parse_json, read_bounded
 
 HEARTBEAT = 'heartbeat.json'
 EVERY_SECONDS = 2.0
@@ -31,7 +31,7 @@ class Heartbeat:
             return
         self.written = now
         with contextlib.suppress(OSError):
-            with open(self.path + '.partial', 'w') as file:
+            with open(self.path + '.partial', 'w', opener=not_through_links) as file:
                 json.dump(values, file)
             os.replace(self.path + '.partial', self.path)
 

@@ -1,4 +1,4 @@
-"""Files and folders of logs to runs. The files are strangers': of any size and encoding, cut, damaged, copied twice."""
+"""Files and folders of logs to runs. The files are untrusted: of any size and encoding, cut, damaged, copied twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read(paths: Sequence[str], base: Optional[str] = None) -> Logs:
     """All runs in the files and folders `paths`, a run that stands in two files once.
 
     base: the folder that the names of the files are shown relative to; without it they are shown as given.
-    Raises InputError for a path that does not exist or can't be opened; nothing inside a file raises.
+    Raises InputError for a path that does not exist or cannot be opened; nothing inside a file raises.
     """
     files, logs = _files(paths), Logs([], [])
     progress = Progress(len(files), 'read', 'files')
@@ -61,7 +61,7 @@ def _files(paths: Sequence[str]) -> List[str]:
 
 
 def read_file(path: str, source: str) -> Logs:
-    """The runs in the file `path`, shown as `source`. InputError where it can't be opened; nothing inside it raises."""
+    """The runs in the file `path`, shown as `source`. InputError where it cannot be opened; nothing inside it raises."""
     found = []
 
     def note(number: int, text: str) -> None:
@@ -115,7 +115,7 @@ def _lines(path: str, note: Any) -> Iterator[Tuple[int, str, bool]]:
     except (EOFError, zlib.error, gzip.BadGzipFile):
         note(number, 'the compressed file is cut or damaged behind this line')
     except OSError as error:
-        raise InputError('%s: can not be read: %s' % (cleaned(path), error.strerror or error)) from None
+        raise InputError('%s: cannot be read: %s' % (cleaned(path), error.strerror or error)) from None
 
 
 def _opened(path: str) -> io.TextIOWrapper:
@@ -131,12 +131,12 @@ def _opened(path: str) -> io.TextIOWrapper:
 
 
 def doubt(run: Run) -> str:
-    """Why the validation numbers of a run can't be real; '' where nothing speaks against them."""
+    """Why the validation numbers of a run cannot be real; '' where there is no reason to doubt them."""
     curve = [(epoch, values['val_top1']) for epoch, values in sorted(run.epochs.items()) if 'val_top1' in values]
     reasons = []
     steady, step = _steadiest(curve)
     if steady >= STEADY_EPOCHS:
-        reasons.append('validation top-1 moves by the same %.3f points %d epochs on end' % (step, steady))
+        reasons.append('validation top-1 moves by the same %.3f points %d epochs in a row' % (step, steady))
     best = max((value for _, value in curve), default=0.0)
     imagenet = run.data.get('name') == 'imagenet' or (run.data.get('classes'), run.data.get('val_images')) == (1000, 50000)
     if imagenet and best > MOST_TOP1:

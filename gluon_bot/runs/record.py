@@ -9,7 +9,7 @@
 
 Epochs count from 1, steps are updates done so far, accuracies are in percent.
 
-`read_lines` is strict, for our own runs; `RecordReader` takes what a stranger's file holds and says what it lacks.
+`read_lines` is strict, for our own runs; `RecordReader` takes what an untrusted file holds and says what it lacks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from gluon_bot import InputError, __version__
 from gluon_bot.console import is_plain_text
-from gluon_bot.files import atomic_write, open_regular, parse_json, read_bounded, size_text
+from gluon_bot.files import atomic_write, not_through_links, open_regular, parse_json, read_bounded, size_text
 from gluon_bot.recipes.tasks import METRICS
 
 RECORD = 'record.jsonl'
@@ -35,7 +35,7 @@ ENDS_BYTES = 4 << 20  # of which the end is read to know how a run is doing
 TIMES = ('time', 'seconds', 'images_per_second')
 PERCENT = tuple(name for name, metric in METRICS.items() if metric.unit == '%')
 QUANTITIES = PERCENT + ('step', 'lr', 'loss', 'images_per_second', 'seconds')
-MOST_EPOCHS, MOST_RUNS, MOST_TEXT, MOST_ITEMS = 100_000, 1000, 300, 300  # what is kept of a stranger's file
+MOST_EPOCHS, MOST_RUNS, MOST_TEXT, MOST_ITEMS = 100_000, 1000, 300, 300  # what is kept of an untrusted file
 
 Note = Callable[[int, str], None]  # takes a line number, 0 for the whole file, and what is wrong there
 
@@ -51,12 +51,12 @@ class Run:
     data: Dict[str, Any] = field(default_factory=dict)  # name, classes, train_images, val_images
     header: Dict[str, Any] = field(default_factory=dict)  # what else is said at the start
     epochs: Dict[int, Dict[str, Any]] = field(default_factory=dict)  # from 1: QUANTITIES and val_ap, as in a record
-    suspect: str = ''  # why its numbers can't be real; '' where nothing speaks against them
+    suspect: str = ''  # why its numbers cannot be real; '' where there is no reason to doubt them
 
     def add(self, epoch: Any, values: Dict[str, Any], number: int, note: Note) -> bool:
-        """Take the numbers of an epoch from line `number`; anything that can't be one is noted and left out.
+        """Take the numbers of an epoch from line `number`; anything that cannot be one is noted and left out.
 
-        False where `epoch` can't be one, so that nothing is taken.
+        False where `epoch` cannot be one, so that nothing is taken.
         """
         if type(epoch) is not int or not 1 <= epoch <= MOST_EPOCHS:
             note(number, 'an epoch must be a whole number from 1 on; the line is left out')
@@ -67,7 +67,7 @@ class Run:
                 note(number, '%s of epoch %d is not a finite number' % (name, epoch))
                 known.pop(name, None)
             elif value < 0 or (name in PERCENT and value > 100):
-                note(number, '%s of epoch %d is %.6g, which it can not be' % (name, epoch, value))
+                note(number, '%s of epoch %d is %.6g, which is out of range' % (name, epoch, value))
                 known.pop(name, None)
             else:
                 if known.get(name, value) != value:
@@ -81,7 +81,7 @@ class RunLog:
     """Appends to RUN/record.jsonl; each line is flushed, so that a killed run leaves all it said."""
 
     def __init__(self, run: str, enabled: bool = True) -> None:
-        self.file = open(os.path.join(run, RECORD), 'a', encoding='utf-8', opener=_not_through_links) if enabled else None
+        self.file = open(os.path.join(run, RECORD), 'a', encoding='utf-8', opener=not_through_links) if enabled else None
 
     def write(self, event: str, **values: Any) -> None:
         """Append one line. A value that JSON has no number for (NaN, infinity) is written as its name, a string."""
@@ -96,10 +96,6 @@ class RunLog:
         if self.file is not None:
             os.fsync(self.file.fileno())
             self.file.close()
-
-
-def _not_through_links(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def read_lines(path: str) -> List[Dict[str, Any]]:
@@ -189,7 +185,7 @@ class RecordReader:
 
     def _epoch(self, number: int, line: Dict[str, Any]) -> None:
         if not self.runs:
-            self.note(number, 'an epoch before any start line: whose it is can not be known')
+            self.note(number, 'an epoch before any start line: its run is unknown')
             self.runs.append(Run(self.source, 'gluon_bot'))
         values = {name: line[name] for name in QUANTITIES if name in line}
         images, expected = line.get('val_images'), self.runs[-1].data.get('val_images')
@@ -204,7 +200,7 @@ class RecordReader:
 
 
 def cleaned(value: Any, depth: int = 0) -> Any:
-    """A stranger's JSON value in bounded size: printable text (no terminal or direction codes), short lists, few levels."""
+    """An untrusted JSON value in bounded size: printable text (no terminal or direction codes), short lists, few levels."""
     if isinstance(value, str):
         return ''.join(letter if is_plain_text(letter) else '\ufffd' for letter in value[:MOST_TEXT])
     if isinstance(value, dict) and depth < 4:

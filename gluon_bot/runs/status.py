@@ -39,7 +39,7 @@ class Status(NamedTuple):
     images_per_second: Optional[float]
     seconds_left: Optional[float]  # where it is running, and not slower than it was
     silent_seconds: float  # since something was recorded
-    reason: str  # why it failed, or can't be read
+    reason: str  # why it failed, or cannot be read
 
     @property
     def score(self) -> str:
@@ -65,7 +65,7 @@ def find_runs(folder: str) -> List[Status]:
 
 
 def status_of(run: str, name: str = '') -> Status:
-    """The run in the folder `run`. Nothing raises: a run that can't be read is one whose state says so."""
+    """The run in the folder `run`. Nothing raises: a run that cannot be read has a state that says so."""
     path = os.path.join(run, RECORD)
     try:
         lines = read_ends(path)
@@ -100,7 +100,7 @@ def _imported(run: str, name: str) -> List[Status]:
 
 
 def _status(name: str, lines: List[Dict[str, Any]], silent_seconds: float, owned: Optional[bool]) -> Status:
-    """What the lines say. owned: whether a process has the run's folder; None where that can't be known."""
+    """What the lines say. owned: whether a process has the run's folder; None where that is unknown."""
     start, last = cleaned(lines[0]), cleaned(lines[-1])
     recipe = start['recipe']
     ended = [line for line in lines if line['event'] == 'epoch']

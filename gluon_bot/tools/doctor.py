@@ -14,7 +14,7 @@ from importlib import metadata
 from typing import Any, Dict, List, Optional
 
 from gluon_bot import InputError
-from gluon_bot.distributed import gpus, ssh
+from gluon_bot.distributed import environment, gpus, ssh
 from gluon_bot.tools import doctor_disks, doctor_gpus
 from gluon_bot.tools.findings import NOTE, OK, WRONG, Finding
 
@@ -34,6 +34,9 @@ def must_run() -> None:
     for finding in (python(), numpy()):
         if finding.state == WRONG:
             raise InputError('%s: %s; %s' % (finding.check, finding.found, finding.advice))
+    limited = environment.address_space_limit()
+    if limited:
+        raise InputError('%s; MXNet needs at least 2 GB: raise it, as with ulimit -v unlimited' % limited)
     try:
         import mxnet  # noqa: F401
     except Exception as error:  # OSError for a library, AttributeError for another numpy

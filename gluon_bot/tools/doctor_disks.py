@@ -8,6 +8,7 @@ import time
 
 from gluon_bot import InputError
 from gluon_bot.data.records import manifest, verify
+from gluon_bot.files import size_text
 from gluon_bot.tools.findings import NOTE, OK, WRONG, Finding
 
 READ_BYTES, WRITE_BYTES, PIECE = 256 << 20, 64 << 20, 4 << 20
@@ -49,9 +50,9 @@ def writing(out: str) -> Finding:
         if os.path.exists(path):
             os.unlink(path)
     if free <= LEAST_FREE_BYTES:
-        return Finding('out', WRONG, '%s: %.1f GB free' % (folder, free / 1e9),
+        return Finding('out', WRONG, '%s: %s free' % (folder, size_text(free)),
                        'checkpoints take up to 3 GB: make room, or choose another --out')
-    return Finding('out', OK, '%s: %.0f GB free, writes %.0f MB/s' % (folder, free / 1e9, speed / 1e6))
+    return Finding('out', OK, '%s: %s free, writes %.0f MB/s' % (folder, size_text(free), speed / 1e6))
 
 
 def _read_speed(path: str) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 from gluon_bot import InputError, RunError, __version__
 from gluon_bot.console import say, without_native_lines
 from gluon_bot.data.transforms import MEAN, STD
-from gluon_bot.files import atomic_write
+from gluon_bot.files import atomic_write, owned
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.runs.checkpoint import parameters_sha256
 from gluon_bot.tasks import classification
@@ -48,21 +48,22 @@ def run(path: str, kind: str, out: str) -> List[str]:
         with open(about, 'rb') as file:
             if file.read(len(text.encode()) + 1) != text.encode():
                 raise InputError('%s: holds the export of another checkpoint; choose another folder' % out)
-    os.makedirs(out, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix='.partial-', dir=out)
-    try:
-        load = (write_onnx if kind == 'onnx' else write_symbol)(network, described, folder)
-        if load is None:
-            say('the file is not tried, for onnxruntime is not installed')
-        else:
-            say('same logits as the checkpoint: they differ by %.1e at most' % difference(network, load, recipe.image_size))
-        names = sorted(os.listdir(folder))
-        for name in names:
-            os.replace(os.path.join(folder, name), os.path.join(out, name))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    with atomic_write(about) as file:
-        file.write(text)
+    with owned(out):  # without the partial folders of exports that were killed
+        folder = tempfile.mkdtemp(prefix='.partial-', dir=out)
+        try:
+            load = (write_onnx if kind == 'onnx' else write_symbol)(network, described, folder)
+            if load is None:
+                say('the file is not tried, for onnxruntime is not installed')
+            else:
+                worst = difference(network, load, recipe.image_size)
+                say('same logits as the checkpoint: they differ by %.1e at most' % worst)
+            names = sorted(os.listdir(folder))
+            for name in names:
+                os.replace(os.path.join(folder, name), os.path.join(out, name))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        with atomic_write(about) as file:
+            file.write(text)
     return [os.path.join(out, name) for name in names] + [about]
 
 

@@ -17,8 +17,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 import mxnet as mx
 import numpy as np
 
-from gluon_bot import InputError
-from gluon_bot.files import atomic_write
+from gluon_bot.files import atomic_write, not_written
 from gluon_bot.models.build import build
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.runs.curves import COLOURS, rendered
@@ -68,7 +67,7 @@ def run(out: str) -> List[str]:
             with atomic_write(path, 'wb') as file:
                 file.write(picture)
         except OSError as error:
-            raise InputError('%s: cannot be written: %s' % (path, error.strerror)) from None
+            raise not_written(path, 'cannot be written', error) from None
         paths.append(path)
     return paths
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: finish the update, write a checkpoint, exit. A second Ctrl-C exits at once."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request: finish the update, write a checkpoint, leave. A second Ctrl-C leaves at once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Within the block, a request to stop is noted instead of obeyed."""
+    """Within the block, notes that a stop was asked for instead of stopping. SIGHUP stays ignored under nohup."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def __enter__(self) -> 'Interruption':
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+                       if signal.getsignal(number) != signal.SIG_IGN}
         return self
 
     def __exit__(self, *_: Any) -> None:

@@ -74,6 +74,9 @@ def check_out(out: str, resume: bool) -> None:
         above = os.path.dirname(above)
     if not out or not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
         raise InputError("'%s': cannot be written to; --out wants a folder for the run" % out)
+    for path in (os.path.join(out, name) for name in (RECORD, checkpoint.FOLDER)):
+        if os.path.lexists(path) and not os.path.exists(path):
+            raise InputError('%s: is a link that leads nowhere; remove it' % path)
     if not resume and any(os.path.lexists(os.path.join(out, name)) for name in (RECORD, checkpoint.FOLDER)):
         raise InputError('%s: holds a run already; continue it with --resume, or choose another --out' % out)
 

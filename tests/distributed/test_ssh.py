@@ -1,13 +1,15 @@
 """Workers on other machines, with an ssh that stays here: what arrives there, how they are stopped, what can't be used."""
 
 import os
+import re
 import subprocess
 import sys
+import time
 
 import pytest
 
 from gluon_bot import InputError
-from gluon_bot.distributed import launcher, ssh
+from gluon_bot.distributed import heartbeat, launcher, ssh
 from gluon_bot.tools import doctor
 
 SSH = '#!/bin/sh\nwhile [ $# -gt 1 ]; do shift; done\n%s\n'  # the last word is what the other machine's shell gets
@@ -59,13 +61,14 @@ def test_a_command_arrives_word_for_word(ssh_script, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv('PRIVATE_TOKEN', 'secret')
     monkeypatch.setenv('NCCL_DEBUG', 'a "quoted" $value')
-    code = "import os, sys; open('seen', 'w').write(" \
-           "repr((sys.argv[1:], os.environ['NCCL_DEBUG'], os.environ['HOROVOD_RANK'])))"
+    code = "import os, sys; open('seen', 'w').write(repr(" \
+           "(sys.argv[1:], os.environ['NCCL_DEBUG'], os.environ['HOROVOD_RANK'])))"
     words = ['--set', 'a=b c', ';touch x', "'"]
     process = ssh.start('other', [sys.executable, '-c', code, *words], {'HOROVOD_RANK': '3'})
     assert process.wait(30) == 0
     assert eval((folder / 'seen').read_text()) == (words, 'a "quoted" $value', '3') and not (folder / 'x').exists()
-    assert 'PRIVATE_TOKEN' not in ' '.join(process.args)  # only what the job needs travels
+    assert all(word not in ' '.join(process.args) for word in ('quoted', 'NCCL', 'a=b', 'argv'))  # `ps` shows command lines
+    assert 'PRIVATE_TOKEN' not in ssh.script(words, {})  # only what the job needs travels
 
 
 def test_the_end_of_input_is_a_request_to_stop(ssh_script):
@@ -73,12 +76,12 @@ def test_the_end_of_input_is_a_request_to_stop(ssh_script):
     code = ('import signal, sys, time; from gluon_bot.distributed import launcher; '
             'signal.signal(signal.SIGTERM, lambda *_: sys.exit(130)); '
             'launcher.follow_parent(); print("ready", file=sys.stderr, flush=True); time.sleep(60)')
-    environment = {'GLUON_BOT_LAUNCHER': 'ssh', 'HOROVOD_GLOO_RENDEZVOUS_ADDR': '127.0.0.1',
+    environment = {'GLUON_BOT_LAUNCHER': 'ssh', 'HOROVOD_GLOO_RENDEZVOUS_ADDR': '127.0.0.1:80/secret',
                    'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
     process = ssh.start('other', [sys.executable, '-c', code], environment)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(3)
-    assert launcher._wait([process], [15], {}, 60) == 130
+    assert launcher._wait([process], [15], {}, 60, ['other']).code == 130
 
 
 @pytest.mark.parametrize('script, message', [
@@ -98,4 +101,27 @@ def test_the_usual_machine_can_be_used(ssh_script):
 
 def test_exit_codes_of_ssh_are_lost_workers():
     assert launcher._verdict([0, 255], False) == launcher.LOST and launcher._verdict([130, 255], True) == 130
+    assert launcher._verdict([-15, 255], True) == launcher.LOST  # before any checkpoint
     assert launcher._verdict([launcher.LOST, 2], False) == 2 and launcher._verdict([0, 0], False) == 0
+
+
+@pytest.mark.parametrize('answer, said, rank', [
+    ('exit 255', 'other: does not answer any more; the machine or its network is lost, all workers are ended', 1),
+    ('exit 0', 'rank 0 .* has made no progress for .*s; all workers are ended .it may wait for one on another machine', 0)])
+def test_a_lost_machine_is_named_and_not_the_worker_that_waits_for_it(answer, said, rank, ssh_script, capsys):
+    processes = [subprocess.Popen(['sleep', '100']) for _ in range(2)]
+    ssh_script(answer)
+    pulse = heartbeat.Pulse()
+    pulse.moved = time.monotonic() - 5
+    outcome = launcher._wait(processes, [], {0: pulse}, 3, ['', 'other'])
+    assert outcome.code == launcher.LOST and outcome.rank == rank and re.search(said, capsys.readouterr().err)
+    for process in processes:
+        process.kill()
+        process.wait()
+    pulse.close()
+
+
+def test_a_connection_that_ended_is_named():
+    process = subprocess.Popen(['sh', '-c', 'exit 255'])
+    outcome = launcher._wait([process], [], {}, 60, ['other'])
+    assert outcome == (launcher.LOST, 0, 'on other is lost: the connection ended, or the worker was killed')

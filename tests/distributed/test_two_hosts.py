@@ -93,14 +93,12 @@ def workers(run):
     return found
 
 
-def wait_for(text, job):
-    """Read a job's output up to a line with `text`; all lines so far."""
-    lines = []
-    for line in job.stdout:
-        lines.append(line)
-        if text in line:
-            return lines
-    raise AssertionError('the job ended without "%s":\n%s' % (text, ''.join(lines)))
+def wait_for(step, run, job):
+    """Until the record of a run has the line of that step."""
+    record = Path(str(run)) / 'record.jsonl'
+    while not (record.exists() and '"step": %d,' % step in record.read_text()):
+        assert job.poll() is None, job.communicate()[0]
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope='module')
@@ -132,7 +130,7 @@ def test_two_hosts_are_two_workers(hosts, one_host, tmp_path):
 
 def test_a_stop_reaches_both_and_the_rest_is_done_later(hosts, one_host, tmp_path):
     job = started(hosts, one_host, tmp_path / 'run', '--log-every', '1')
-    wait_for('step 3', job)
+    wait_for(3, tmp_path / 'run', job)
     assert sorted(workers(tmp_path / 'run')) == [0, 1]
     job.terminate()
     said = job.communicate(timeout=100)[0]
@@ -146,7 +144,7 @@ def test_a_stop_reaches_both_and_the_rest_is_done_later(hosts, one_host, tmp_pat
 
 def test_a_worker_killed_on_the_other_host_is_started_again(hosts, one_host, tmp_path):
     job = started(hosts, one_host, tmp_path / 'run', '--log-every', '1', '--restarts', '1')
-    wait_for('step 6', job)
+    wait_for(6, tmp_path / 'run', job)
     os.kill(workers(tmp_path / 'run')[1], signal.SIGKILL)
     said = job.communicate(timeout=500)[0]
     assert job.returncode == 0 and 'restart 1 of 1' in said, said
@@ -155,7 +153,7 @@ def test_a_worker_killed_on_the_other_host_is_started_again(hosts, one_host, tmp
 
 def test_a_launcher_that_is_killed_leaves_no_worker(hosts, one_host, tmp_path):
     job = started(hosts, one_host, tmp_path / 'run', '--log-every', '1', '--set', 'epochs=50')
-    wait_for('step 3', job)
+    wait_for(3, tmp_path / 'run', job)
     job.kill()
     deadline = time.monotonic() + 60
     while workers(tmp_path / 'run') and time.monotonic() < deadline:
@@ -163,3 +161,29 @@ def test_a_launcher_that_is_killed_leaves_no_worker(hosts, one_host, tmp_path):
     assert workers(tmp_path / 'run') == {} and checkpoint.find(str(tmp_path / 'run')).step >= 3
     job.stdout.close()
     job.wait()
+
+
+def test_a_machine_that_is_lost_is_named(hosts, one_host, tmp_path):
+    job = started(hosts, one_host, tmp_path / 'run', '--log-every', '1', '--stall-minutes', '0.2', '--set', 'epochs=50')
+    wait_for(3, tmp_path / 'run', job)
+    assert ran('ip', '-n', 'gluonbot-b', 'link', 'set', 'eth0', 'down').returncode == 0
+    said = job.communicate(timeout=200)[0]
+    assert job.returncode == 1 and 'gluonbot-b: does not answer any more; the machine or its network is lost' in said, said
+    assert 'made no progress' not in said, said
+
+
+def test_nothing_but_the_address_between_them_is_open_and_no_command_line_tells_the_secret(hosts, one_host, tmp_path):
+    job = started(hosts, one_host, tmp_path / 'run', '--log-every', '1', '--set', 'epochs=50')
+    wait_for(3, tmp_path / 'run', job)
+    found = workers(tmp_path / 'run')
+    variables = dict(entry.partition(b'=')[::2] for entry in Path('/proc/%d/environ' % found[1]).read_bytes().split(b'\0'))
+    address, _, secret = variables[b'HOROVOD_GLOO_RENDEZVOUS_ADDR'].partition(b'/')
+    assert address.startswith(b'10.77.7.1:') and len(secret) == 32
+    lines = b'\n'.join(path.read_bytes() for path in Path('/proc').glob('[0-9]*/cmdline') if path.exists())
+    assert b'gluon_bot' in lines and secret not in lines and b'HOROVOD_' not in lines
+    listening = ran('ip', 'netns', 'exec', 'gluonbot-a', 'cat', '/proc/net/tcp').stdout
+    port = '%04X' % int(address.rpartition(b':')[2])
+    assert [line.split()[1] for line in listening.splitlines() if line.split()[1].endswith(':' + port)
+            and line.split()[3] == '0A'] == ['01074D0A:' + port]
+    job.terminate()
+    job.communicate(timeout=100)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import runs
 from old_checkpoints import as_version_0_1
 
 from gluon_bot.cli.main import main
+from gluon_bot.files import size_text
 from gluon_bot.runs import checkpoint
 from gluon_bot.runs.read import read
 from gluon_bot.runs.record import RunLog, comparable
@@ -167,7 +169,7 @@ def test_a_record_is_not_written_through_a_link(digits_folder, tmp_path, capsys)
     (tmp_path / 'run').mkdir()
     os.symlink(str(tmp_path / 'elsewhere'), str(tmp_path / 'run' / 'record.jsonl'))
     assert main(['train', 'digits', '--data', digits_folder, '--out', str(tmp_path / 'run'), *runs.TINY]) == 2
-    assert 'holds a run already' in capsys.readouterr().err
+    assert 'record.jsonl: is a link that leads nowhere; remove it' in capsys.readouterr().err
     with pytest.raises(OSError, match='symbolic links'):
         RunLog(str(tmp_path / 'run'))
     assert not (tmp_path / 'elsewhere').exists()
@@ -238,3 +240,20 @@ def test_data_that_change_while_they_are_read_are_named_with_the_record(digits_f
     os.utime(os.path.join(data, 'train.rec'), ns=(before.st_atime_ns, before.st_mtime_ns))
     _, errors = runs.finish(process, 2)
     assert '%s/train.rec: record ' % data in errors
+
+
+def test_a_full_disk_is_exit_code_1_whatever_is_written(digits_folder, finished, tmp_path, capsys):
+    with small_disk(tmp_path / 'disk', '400k') as disk:
+        fill(disk / 'ballast')
+        for words in (['pack', 'digits', str(disk / 'packed')], ['pack', 'scenes', str(disk / 'scenes')],
+                      ['figures', '--out', str(disk / 'figures')], ['report', finished, '--out', str(disk / 'report')],
+                      ['export', finished, '--format', 'symbol', '--out', str(disk / 'export')],
+                      ['train', 'digits', '--data', digits_folder, '--out', str(disk / 'run'), *runs.TINY]):
+            code, said = main(words), capsys.readouterr().err
+            assert code == 1, (words, said)
+            assert 'Traceback' not in said and re.search('No space left on device|full disk', said.splitlines()[-1]), said
+
+
+def test_sizes_are_in_units_that_show_them(tmp_path):
+    assert [size_text(number) for number in (0, 17, 999, 1000, 12345, 999_400, 1 << 20, 4 << 30, 3e15)] == [
+        '0 bytes', '17 bytes', '999 bytes', '1 kB', '12.3 kB', '999 kB', '1.05 MB', '4.29 GB', '3e+03 TB']

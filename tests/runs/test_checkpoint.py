@@ -1,5 +1,6 @@
 """Checkpoints on disk: whole or absent, never a bad one over a good one."""
 
+import hashlib
 import json
 import os
 import random
@@ -11,7 +12,9 @@ from old_checkpoints import as_version_0_1, signed
 from gluon_bot import InputError, RunError
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict, from_dict
+from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.runs import checkpoint
+from gluon_bot.tasks import finetuning
 
 
 def meta(step, **more):
@@ -214,3 +217,13 @@ def test_pickles_and_compressed_arrays_are_refused(tmp_path):
 def test_no_checkpoint_is_one_line(tmp_path):
     with pytest.raises(InputError, match='no checkpoint here'):
         checkpoint.find(str(tmp_path / 'nowhere'))
+
+
+def test_checkpoints_of_version_0_1_are_backbones(tmp_path):
+    recipe = FINE_TUNINGS['voc-resnet50d-cosine']
+    path = write(tmp_path, 7, 2.5, task='classify', recipe=as_dict(RECIPES[recipe.backbone]), line={'val_top1': 78.0})
+    as_version_0_1(path)
+    arrays, origin = finetuning.backbone(recipe, str(tmp_path))
+    assert list(arrays) == ['a.weight'] and origin['backbone']['step'] == 7
+    with open(os.path.join(path, 'parameters.npz'), 'rb') as file:
+        assert origin['backbone']['sha256'] == hashlib.sha256(file.read()).hexdigest()

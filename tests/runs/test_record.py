@@ -96,7 +96,7 @@ def test_an_epoch_told_twice_makes_a_run_suspect():
 def test_epochs_before_any_start_belong_to_nobody():
     runs, notes = read(epoch(7), START, epoch(1))
     assert [(run.recipe.get('name'), sorted(run.epochs)) for run in runs] == [(None, [7]), ('x', [1])]
-    assert notes == [(1, 'an epoch before any start line: whose it is can not be known')]
+    assert notes == [(1, 'an epoch before any start line: its run is unknown')]
 
 
 @pytest.mark.parametrize('counts, kept', [

@@ -15,6 +15,7 @@ from gluon_bot.cli.main import main
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.runs import checkpoint, heartbeat
+from gluon_bot.runs.read import read
 from gluon_bot.runs.record import RECORD
 from gluon_bot.runs.status import FAILED, RUNNING, STOPPED, UNREADABLE, find_runs, runs_table, status_of
 
@@ -193,4 +194,5 @@ def test_millions_of_lines_cost_seconds_and_bounded_memory(record, tmp_path):
     table, (kilobytes, seconds) = done.stdout.splitlines()[1:3], done.stdout.split()[-2:]
     assert table[0].split()[:4] == ['long', 'digits', 'stopped', '7/20'] and 'unreadable' in table[1], done.stdout
     assert 'zeros/record.jsonl: is not a run record: it begins with zeros' in done.stderr
+    assert 'is not a text file: it begins with zeros' in read([str(zeros)]).notes[1]
     assert int(kilobytes) < 200_000 and float(seconds) < 10

@@ -63,7 +63,7 @@ def test_disk_under_out(tmp_path, monkeypatch):
     usage = namedtuple('usage', 'total used free')
     monkeypatch.setattr(doctor_disks.shutil, 'disk_usage', lambda folder: usage(10 ** 12, 10 ** 12, 10 ** 9))
     full = doctor_disks.writing(str(tmp_path))
-    assert full.state == doctor.WRONG and '1.0 GB free' in full.found and 'make room' in full.advice
+    assert full.state == doctor.WRONG and '1 GB free' in full.found and 'make room' in full.advice
 
 
 def gpu(name, capability):

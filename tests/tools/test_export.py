@@ -1,6 +1,9 @@
 """Exported files answer as the checkpoint does, say how to feed them, and appear whole or not at all."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
 
 import mxnet as mx
@@ -159,3 +162,31 @@ def test_files_that_answer_otherwise_do_not_appear(tmp_path, monkeypatch, capsys
     run = saved_run(tmp_path / 'run', 'resnet18d', 32)
     assert main(['export', run, '--format', 'symbol', '--out', str(tmp_path / 'out')]) == 1
     assert 'differ by' in capsys.readouterr().err and list((tmp_path / 'out').iterdir()) == []
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_an_interrupted_export_leaves_nothing_behind(number, tmp_path):
+    """Killed while it writes; what a SIGKILL leaves is cleared by the next export."""
+    run, out = saved_run(tmp_path / 'run', 'mobilenet', 32), tmp_path / 'out'
+    words = [sys.executable, '-m', 'gluon_bot', 'export', run, '--format', 'symbol', '--out', str(out)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    while not (out.is_dir() and os.listdir(out)):
+        assert process.poll() is None
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    if number != signal.SIGKILL:
+        assert process.returncode == 130 and errors.splitlines()[-1] == 'gluon-bot: interrupted' and os.listdir(out) == []
+    (out / '.partial-abc_1').mkdir()
+    (out / '.partial-abc_1' / 'model-0000.params').write_text('half')
+    assert main(words[3:]) == 0
+    assert sorted(os.listdir(out)) == ['metadata.json', 'model-0000.params', 'model-symbol.json']
+
+
+def test_links_in_the_folder_are_replaced_and_not_followed(tmp_path):
+    run, out = saved_run(tmp_path / 'run', 'mobilenet', 32), tmp_path / 'out'
+    out.mkdir()
+    names = ['metadata.json', 'model-0000.params', 'model-symbol.json']
+    for name in names:
+        os.symlink(str(tmp_path / 'elsewhere'), str(out / name))
+    assert main(['export', run, '--format', 'symbol', '--out', str(out)]) == 0
+    assert not (tmp_path / 'elsewhere').exists() and not any((out / name).is_symlink() for name in names)

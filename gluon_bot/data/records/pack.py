@@ -22,6 +22,7 @@ from gluon_bot.data.records.process_pool import ordered, spans
 from gluon_bot.data.records.sources import Item
 from gluon_bot.data.records.verify import summary
 from gluon_bot.data.records.writer import SplitWriter, publish, writing_into
+from gluon_bot.files import size_text
 
 
 def pack(source: str, out: str, name: Optional[str] = None, resize: Optional[int] = None, quality: int = 95, seed: int = 0,
@@ -110,4 +111,4 @@ def _check_space(out: str, listing: Listing, resize: Optional[int]) -> None:
     needed = sum(max(item.size, 0) for items in listing.splits.values() for item in items)
     free = shutil.disk_usage(out).free
     if resize is None and needed > free:
-        raise RunError('%s: the images need %.1f GB, the disk has %.1f GB free' % (out, needed / 1e9, free / 1e9))
+        raise RunError('%s: the images need %s, the disk has %s free' % (out, size_text(needed), size_text(free)))

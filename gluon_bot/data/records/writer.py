@@ -16,7 +16,7 @@ from gluon_bot.console import is_plain_text
 from gluon_bot.data.records import manifest, recordio
 from gluon_bot.data.records.images import Packed
 from gluon_bot.data.records.manifest import SPLITS, Manifest
-from gluon_bot.files import fsync_folder, sha256_of
+from gluon_bot.files import fsync_folder, not_written, sha256_of
 
 PARTIAL = '.partial'
 
@@ -31,7 +31,7 @@ def writing_into(folder: str) -> Iterator[None]:
         os.makedirs(folder, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise InputError('%s: can not be made a folder: %s' % (folder, error.strerror)) from None
+        raise not_written(folder, 'can not be made a folder', error) from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

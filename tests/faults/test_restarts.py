@@ -1,0 +1,103 @@
+"""Restarts are for accidents: what fails again at the same place is not tried a third time, and its cause is said."""
+
+import contextlib
+import os
+import resource
+import signal
+import threading
+import time
+
+import pytest
+import runs
+
+from gluon_bot.distributed import launcher
+from gluon_bot.distributed.launcher import LOST, OUT_OF_MEMORY, Outcome
+
+
+@pytest.fixture
+def job(monkeypatch, capsys):
+    """A function that runs a job whose attempts end as told: (exit code, attempts, pauses, last line)."""
+    def run(outcomes, steps, restarts=5, command='train'):
+        attempts, pauses, places = [], [], iter(steps)
+        monkeypatch.setattr(launcher, 'attempt', lambda words, *_: attempts.append(words) or outcomes[len(attempts) - 1])
+        monkeypatch.setattr(launcher, '_wait_unless', lambda asked, seconds: pauses.append(seconds))
+        code = launcher.run([command, 'digits'], 2, restarts=restarts, recorded_step=lambda: next(places))
+        return code, attempts, pauses, (capsys.readouterr().err.splitlines() or [''])[-1]
+    return run
+
+
+KILLED = Outcome(LOST, 1, 'was killed by signal 9 (SIGKILL)')
+
+
+def test_accidents_are_restarted_after_growing_pauses(job):
+    code, attempts, pauses, _ = job([KILLED] * 8 + [Outcome(0)], range(0, 900, 100), restarts=9)
+    assert code == 0 and pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert ['--resume' in words for words in attempts] == [False] + [True] * 8
+
+
+def test_the_same_rank_at_the_same_step_twice_is_no_accident(job):
+    code, attempts, _, said = job([KILLED] * 9, [17, 16] + [0] * 7)
+    assert code == 1 and len(attempts) == 2
+    assert said.startswith('gluon-bot: rank 1 was killed by signal 9 (SIGKILL), twice at the same place: no restart')
+
+
+def test_another_rank_or_step_is_another_accident(job):
+    other = KILLED._replace(rank=0)
+    code, attempts, _, said = job([KILLED, other, KILLED, KILLED], [17, 17, 17, 30], restarts=3)
+    assert code == 1 and len(attempts) == 4 and 'and 3 restarts did not help; continue with --resume' in said
+
+
+def test_memory_that_is_not_enough_twice_is_no_accident_whoever_dies(job):
+    code, attempts, _, said = job([Outcome(OUT_OF_MEMORY, rank, 'ran out of memory') for rank in (0, 1, 2)], [5, 900, 4])
+    assert code == 1 and len(attempts) == 2 and 'rank 1 ran out of memory, twice' in said
+
+
+def test_a_killed_worker_of_evaluate_is_said_in_its_words(job):
+    code, attempts, _, said = job([KILLED], [0], restarts=0, command='evaluate')
+    assert (code, said) == (1, 'gluon-bot: rank 1 was killed by signal 9 (SIGKILL), so there is no result; evaluate again')
+
+
+def test_a_worker_that_dies_at_the_same_step_again_ends_the_job(digits_folder, tmp_path):
+    """The real thing: its rank 1 is killed whenever it has begun, long before the first step is recorded."""
+    run, kills = str(tmp_path / 'run'), []
+    process = runs.start('train', 'digits', '--data', digits_folder, '--out', run, '--workers', '2', '--restarts', '9',
+                         *runs.TINY, '--limit', '1438', '--log-every', '80')
+
+    def kill():
+        while process.poll() is None:
+            workers = runs.children(process.pid)
+            if len(workers) == 2 and workers[1] not in kills and os.path.exists(run + '/record.jsonl'):
+                os.kill(workers[1], signal.SIGKILL)
+                kills.append(workers[1])
+                while runs.alive(workers[0]):
+                    time.sleep(0.01)
+                time.sleep(0.5)  # for the launcher to look at the record
+                with contextlib.suppress(OSError):
+                    os.unlink(run + '/record.jsonl')
+            time.sleep(0.01)
+    thread = threading.Thread(target=kill)
+    thread.start()
+    _, errors = runs.finish(process, 1)
+    thread.join()
+    assert len(kills) == 2 and 'restart 1 of 9 from the last checkpoint in 1s' in errors
+    assert errors.splitlines()[-1].startswith('gluon-bot: rank 1 was killed by signal 9 (SIGKILL), twice at the same place')
+
+
+@pytest.mark.parametrize('megabytes', [300, 700, 1500])
+def test_too_small_an_address_space_is_one_line_at_the_start(megabytes, digits_folder, tmp_path):
+    limit = megabytes << 20
+    process = runs.start('train', 'digits', '--data', digits_folder, '--out', tmp_path / 'run', '--workers', '2',
+                         '--restarts', '3', *runs.TINY,
+                         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
+    _, errors = runs.finish(process, 2)
+    assert len(errors.splitlines()) == 1 and '(ulimit -v); MXNet needs at least 2 GB' in errors
+
+
+@pytest.mark.slow
+def test_an_address_space_that_is_used_up_later_ends_the_job_after_the_second_try(digits_folder, tmp_path):
+    limit = 2200 << 20
+    process = runs.start('train', 'resnet50-baseline', '--data', digits_folder, '--out', tmp_path / 'run', '--workers', '2',
+                         '--restarts', '9', '--set', 'epochs=6', '--set', 'batch_size=256',
+                         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
+    _, errors = runs.finish(process, 1)
+    assert errors.count('a worker died; restart') == 1 and 'twice at the same place' in errors.splitlines()[-1]
