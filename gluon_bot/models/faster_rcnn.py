@@ -15,7 +15,6 @@ from gluoncv.model_zoo.rcnn.faster_rcnn import FasterRCNN
 from mxnet.gluon import nn
 
 from gluon_bot.models.resnet import STAGE_WIDTHS, ResNet, frozen_norm, resnet
-from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.finetuning import Detection
 
 STRIDE = 16
@@ -37,7 +36,7 @@ def faster_rcnn(recipe: Detection, classes: Sequence[str], images: int = 1) -> T
     In training, detector(images, boxes, labels) gives what GluonCV's losses take; else detector(image) gives class indices,
     scores (1, n, 1) and boxes (1, n, 4) as xmin, ymin, xmax, ymax in pixels of the input, -1 where there is nothing.
     """
-    backbone = resnet(RECIPES[recipe.backbone].model, norm=frozen_norm)
+    backbone = resnet(recipe.model, norm=frozen_norm)
     parts = [backbone.stem, backbone.stage1, backbone.stage2, backbone.stage3, backbone.stage4]
     for part in parts[:recipe.frozen_stages]:
         part.collect_params().setattr('grad_req', 'null')

@@ -13,7 +13,6 @@ from gluoncv.model_zoo.fcn import _FCNHead
 from mxnet.gluon import HybridBlock, nn
 
 from gluon_bot.models.resnet import STAGE_WIDTHS, Norm, ResNet, resnet
-from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.finetuning import Segmentation
 
 
@@ -40,7 +39,7 @@ def fcn(recipe: Segmentation, classes: int, norm: Norm = nn.BatchNorm) -> Tuple[
 
     Both heads learn at head_lr_factor times the rate. norm: the normalisation of all layers.
     """
-    backbone = resnet(RECIPES[recipe.backbone].model, dilated=True, norm=norm)
+    backbone = resnet(recipe.model, dilated=True, norm=norm)
     segmenter = FCN(backbone, classes, norm)
     for head in (segmenter.head, segmenter.auxiliary_head):
         head.collect_params().setattr('lr_mult', recipe.head_lr_factor)

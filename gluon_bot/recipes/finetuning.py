@@ -30,6 +30,7 @@ class FineTuning:
 
     name: str
     backbone: str
+    backbone_model: str = ''  # another ResNet than that recipe's, in a study at another scale; '' is the recipe's own
     pretrained: bool = True  # False starts from random values, to measure what the pretraining adds
     epochs: int = 20
     batch_size: int = 4  # images in one update, over all workers
@@ -46,6 +47,11 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @property
+    def model(self) -> str:
+        """The base network."""
+        return self.backbone_model or RECIPES[self.backbone].model
 
     @property
     def peak_lr(self) -> float:
@@ -127,6 +133,7 @@ def _check(recipe: FineTuning) -> None:
     check_training(recipe)
     known = recipe.backbone in RECIPES and RECIPES[recipe.backbone].model in RESNETS
     must(recipe, known, 'backbone', 'the name of a ResNet recipe')
+    must(recipe, recipe.backbone_model in ('', *RESNETS), 'backbone_model', 'empty or one of ' + ' '.join(RESNETS))
     must(recipe, recipe.lr_schedule in ('step', 'poly'), 'lr_schedule', 'step or poly')
     for field in ('batch_size', 'lr_batch_size'):
         must(recipe, 1 <= getattr(recipe, field) <= 65536, field, 'between 1 and 65536')

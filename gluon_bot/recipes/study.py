@@ -221,6 +221,8 @@ def _row(name: str, values: Any, study: Dict[str, Any], rows: Dict[str, Row], pl
         raise InputError("%s: its %s '%s' is no row above it%s" % (place, role, needs, did_you_mean(needs, rows)))
     if needs:
         settings.append('%s=%s' % (role, rows[needs].parent_recipe))
+    if needs and role == 'backbone':
+        settings.append('backbone_model=%s' % _model(rows[needs]))
     limit = values.get('limit', study.get('limit'))
     if limit is not None and limit < 1:
         raise InputError('%s: limit must be above 0' % place)
@@ -231,6 +233,13 @@ def _row(name: str, values: Any, study: Dict[str, Any], rows: Dict[str, Row], pl
     rate = values.get('images_per_second') or _rate(changed, study.get('images_per_second', {}), place)
     return Row(name, changed, recipe, tuple(settings), needs,
                _seeds(values['seeds'], place) if 'seeds' in values else (), limit, rate)
+
+
+def _model(row: Row) -> str:
+    """The network of a base network's row, where it is not its recipe's own."""
+    if row.command != 'train':
+        raise InputError('row %s: is no classifier, so it can not be a backbone' % row.name)
+    return '' if row.recipe.model == RECIPES[row.parent_recipe].model else row.recipe.model
 
 
 def _rate(recipe: Any, rates: Dict[str, Any], place: str) -> Optional[float]:

@@ -12,7 +12,7 @@ from gluon_bot import InputError
 from gluon_bot.data import transforms
 from gluon_bot.data.classification import Part, batch_numbers, prefetched, steps_an_epoch
 from gluon_bot.distributed import environment, horovod
-from gluon_bot.recipes.classification import RECIPES, Recipe
+from gluon_bot.recipes.classification import Recipe
 from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.recipes.finetuning import Detection, FineTuning, Segmentation
 from gluon_bot.runs import checkpoint
@@ -52,7 +52,7 @@ def backbone(recipe: FineTuning, path: str) -> Tuple[Mapping[str, np.ndarray], D
                          "random values with --set pretrained=false" % (recipe.name, recipe.backbone))
     found = checkpoint.find(path)
     checkpoint.check_task(found, 'classify')
-    trained, wanted = from_dict(found.meta['recipe'], Recipe), RECIPES[recipe.backbone].model
+    trained, wanted = from_dict(found.meta['recipe'], Recipe), recipe.model
     if trained.model != wanted:
         raise InputError("%s: the network is a %s, recipe '%s' wants a %s"
                          % (found.path, trained.model, recipe.name, wanted))
@@ -71,7 +71,7 @@ def plan(job: Job, workers: int) -> str:
         start = '%s (%s after step %d)' % (path, origin['backbone']['recipe'], origin['backbone']['step'])
     detects = isinstance(recipe, Detection)
     what, size = ('Faster-RCNN', '%(short_side)d to %(long_side)d') if detects else ('FCN', '%(crop_size)d')
-    network = '%s on %s, images of %s pixels' % (what, RECIPES[recipe.backbone].model, size % as_dict(recipe))
+    network = '%s on %s, images of %s pixels' % (what, recipe.model, size % as_dict(recipe))
     return planned(job, Plan('base network %s' % recipe.backbone, network, start), workers)
 
 

@@ -53,6 +53,7 @@ def test_override_renames_and_keeps_the_kind():
 @pytest.mark.parametrize('name, setting', [
     ('voc-resnet50d-cosine', 'crop_size=480'), ('ade20k-resnet50d-cosine', 'short_side=600'),
     ('voc-resnet50d-cosine', 'backbone=mobilenet-cosine'), ('voc-resnet50d-cosine', 'backbone=nothing'),
+    ('voc-resnet50d-cosine', 'backbone_model=mobilenet'),
     ('voc-resnet50d-cosine', 'short_side=1200'), ('voc-resnet50d-cosine', 'anchor_scales='),
     ('voc-resnet50d-cosine', 'anchor_scales=4,2'), ('voc-resnet50d-cosine', 'frozen_stages=6'),
     ('voc-resnet50d-cosine', 'lr_schedule=cosine'), ('voc-resnet50d-cosine', 'base_lr=nan'),

@@ -175,6 +175,41 @@ def test_bad_input_is_one_line(more, said, place, tmp_path, capsys):
     assert code == 2 and said in error and error.count('\n') == 1 and not (tmp_path / 'out').exists()
 
 
+@pytest.mark.slow
+def test_transfer(place, tmp_path, capsys):
+    """Rows that detect and segment start from a row's run, of another network than its recipe's, and are Tables 8 and 9."""
+    command('pack', 'scenes', tmp_path / 'scenes')
+    values = json.loads(json.dumps(STUDY))
+    values['settings'].update(
+        base={'model': 'resnet18b', 'base_lr': 0.2}, boxes={
+            'short_side': 64, 'long_side': 64, 'rpn_channels': 16, 'rpn_train_pre_nms': 50, 'rpn_train_post_nms': 20,
+            'rpn_test_pre_nms': 50, 'rpn_test_post_nms': 10, 'roi_samples': 8},
+        once={'epochs': 1, 'warmup_epochs': 0, 'batch_size': 2})
+    values.update(seeds=[0], rows={
+        'plain': {'recipe': 'resnet50b-baseline', 'settings': 'tiny base'},
+        'detect': {'recipe': 'scenes-detection', 'settings': 'once boxes', 'backbone': 'plain', 'limit': 4},
+        'segment': {'recipe': 'scenes-segmentation', 'settings': 'once', 'backbone': 'plain', 'limit': 4}}, tables=[
+        {'table': 8, 'group': 'Faster-RCNN', 'rows': {'B-standard': 'detect'}},
+        {'table': 9, 'group': 'FCN', 'rows': {'B-standard': 'segment', '+ smooth': 'segment'}}])
+    (tmp_path / 'tiny.json').write_text(json.dumps(values))
+    given = words(tmp_path, tmp_path / 'runs')
+    given[given.index('--data') + 1] = str(place / 'digits')
+    assert main([*given, '--dry-run']) == 0
+    said = capsys.readouterr()
+    assert 'the rows that detect or segment are left out' in said.err and '1 runs, 1 left' in said.out
+    finish(gluon_bot(*given, '--transfer-data', str(tmp_path / 'scenes')))
+    backbone = record(tmp_path / 'runs' / 'detect-seed0')[0]['backbone']
+    assert backbone['recipe'].startswith('resnet50b-baseline+') and backbone['data'] == 'digits'
+
+    assert main(['report', str(tmp_path / 'runs'), '--study', str(tmp_path / 'tiny.json'), '--json']) == 0
+    study, = json.loads(capsys.readouterr().out)['studies']
+    assert [(one['table'], one['metric'], one['study_row']) for one in study['results'] if one['values']] == [
+        (8, 'val_map', 'detect'), (9, 'val_pixel_accuracy', 'segment'), (9, 'val_miou', 'segment'),
+        (9, 'val_pixel_accuracy', 'segment'), (9, 'val_miou', 'segment')]
+    assert study['results'][-1]['parent'] == 'B-standard' and study['results'][-1]['paper_gain'] == 1.7
+    assert len(study['runs']) == 3
+
+
 def test_unknown_rows_are_named(place, tmp_path, capsys):
     assert main(words(place, tmp_path / 'out', rows=['lerner'])) == 2
     assert 'did you mean learner?' in capsys.readouterr().err and not (tmp_path / 'out').exists()

@@ -102,6 +102,11 @@ class Common:
                          for name in ('resnet50d-smooth', 'digits'))
         assert deep > 1.5 * shallow
 
+    def backbone_model(self):
+        deep, shallow = (len(doors.new_network(self.command, backbone='resnet50d-smooth', backbone_model=model)
+                             .collect_params().keys()) for model in ('', 'resnet18b'))
+        assert deep > 1.5 * shallow
+
     def pretrained(self):
         classifier = doors.untrained_classifier(str(self.out / 'classifier'))
         self.patch.undo()
