@@ -3,11 +3,11 @@
     title, seeds, limit    what it is, the seeds of every row, and the images an epoch of its rows (null: all)
     settings               groups of recipe fields by name, which rows share
     rows                   by name: `recipe`, `settings` (names of groups, in order), and where they apply `teacher`
-                           or `backbone` (the row whose run it learns or starts from), and its own `seeds`, `limit`
-                           and `images_per_second`
+                           or `backbone` (the row whose run it learns or starts from), and its own `seeds` and `limit`
     tables                 which row stands for which row of the paper: table, group, {paper's row: row}
-    images_per_second      trained, evaluation included, by the beginning of 'NETWORK PRECISION' (the longest one
-                           counts): an estimate for a machine without records, which `rates_from` describes
+    images_per_second      trained, evaluation included, by the beginning of 'NETWORK PRECISION', with ' taught' where it
+                           has a teacher, or of a fine-tuning recipe's name; the longest one counts, null is not known.
+                           An estimate for a machine without records, which `rates_from` describes
     extends                another study, whose keys these replace or, in objects, add to
 
 Parents are the paper's: a row's gain is over the nearest row above it in the paper's table that the study has too.
@@ -37,7 +37,7 @@ KINDS: Dict[str, Tuple[type, ...]] = {
     'images_per_second': (dict,), 'rates_from': (str,), 'extends': (str,)}
 ROW_KINDS: Dict[str, Tuple[type, ...]] = {
     'recipe': (str,), 'settings': (str,), 'teacher': (str,), 'backbone': (str,), 'seeds': (list,),
-    'limit': (int, type(None)), 'images_per_second': (int, float)}
+    'limit': (int, type(None))}
 TABLE_KINDS: Dict[str, Tuple[type, ...]] = {'table': (int,), 'group': (str,), 'rows': (dict,)}
 
 
@@ -230,7 +230,7 @@ def _row(name: str, values: Any, study: Dict[str, Any], rows: Dict[str, Row], pl
         changed = override(named[recipe], settings)
     except InputError as error:
         raise InputError('%s: %s' % (place, error)) from None
-    rate = values.get('images_per_second') or _rate(changed, study.get('images_per_second', {}), place)
+    rate = _rate(changed, study.get('images_per_second', {}), place)
     return Row(name, changed, recipe, tuple(settings), needs,
                _seeds(values['seeds'], place) if 'seeds' in values else (), limit, rate)
 
@@ -243,9 +243,11 @@ def _model(row: Row) -> str:
 
 
 def _rate(recipe: Any, rates: Dict[str, Any], place: str) -> Optional[float]:
-    label = '%s %s' % (getattr(recipe, 'model', recipe.name), recipe.precision)
+    label = recipe.name
+    if recipe.task == 'classify':
+        label = '%s %s%s' % (recipe.model, recipe.precision, ' taught' * bool(recipe.teacher))
     found = max((key for key in rates if label.startswith(key)), key=len, default='')
-    if found and (type(rates[found]) not in (int, float) or rates[found] <= 0):
+    if found and rates[found] is not None and (type(rates[found]) not in (int, float) or rates[found] <= 0):
         raise InputError("%s: images_per_second of '%s' must be a number above 0" % (place, found))
     return rates.get(found)
 

@@ -15,7 +15,7 @@ from gluon_bot import InputError
 from gluon_bot.console import say
 from gluon_bot.files import atomic_write, not_written
 from gluon_bot.recipes.study import Study, read_study, shipped
-from gluon_bot.report import gains, html, markdown
+from gluon_bot.report import gains, html, markdown, studies
 from gluon_bot.report.compare import Comparison, as_json, compare
 from gluon_bot.runs import curves
 from gluon_bot.runs.read import read
@@ -69,10 +69,11 @@ def block(file: str, logs: Sequence[str] = (), every_recipe: bool = False) -> st
     return markdown.markdown(compared(file, logs), linked=True, every_recipe=every_recipe)
 
 
-def study_block(comparison: Comparison) -> str:
-    """What stands between the markers for studies."""
-    return '\n\n'.join(markdown.study(report, PICTURE % report.study.name if report.gains else '')
-                       for report in comparison.studies) or 'No run of a study is recorded yet.'
+def study_block(comparison: Comparison, folder: str) -> str:
+    """What stands between the markers for studies, of a file in `folder`."""
+    parts = [markdown.study(report, PICTURE % report.study.name if report.gains else '') for report in comparison.studies]
+    parts += [studies.step_text(folder)] if any(report.times for report in comparison.studies) else []
+    return '\n\n'.join(filter(None, parts)) or 'No run of a study is recorded yet.'
 
 
 def update_file(file: str, logs: Sequence[str] = (), described: Sequence[str] = ()) -> bool:
@@ -90,8 +91,9 @@ def update_file(file: str, logs: Sequence[str] = (), described: Sequence[str] = 
     block = markdown.markdown(comparison, linked=True, every_recipe=begin == BEGIN_EVERY)
     renewed = _renewed(file, text, (begin, END), block)
     if STUDY_BEGIN in text or STUDY_END in text:
-        renewed = _renewed(file, renewed, (STUDY_BEGIN, STUDY_END), study_block(comparison) + '\n')
-        _draw(os.path.dirname(os.path.abspath(file)), comparison, renewed != text)
+        folder = os.path.dirname(os.path.abspath(file))
+        renewed = _renewed(file, renewed, (STUDY_BEGIN, STUDY_END), study_block(comparison, folder) + '\n')
+        _draw(folder, comparison, renewed != text)
     if renewed == text:
         return False
     _write_file(file, renewed)

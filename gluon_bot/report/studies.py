@@ -5,12 +5,14 @@ Runs on the same data whose recipes and limit are those of a study's rows are th
 
 from __future__ import annotations
 
+import os
 import statistics
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot import InputError
+from gluon_bot.files import parse_json, read_bounded
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.fields import from_dict
 from gluon_bot.recipes.paper import Cell
@@ -25,6 +27,7 @@ SCALE = ("Such a scale can show whether a gain that is larger than the seeds' sc
 FIGURE_NOTE = "◇ the paper's gain, ● ours with its 95 % interval over seeds; n is the number of pairs of runs."
 HEADS = ('Row', 'Paper', 'Here', 'Seeds', "Paper's gain", 'Gain here', '95 % interval', 'Standard error', 'Pairs', 'Verdict')
 MORE_SEEDS = 'one seed, no verdict'
+MOST_BYTES = 1 << 20  # of a benchmark's result
 Key = Tuple[Any, ...]
 
 
@@ -213,6 +216,22 @@ def times_text(report: StudyReport) -> str:
             time.minutes, time.cell.row, time.parent_minutes, time.parent.row, time.minutes / time.parent_minutes,
             time.claimed, time.cell.group, time.rate, time.parent_rate, time.parent_rate / time.rate)
         for time in report.times if time.parent_minutes and time.rate)
+
+
+def step_text(folder: str) -> str:
+    """What the benchmark of the step, saved in a checkout's `benchmarks/results`, says of the same ratio; '' without it."""
+    rates = []
+    for precision in ('bfloat16', 'float32'):
+        path = os.path.join(folder, 'benchmarks', 'results', 'step-%s.json' % precision)
+        try:
+            result = parse_json(read_bounded(path, MOST_BYTES).decode('utf-8', 'replace'))
+            rates.append(float(result['sides']['step_gluon_bot']['images_per_second']['median']))
+            told = result['batch_size'], result['cpus']
+        except (OSError, ValueError, KeyError, TypeError):
+            return ''
+    return ('The step alone, measured by itself ([how](docs/performance.md)): ResNet-50-D at 224 pixels, batch %d in both, '
+            'on %d CPU cores, %.1f images a second in bfloat16 and %.1f in float32, a ratio of %.2f.'
+            % (*told, *rates, rates[1] / rates[0]))
 
 
 def as_json(report: StudyReport) -> Dict[str, Any]:

@@ -112,8 +112,7 @@ class Times:
     @staticmethod
     def _keys(row: Row) -> List[Tuple[object, ...]]:
         recipe = row.recipe
-        kind = (row.command, getattr(recipe, 'model', recipe.backbone if row.command != 'train' else ''), recipe.batch_size,
-                recipe.precision, bool(row.needs))
+        kind = (row.command, recipe.model, recipe.batch_size, recipe.precision, bool(row.needs))
         return [(row.name,), kind]
 
 

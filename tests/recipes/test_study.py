@@ -68,7 +68,7 @@ def test_the_ladders_commands_are_those_of_the_script_before(shared_data, tmp_pa
 @pytest.mark.parametrize('name', shipped())
 def test_shipped_studies_can_be_read(name):
     study = read_study(name)
-    assert study.runs() and all(row.images_per_second for row in study.rows.values())
+    assert study.runs() and all(row.images_per_second for row in study.rows.values() if row.command == 'train')
 
 
 def written(folder, values, name='trial.json'):

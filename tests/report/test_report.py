@@ -460,7 +460,7 @@ def test_the_documents_are_not_stale(name, begin):
 def test_the_readmes_study_is_not_stale():
     readme = REPOSITORY / 'README.md'
     held = readme.read_text(encoding='utf-8').partition(report.STUDY_BEGIN)[2].partition(report.STUDY_END)[0]
-    assert held == '\n%s\n' % report.study_block(report.compared(str(readme)))
+    assert held == '\n%s\n' % report.study_block(report.compared(str(readme)), str(REPOSITORY))
 
 
 def test_an_empty_folder_is_a_paper_not_run(tmp_path, capsys):
