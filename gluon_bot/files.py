@@ -9,15 +9,17 @@ import errno
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import re
 import shutil
 import stat
 import time
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Iterator, Optional
+from typing import Any, BinaryIO, Callable, Iterator, List, Optional, Set
 
 from gluon_bot import InputError, RunError
+from gluon_bot.console import say
 
 PARTIAL = re.compile(r'\.partial-\w+$')
 DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -34,10 +36,10 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
         with open(temporary, mode.replace('w', 'x'), encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            fsync(file.fileno(), path)
         if os.path.exists(path) and not os.path.isfile(path):
             raise OSError(errno.EINVAL, 'not a regular file', path)
-        os.replace(temporary, path)
+        rename(temporary, path)
         fsync_folder(os.path.dirname(path))
     except OSError as error:
         error.filename = path if error.filename == temporary else error.filename
@@ -56,7 +58,7 @@ def owned(folder: str, patience_seconds: float = 0) -> Iterator[bool]:
     os.makedirs(folder, exist_ok=True)
     handle, deadline, waited = os.open(folder, os.O_RDONLY), time.monotonic() + patience_seconds, False
     try:
-        while not _locked(handle):
+        while not try_lock(handle, folder):
             if time.monotonic() > deadline:
                 raise InputError('%s: another process writes here; wait for it, or choose another folder' % folder)
             waited = True
@@ -87,14 +89,83 @@ def is_owned(folder: str) -> Optional[bool]:
     return False
 
 
-def _locked(handle: int) -> bool:
+# what file systems and containers lack: a full disk, a forbidden place and a broken disk are other errors
+LACKING = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOLCK, errno.EINVAL, errno.ENODEV)
+_said: Set[str] = set()
+
+
+def _lacks(what: str, path: str, consequence: str) -> None:
+    """Say once what a file system lacks, and what is lost by it."""
+    if what not in _said and os.environ.get('HOROVOD_RANK', '0') == '0':
+        say('%s: the file system has no %s: %s' % (path, what, consequence))
+    _said.add(what)
+
+
+def try_lock(handle: int, path: str) -> bool:
+    """Lock an open file or folder for this process alone; False where another has it. Without locks it counts as locked."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        pass
+        _lacks('locks', path, 'a second process that writes here is not noticed')
     return True
+
+
+def fsync(handle: int, path: str) -> None:
+    """Flush an open file or folder to the disk, where the file system can."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in LACKING:
+            raise
+        _lacks('fsync', path, 'a power cut may lose what was written last')
+
+
+def rename(source: str, target: str) -> None:
+    """Put a file in the place of `target`, or a folder where there is none; a copy where nothing can be renamed."""
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno not in (*LACKING, errno.EXDEV) or error.errno == errno.EINVAL:
+            raise
+        _lacks('renames', target, 'files are copied, and a kill meanwhile leaves half of one')
+        if os.path.isdir(source):
+            shutil.copytree(source, target)
+            shutil.rmtree(source)
+        else:
+            shutil.copyfile(source, target)
+            os.unlink(source)
+
+
+def lacking(folder: str) -> List[str]:
+    """What the file system under a folder lacks of these calls, tried there. Raises OSError for another reason."""
+    path, found = os.path.join(folder, '.gluon-bot-probe-%d' % os.getpid()), []
+
+    def attempt(what: str, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except OSError as error:
+            if error.errno not in (*LACKING, errno.EPERM, errno.EXDEV):
+                raise
+            found.append(what)
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with open(path, 'wb+') as file:
+            file.write(b'probe')
+            file.flush()
+            attempt('locks', lambda: fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB))
+            attempt('fsync of files', lambda: os.fsync(file.fileno()))
+            attempt('fsync of folders', lambda: os.fsync(handle))
+            attempt('memory maps', lambda: mmap.mmap(file.fileno(), 5, prot=mmap.PROT_READ).close())
+        attempt('renames', lambda: os.replace(path, path + '.partial-0'))
+    finally:
+        os.close(handle)
+        for left in (path, path + '.partial-0'):
+            if os.path.exists(left):
+                os.unlink(left)
+    return found
 
 
 @contextmanager
@@ -145,9 +216,14 @@ def not_through_links(path: str, flags: int) -> int:
 
 def fsync_folder(folder: str) -> None:
     """Make renames inside `folder` survive a power cut."""
-    handle = os.open(folder or '.', os.O_RDONLY)
     try:
-        os.fsync(handle)
+        handle = os.open(folder or '.', os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in (*LACKING, errno.EISDIR, errno.EACCES):
+            raise
+        return _lacks('fsync', folder, 'a power cut may lose what was written last')
+    try:
+        fsync(handle, folder)
     finally:
         os.close(handle)
 

@@ -6,6 +6,7 @@
 #   existing  beside an MXNet and a Horovod that PYTHON (python3) has already, such as NVIDIA's container's
 # A second call is instant. PYTHON=... chooses the interpreter (3.8 to 3.11). Used by quickstart.sh and test.sh.
 set -euo pipefail
+unset CDPATH  # cd would print, or lead elsewhere
 cd "$(dirname "$0")/.."
 case ${1:-} in ''|cpu|gpu|existing) ;; *) echo "install.sh: choose cpu, gpu or existing, not '$1'" >&2; exit 2 ;; esac
 stamp() {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs into .venv, trains on the embedded digits with two workers, and evaluates the network.
 set -euo pipefail
+unset CDPATH  # cd would print, or lead elsewhere
 cd "$(dirname "$0")/.."
 ./scripts/install.sh
 export PATH="$PWD/.venv/bin:$PATH"

@@ -2,6 +2,7 @@
 # Train the named recipes one after the other, skipping what is finished: scripts/table.sh RECIPE... [-- options of gluon-bot train]
 # table1.sh to table6.sh call this with the rows of one table.
 set -euo pipefail
+unset CDPATH  # cd would print, or lead elsewhere
 here=$(cd "$(dirname "$0")" && pwd)
 unset OUT  # each recipe has its own
 recipes=()

@@ -2,6 +2,7 @@
 # Installs what the tests need, checks style and types, and runs all tests but those marked slow:
 #   ./scripts/test.sh [--all] [pytest's options]
 set -euo pipefail
+unset CDPATH  # cd would print, or lead elsewhere
 cd "$(dirname "$0")/.."
 ./scripts/install.sh
 .venv/bin/ruff check .

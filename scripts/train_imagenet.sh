@@ -4,6 +4,7 @@
 # From the environment: DATA (data/imagenet), OUT (runs/RECIPE), TEACHER of a recipe that distils (runs/ITS_RECIPE), and
 # NGPU, HOSTS, RESTARTS as in workers.sh.
 set -euo pipefail
+unset CDPATH  # cd would print, or lead elsewhere
 [ $# -gt 0 ] || { echo "usage: $0 RECIPE [options of gluon-bot train]; gluon-bot recipes lists the recipes" >&2; exit 2; }
 recipe=$1; shift
 exec "$(dirname "$0")/workers.sh" train "$recipe" --data "${DATA:-data/imagenet}" --out "${OUT:-runs/$recipe}" "$@"

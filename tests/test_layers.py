@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / 'gluon_bot'
 
 # from the bottom; a folder imports from its own row only itself
-LAYERS = (('',), ('files', 'console'), ('distributed', 'recipes'), ('tricks',), ('runs', 'data'), ('report', 'models'),
+LAYERS = (('',), ('console',), ('files',), ('distributed', 'recipes'), ('tricks',), ('runs', 'data'), ('report', 'models'),
           ('training',), ('tasks',), ('tools',), ('cli',), ('__main__',))
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 LIGHT = {'', 'files', 'console', 'recipes', 'report'}  # these load without any of HEAVY

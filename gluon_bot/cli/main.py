@@ -34,8 +34,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if options.command in WRITING:
         process.interrupt_when_told_to_end()
     launcher.follow_parent()
-    _prepare(options)
     try:
+        _prepare(options)
         check_folders(options)
         if options.command in COMPUTING:
             from gluon_bot.tools import doctor

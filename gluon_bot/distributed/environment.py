@@ -39,8 +39,10 @@ each page of the next batch of images would be a fault, a quarter of the time it
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import resource
+import shutil
 
 from gluon_bot import InputError
 from gluon_bot.distributed import gpus
@@ -60,7 +62,11 @@ LEAST_ADDRESS_SPACE_BYTES = 2 << 30  # MXNet and its modules take half of it bef
 
 def prepare(workers: int) -> None:
     """Before MXNet is imported: set what is not set yet, for one of `workers` on this machine."""
-    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, len(os.sched_getaffinity(0)) // workers)))
+    given = os.environ.get('OMP_NUM_THREADS', '')
+    threads = given.split(',')[0].strip()  # a list has the threads of nested regions behind
+    if threads and not (threads.isdecimal() and 0 < int(threads[:9]) < 1 << 20):
+        raise InputError("OMP_NUM_THREADS: '%s' is no number of threads from 1 on; unset it, or set it to one" % given)
+    os.environ['OMP_NUM_THREADS'] = threads or str(max(1, cores() // workers))
     _keep_memory()
 
 
@@ -91,10 +97,62 @@ def address_space_limit() -> str:
     return 'the address space is limited to %s (ulimit -v)' % size_text(limit) if small else ''
 
 
+def cores() -> int:
+    """Cores that this process may use: those it is bound to, or fewer where its container has a limit on CPU time."""
+    bound, limit = len(os.sched_getaffinity(0)), cpu_limit()
+    return min(bound, max(1, math.ceil(limit))) if limit < bound else bound
+
+
+def cpu_limit(root: str = '/sys/fs/cgroup', own: str = '/proc/self/cgroup') -> float:
+    """CPUs' worth of time that the control groups of this process allow; infinity where they set no limit."""
+    limits = [math.inf]
+    for line in _text(own).splitlines():
+        _, controllers, path = (line.split(':', 2) + ['', ''])[:3]
+        if 'cpu' not in controllers.split(',') and not line.startswith('0::'):
+            continue
+        top = os.path.join(root, 'cpu') if controllers else root  # version 1, 2
+        folder = os.path.join(top, path.strip('/'))
+        while len(folder) >= len(top):
+            files = ('cpu.cfs_quota_us', 'cpu.cfs_period_us') if controllers else ('cpu.max',)
+            words = ' '.join(_text(os.path.join(folder, name)) for name in files).split()
+            if len(words) == 2 and all(word.isdecimal() and int(word) for word in words):
+                limits.append(int(words[0]) / int(words[1]))
+            folder = os.path.dirname(folder.rstrip('/'))
+    return min(limits)
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read(4096)
+    except (OSError, ValueError):
+        return ''
+
+
+SHARED_MEMORY = '/dev/shm'
+LARGER = "start the container with more, 'docker run --shm-size=8g', or mount a larger tmpfs at %s" % SHARED_MEMORY
+
+
+def shared_memory() -> float:
+    """Free bytes of shared memory, in which loaders hand over batches; infinity where that cannot be known."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return math.inf
+
+
+def check_shared_memory(needed_bytes: float) -> None:
+    """InputError where batches would not fit into shared memory, at which the process would die of a Bus error."""
+    free = shared_memory()
+    if free < needed_bytes:
+        raise InputError('%s: %.1f MB free, and batches need %.1f MB there; %s'
+                         % (SHARED_MEMORY, free / 1e6, needed_bytes / 1e6, LARGER))
+
+
 def own_cores() -> int:
     """Cores of this worker, as OMP_NUM_THREADS says, or all there are."""
     threads = os.environ.get('OMP_NUM_THREADS', '')
-    return int(threads) if threads.isdigit() and int(threads) else len(os.sched_getaffinity(0))
+    return int(threads) if threads.isdigit() and int(threads) else cores()
 
 
 def decoding_threads(device_type: str) -> int:

@@ -20,13 +20,15 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
 
 from gluon_bot import InputError, console
 from gluon_bot.console import duration, say
-from gluon_bot.distributed import heartbeat, rendezvous, ssh
+from gluon_bot.distributed import environment, heartbeat, rendezvous, ssh
+from gluon_bot.files import size_text
 
 LOST = 70  # exit code of a worker that lost another one
 BROKEN, OUT_OF_MEMORY = 71, 72  # of one in which MXNet failed, or whose memory was not enough
 FINAL = (0, 1, 2, 130)  # done, failed for good, bad input, interrupted: not worth a restart
 MOST_WORKERS = 64  # on one machine with fewer cores
 GRACE_SECONDS = 20  # for the other workers to notice that one is gone
+LEAST_SHARED_BYTES = 64 << 20  # of a container, unless it is told otherwise
 CHECKPOINT_SECONDS = 300  # for a worker whose launcher is gone to write its checkpoint
 MOST_PAUSE_SECONDS = 60  # before a restart: 1, 2, 4 ... seconds
 NEAR_STEPS = 3  # that the record of a run may differ by when a worker dies in the same update again
@@ -70,6 +72,9 @@ def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, 
             pause = min(2 ** (len(deaths) - 1), MOST_PAUSE_SECONDS)
             say('a worker died; restart %d of %d from the last checkpoint in %ds' % (len(deaths), restarts, pause))
             _wait_unless(asked, pause)
+    if environment.shared_memory() < LEAST_SHARED_BYTES:
+        say('%s has %s free; if a worker died of a Bus error, %s'
+            % (environment.SHARED_MEMORY, size_text(environment.shared_memory()), environment.LARGER))
     what = 'rank %d %s' % (outcome.rank, outcome.cause) if outcome.cause else 'a worker died'
     if repeated:
         say('gluon-bot: %s, twice at the same place: no restart would help; remove the cause, continue with --resume' % what)

@@ -52,7 +52,7 @@ def faster_rcnn(recipe: Detection, classes: Sequence[str], images: int = 1) -> T
         rpn_test_pre_nms=recipe.rpn_test_pre_nms, rpn_test_post_nms=recipe.rpn_test_post_nms,
         rpn_min_size=SMALLEST_PROPOSAL, per_device_batch_size=images, num_sample=recipe.roi_samples,
         max_num_gt=MOST_BOXES, prefix='faster_rcnn_')
-    assert detector.target_generator is not None  # made by its first use, and from then on part of the detector
+    detector.target_generator  # noqa: B018  # made by its first use, and from then on part of the detector
     _set_shapes(detector, STAGE_WIDTHS[2] * backbone.expansion, STAGE_WIDTHS[3] * backbone.expansion)
     return detector, backbone
 

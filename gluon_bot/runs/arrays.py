@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from gluon_bot import InputError
-from gluon_bot.files import open_regular
+from gluon_bot.files import fsync, open_regular
 
 LIMIT_BYTES = 4 << 30  # of a file: fifteen times ResNet-152's parameters
 HEADER_LIMIT_BYTES = 4 << 20  # names, types, shapes and offsets of 40,000 arrays; a DenseNet-201's training has 3,000
@@ -56,7 +56,7 @@ def write(path: str, arrays: Dict[str, np.ndarray]) -> None:
     with open(path, 'wb') as file:
         file.write(safetensors.numpy.save(arrays))
         file.flush()
-        os.fsync(file.fileno())
+        fsync(file.fileno(), path)
 
 
 def check_beginning(path: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from gluon_bot import InputError, RunError
-from gluon_bot.files import fsync_folder, parse_json, read_bounded, sha256_of
+from gluon_bot.files import fsync, fsync_folder, parse_json, read_bounded, rename, sha256_of
 from gluon_bot.runs.arrays import Arrays, check_beginning, write
 
 FORMAT = 2
@@ -63,11 +63,11 @@ def save(run: str, meta: Dict[str, Any], parameters: Dict[str, np.ndarray], trai
         with open(os.path.join(temporary, 'checkpoint.json'), 'w', encoding='utf-8') as file:
             json.dump(_signed({'format': FORMAT, **meta, 'files': files}), file, indent=1)
             file.flush()
-            os.fsync(file.fileno())
+            fsync(file.fileno(), final)
         fsync_folder(temporary)
         if os.path.isdir(final):  # the same step, saved before a restart: out of the way, but there until the new one is
-            os.rename(final, temporary + '-old')
-        os.rename(temporary, final)
+            rename(final, temporary + '-old')
+        rename(temporary, final)
         shutil.rmtree(temporary + '-old', ignore_errors=True)
         fsync_folder(os.path.dirname(final))
     except OSError as error:
@@ -116,12 +116,12 @@ def set_aside(run: str, step: int) -> None:
         if name.startswith('.partial-'):
             step_path = os.path.join(folder, 'step-%s' % name[len('.partial-'):-len('-old')])
             if name.endswith('-old') and not os.path.exists(step_path):  # killed between the two renames of `save`
-                os.rename(path, step_path)
+                rename(path, step_path)
             else:
                 shutil.rmtree(path, ignore_errors=True)
         elif numbered and int(numbered.group(1)) > step:
             shutil.rmtree(path + '.damaged', ignore_errors=True)
-            os.rename(path, path + '.damaged')
+            rename(path, path + '.damaged')
 
 
 def prune(run: str, keep: int, measure: str) -> None:

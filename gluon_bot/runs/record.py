@@ -25,7 +25,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from gluon_bot import InputError, __version__
 from gluon_bot.console import is_plain_text
-from gluon_bot.files import atomic_write, not_through_links, open_regular, parse_json, read_bounded, size_text
+from gluon_bot.files import atomic_write, fsync, not_through_links, open_regular, parse_json, read_bounded, size_text
 from gluon_bot.recipes.tasks import METRICS
 
 RECORD = 'record.jsonl'
@@ -89,12 +89,12 @@ class RunLog:
             self.file.write(json.dumps({'event': event, **_jsonable(values)}) + '\n')
             self.file.flush()
             if event == 'epoch':  # before the checkpoint that it is compared with
-                os.fsync(self.file.fileno())
+                fsync(self.file.fileno(), self.file.name)
 
     def close(self) -> None:
         """Flush to disk and close."""
         if self.file is not None:
-            os.fsync(self.file.fileno())
+            fsync(self.file.fileno(), self.file.name)
             self.file.close()
 
 

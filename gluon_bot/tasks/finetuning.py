@@ -83,6 +83,9 @@ def new_state(network: mx.gluon.HybridBlock, recipe: FineTuning, ranks: horovod.
     return State(network, trainer, low_precision.LossScale(1.0, fixed=True), ranks, horovod.device(ranks), recipe.precision)
 
 
+BATCHES_SHARED = 3  # the one that is computed, and those queued
+
+
 def small_batches(job: Job, ranks: horovod.Ranks, items: transforms.Augmented, batchify: Callable[[List[Any]], Any],
                   done: int) -> Iterator[Any]:
     """This rank's small batches of the epoch that `items` are of, after its first `done` updates.
@@ -93,6 +96,9 @@ def small_batches(job: Job, ranks: horovod.Ranks, items: transforms.Augmented, b
     numbers = batch_numbers(min(len(items), limit or len(items)), job.recipe.seed, items.epoch,
                             Part(ranks.rank, ranks.size, job.micro_batch),
                             first=done * accumulate, end=job.steps_an_epoch * accumulate)
+    if job.recipe.task == 'detect':  # GluonCV makes batches in shared memory
+        pixels = job.recipe.short_side * job.recipe.long_side
+        environment.check_shared_memory(BATCHES_SHARED * job.micro_batch * pixels * 3 * 4)
     threads = environment.decoding_threads(horovod.device(ranks).device_type)
     with contextlib.closing(prefetched(items.__getitem__, numbers, threads)) as loaded:
         for batch in loaded:

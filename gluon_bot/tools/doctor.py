@@ -23,7 +23,8 @@ def run(data: Optional[str] = None, out: Optional[str] = None) -> List[Finding]:
     """All checks: of the installation, the GPUs and the cores, of the records in `data` and of the disk under `out`."""
     wheel, built = gpus.wheel(), probe()
     found = [python(), numpy(), mxnet(wheel, built), gluoncv(), *doctor_gpus.run(wheel, built), horovod(built), cores()]
-    return found + ([doctor_disks.reading(data)] if data else []) + ([doctor_disks.writing(out)] if out else [])
+    return found + ([doctor_disks.reading(data)] if data else []) + ([doctor_disks.writing(out)] if out else []) + [
+        doctor_disks.shared_memory(), doctor_disks.temporary(), *(doctor_disks.file_system(at) for at in (data, out) if at)]
 
 
 def must_run() -> None:
@@ -116,10 +117,11 @@ def horovod(built: Dict[str, Any]) -> Finding:
 
 def cores() -> Finding:
     """Cores this process may use. A worker computes with its share of them unless OMP_NUM_THREADS says otherwise."""
-    own = len(os.sched_getaffinity(0))
-    threads = os.environ.get('OMP_NUM_THREADS') or str(own)
+    own, threads = environment.cores(), os.environ.get('OMP_NUM_THREADS', '')
+    threads, limit = threads or str(own), environment.cpu_limit()
     fewer = threads.isdigit() and int(threads) < own
-    found = '%d of %d are ours; a single worker computes with %s threads' % (own, os.cpu_count() or own, threads)
+    found = '%d of %d are ours%s; a single worker computes with %s threads' % (
+        own, os.cpu_count() or own, ', by a limit of %g CPUs' % limit if limit < (os.cpu_count() or own) else '', threads)
     return Finding('cores', NOTE if fewer else OK, found,
                    'OMP_NUM_THREADS=%s says so: unset it, and workers share the cores' % threads if fewer else '')
 

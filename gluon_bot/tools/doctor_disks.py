@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+import tempfile
 import time
 
 from gluon_bot import InputError
 from gluon_bot.data.records import manifest, verify
-from gluon_bot.files import size_text
+from gluon_bot.distributed import environment
+from gluon_bot.files import lacking, size_text
 from gluon_bot.tools.findings import NOTE, OK, WRONG, Finding
 
 READ_BYTES, WRITE_BYTES, PIECE = 256 << 20, 64 << 20, 4 << 20
 LEAST_FREE_BYTES = 2 << 30  # a few checkpoints of the largest network, 0.7 GB each with its momentum
+LEAST_SHARED_BYTES, LEAST_TEMPORARY_BYTES = 1 << 30, 100 << 20
 SLOW_DISK = 50e6  # bytes a second
 
 
@@ -36,9 +40,7 @@ def reading(data: str) -> Finding:
 
 def writing(out: str) -> Finding:
     """Free space and writing speed, flushed to the disk, of the folder `out` or of the one it will be made in."""
-    folder = os.path.abspath(out)
-    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
-        folder = os.path.dirname(folder)
+    folder = _existing(out)
     path = os.path.join(folder, '.gluon-bot-doctor-%d' % os.getpid())
     try:
         free = shutil.disk_usage(folder).free
@@ -53,6 +55,48 @@ def writing(out: str) -> Finding:
         return Finding('out', WRONG, '%s: %s free' % (folder, size_text(free)),
                        'checkpoints take up to 3 GB: make room, or choose another --out')
     return Finding('out', OK, '%s: %s free, writes %.0f MB/s' % (folder, size_text(free), speed / 1e6))
+
+
+def shared_memory() -> Finding:
+    """Room for the batches that loaders hand over."""
+    free = environment.shared_memory()
+    small = free < LEAST_SHARED_BYTES
+    shown = 'no %s' % environment.SHARED_MEMORY if math.isinf(free) else '%.0f MB free' % (free / 1e6)
+    return Finding('shared memory', NOTE if small else OK, shown,
+                   'detect and segment may die of a Bus error on GPUs: ' + environment.LARGER if small else '')
+
+
+def temporary() -> Finding:
+    """A temporary folder with some room."""
+    try:
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Finding('temporary', NOTE, error.strerror or str(error), 'set TMPDIR to a folder that can be written')
+    small = free < LEAST_TEMPORARY_BYTES
+    return Finding('temporary', NOTE if small else OK, '%s: %.1f GB free' % (folder, free / 1e9),
+                   'set TMPDIR to a folder with more room' if small else '')
+
+
+def file_system(place: str) -> Finding:
+    """What the file system of a folder lacks, where it can be tried."""
+    folder = _existing(place)
+    try:
+        lacks = lacking(folder) if os.access(folder, os.W_OK) else []
+    except OSError as error:
+        return Finding('file system', NOTE, '%s: %s' % (folder, error.strerror))
+    if lacks:
+        return Finding('file system', NOTE, '%s: no %s' % (folder, ', no '.join(lacks)),
+                       'a second process that writes there, or a power cut, may do harm unnoticed: prefer a local disk')
+    return Finding('file system', OK, '%s: locks, flushes and renames' % folder)
+
+
+def _existing(place: str) -> str:
+    """The folder, or the nearest one above that exists."""
+    folder = os.path.abspath(place)
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def _read_speed(path: str) -> float:

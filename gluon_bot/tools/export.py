@@ -20,7 +20,7 @@ import numpy as np
 from gluon_bot import InputError, RunError, __version__
 from gluon_bot.console import say, without_native_lines
 from gluon_bot.data.transforms import MEAN, STD
-from gluon_bot.files import atomic_write, owned
+from gluon_bot.files import atomic_write, owned, rename
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.runs.checkpoint import parameters_sha256
 from gluon_bot.tasks import classification
@@ -59,7 +59,7 @@ def run(path: str, kind: str, out: str) -> List[str]:
                 say('same logits as the checkpoint: they differ by %.1e at most' % worst)
             names = sorted(os.listdir(folder))
             for name in names:
-                os.replace(os.path.join(folder, name), os.path.join(out, name))
+                rename(os.path.join(folder, name), os.path.join(out, name))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         with atomic_write(about) as file:

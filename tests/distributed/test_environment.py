@@ -1,10 +1,12 @@
 """What is set before MXNet and Horovod are imported."""
 
+import math
 import os
 
 import pytest
 
 from gluon_bot import InputError
+from gluon_bot.cli.main import main
 from gluon_bot.distributed import environment
 
 
@@ -12,6 +14,7 @@ def prepared(monkeypatch, gpu, workers=1, driver='525.60.13', **arguments):
     """The variables that `prepare` sets, beginning with none, on a machine of 12 cores with or without a GPU."""
     monkeypatch.setattr(os, 'environ', {})
     monkeypatch.setattr(os, 'sched_getaffinity', lambda process: set(range(12)))
+    monkeypatch.setattr(environment, 'cpu_limit', lambda: math.inf)
     monkeypatch.setattr(environment.gpus, 'usable', lambda: int(gpu))
     monkeypatch.setattr(environment.gpus, 'driver', lambda: driver)
     environment.prepare(workers)
@@ -62,3 +65,40 @@ def test_the_layout_is_nchw_unless_a_gpu_shall_try_the_other(monkeypatch):
     monkeypatch.setenv('GLUON_BOT_LAYOUT', 'nhwc')
     with pytest.raises(InputError, match="GLUON_BOT_LAYOUT: 'nhwc' is neither"):
         environment.layout('gpu')
+
+
+@pytest.mark.parametrize('given, threads', [('', '4'), ('4,2', '4'), (' 3 ', '3'), ('1', '1'), (',2', '4'), (None, '4')])
+def test_untidy_numbers_of_threads(monkeypatch, given, threads):
+    monkeypatch.setattr(environment, 'cores', lambda: 4)
+    monkeypatch.setenv('OMP_NUM_THREADS', given or '')
+    if given is None:
+        monkeypatch.delenv('OMP_NUM_THREADS')
+    environment.prepare(1)
+    assert os.environ['OMP_NUM_THREADS'] == threads
+
+
+@pytest.mark.parametrize('given', ['x', '0', '-1', '1.5', '2;3', '9' * 30])
+def test_what_is_no_number_of_threads_is_one_line(monkeypatch, given, capsys):
+    monkeypatch.setenv('OMP_NUM_THREADS', given)
+    assert main(['recipes', 'digits']) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("gluon-bot: OMP_NUM_THREADS: '%s' is no number of threads" % given) and said.count('\n') == 1
+
+
+@pytest.mark.parametrize('own, files, limit', [
+    ('0::/\n', {'cpu.max': '150000 100000\n'}, 1.5), ('0::/\n', {'cpu.max': 'max 100000\n'}, math.inf),
+    ('0::/\n', {}, math.inf),
+    ('0::/a/b\n', {'a/cpu.max': '200000 100000\n', 'a/b/cpu.max': 'max 100000\n'}, 2.0),
+    ('0::/host/path\n', {'cpu.max': '50000 100000\n'}, 0.5),
+    ('4:cpu,cpuacct:/docker/x\n', {'cpu/cpu.cfs_quota_us': '300000\n', 'cpu/cpu.cfs_period_us': '100000\n'}, 3.0),
+    ('4:cpu,cpuacct:/\n', {'cpu/cpu.cfs_quota_us': '-1\n', 'cpu/cpu.cfs_period_us': '100000\n'}, math.inf),
+    ('garbage\n\n3:memory:/x\n', {'cpu.max': '100000 100000\n'}, math.inf)])
+def test_the_cpu_limit_of_a_container(tmp_path, monkeypatch, own, files, limit):
+    (tmp_path / 'own').write_text(own)
+    for name, text in files.items():
+        (tmp_path / 'cgroup' / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'cgroup' / name).write_text(text)
+    assert environment.cpu_limit(str(tmp_path / 'cgroup'), str(tmp_path / 'own')) == limit
+    monkeypatch.setattr(environment, 'cpu_limit', lambda: limit)
+    bound = len(os.sched_getaffinity(0))
+    assert environment.cores() == (bound if limit == math.inf else min(bound, max(1, math.ceil(limit))))

@@ -182,7 +182,7 @@ def _check_folders(splits: Dict[str, List[Placed]], known: bool) -> None:
 
 def _labelled(splits: Dict[str, List[Placed]]) -> Listing:
     """Images with the numbers of their classes. ValueError for a class that cannot be named or has no training images."""
-    named = {split: [(unicodedata.normalize('NFC', parts[0]), item) for parts, item in placed]
+    named = {split: [(unicodedata.normalize('NFC', _text(parts[0])), item) for parts, item in placed]
              for split, placed in splits.items()}
     classes = sorted({name for name, _ in named['train'] or named['val']})
     odd = next((name for name in classes if not is_plain_text(name)), None)
@@ -194,6 +194,14 @@ def _labelled(splits: Dict[str, List[Placed]]) -> Listing:
         raise ValueError('%r is of a class that has no training images%s' % (unknown[1], did_you_mean(unknown[0], classes)))
     return Listing('', classes, {split: [item._replace(label=labels[name]) for name, item in placed]
                                  for split, placed in named.items() if placed})
+
+
+def _text(name: str) -> str:
+    """A name in UTF-8 as text, also where the locale says that names have another encoding."""
+    try:
+        return os.fsencode(name).decode('utf-8')
+    except UnicodeError:
+        return name
 
 
 def _empty_folders(folders: Iterable[str], holders: List[List[str]], images: Sequence[Placed],

@@ -7,12 +7,12 @@ so does the process. (The standard pools' processes wait for ever on a queue whe
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from multiprocessing.connection import Connection
 from typing import Any, Callable, Generator, Iterable, Iterator, List, Optional, Tuple
 
 from gluon_bot import RunError
+from gluon_bot.distributed import environment
 
 TASK_BYTES = 4 << 20
 TASK_ITEMS = 64
@@ -20,7 +20,7 @@ TASK_ITEMS = 64
 
 def cores() -> int:
     """Cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    return environment.cores()
 
 
 def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],

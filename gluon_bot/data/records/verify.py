@@ -163,7 +163,8 @@ def _locked_stamp(key: str) -> Optional[TextIO]:
     try:
         os.makedirs(folder, exist_ok=True)
         stamp = open(os.path.join(folder, key), 'a+', encoding='ascii')
-        fcntl.flock(stamp, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # without locks, two processes verify at once
+            fcntl.flock(stamp, fcntl.LOCK_EX)
         stamp.seek(0)
         return stamp
     except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from array import array
@@ -16,7 +15,7 @@ from gluon_bot.console import is_plain_text
 from gluon_bot.data.records import manifest, recordio
 from gluon_bot.data.records.images import Packed
 from gluon_bot.data.records.manifest import SPLITS, Manifest
-from gluon_bot.files import fsync_folder, not_written, sha256_of
+from gluon_bot.files import fsync, fsync_folder, not_written, rename, sha256_of, try_lock
 
 PARTIAL = '.partial'
 
@@ -33,10 +32,8 @@ def writing_into(folder: str) -> Iterator[None]:
     except OSError as error:
         raise not_written(folder, 'can not be made a folder', error) from None
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError('%s: another process is writing records here; wait for it' % folder) from None
+        if not try_lock(handle, folder):
+            raise InputError('%s: another process is writing records here; wait for it' % folder)
         finished = [split + '.json' for split in SPLITS if os.path.exists(os.path.join(folder, split + '.json'))]
         if finished:
             raise InputError('%s: holds finished records already (%s); delete them or choose another folder'
@@ -112,7 +109,7 @@ def publish(folder: str, finished: Iterable[Manifest]) -> None:
     finished = list(finished)
     for each in finished:
         for path in (each.rec, each.idx):
-            os.replace(path + PARTIAL, path)
+            rename(path + PARTIAL, path)
     fsync_folder(folder)
     for each in finished:
         manifest.save(each, os.path.join(folder, each.split + '.json'))
@@ -120,7 +117,7 @@ def publish(folder: str, finished: Iterable[Manifest]) -> None:
 
 def _to_disk(file: IO) -> None:
     file.flush()
-    os.fsync(file.fileno())
+    fsync(file.fileno(), file.name)
     file.close()
 
 

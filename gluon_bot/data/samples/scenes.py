@@ -12,6 +12,7 @@ Both hold the same scenes. The same seed gives the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -24,7 +25,7 @@ from gluon_bot import InputError
 from gluon_bot.console import Progress
 from gluon_bot.data import ade20k, voc
 from gluon_bot.data.samples import digits
-from gluon_bot.files import fsync_folder
+from gluon_bot.files import fsync_folder, rename
 
 CLASSES = tuple('0123456789')
 PHOTOGRAPH = 'photograph'
@@ -90,8 +91,9 @@ def write_scenes(out: str, images: int = 400, size: int = 128, seed: int = 0) ->
     counts = {'train': images - test_images, 'test': test_images}
     try:
         _write_all(partial, counts, size, seed)
-        os.chmod(partial, 0o755)
-        os.rename(partial, out)
+        with contextlib.suppress(OSError):  # some file systems have no modes
+            os.chmod(partial, 0o755)
+        rename(partial, out)
         fsync_folder(os.path.dirname(out))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
