@@ -62,6 +62,7 @@ class ClassificationTask:
     def step(self, batches: Batches, step: int) -> mx.nd.NDArray:
         """One update, from the next small batches of this rank, on its device: images (b, 3, h, w), labels (b,).
 
+        The numbers are sections of the paper; each trick is a line that does nothing at its field's default.
         Returns sums over this rank's images, shape (2,): of their losses, and of 100 for each right one.
         """
         recipe, steps, accumulate = self.job.recipe, self.job.steps_an_epoch, self.job.options.accumulate
@@ -69,19 +70,19 @@ class ClassificationTask:
         rank_rng = np.random.default_rng((recipe.seed, step, state.ranks.rank + 1))
         mx.random.seed(int(rank_rng.integers(1 << 31)))  # dropout
         weight = mixup_weight(recipe.mixup_alpha, np.random.default_rng((recipe.seed, step)))  # the same on all ranks
-        rate = learning_rate(recipe, step, steps)  # linear scaling, warmup; step or cosine decay
+        rate = learning_rate(recipe, step, steps)  # linear scaling and warmup, 3.1; cosine decay, 5.1
         set_learning_rate(state.trainer, rate, previous=learning_rate(recipe, max(step - 1, 0), steps))
         totals = mx.nd.zeros(2, ctx=state.context)
         for _ in range(accumulate):
             images, labels = next(batches)
-            targets = smooth(one_hot(labels, len(self.job.class_names)), recipe.label_smoothing)
-            images, targets = mixup(images, targets, weight, rank_rng)
-            images = images.astype(low_precision.input_type(state.precision))
+            targets = smooth(one_hot(labels, len(self.job.class_names)), recipe.label_smoothing)  # 5.2
+            images, targets = mixup(images, targets, weight, rank_rng)  # 5.4
+            images = images.astype(low_precision.input_type(state.precision))  # 3.2
             teacher_logits = self.teacher(images) if self.teacher else None
             with mx.autograd.record():
                 logits = state.network(images)
                 loss = soft_cross_entropy(logits, targets)
-                loss = loss + distillation(logits, teacher_logits, recipe.distill_temperature)
+                loss = loss + distillation(logits, teacher_logits, recipe.distill_temperature)  # 5.3
                 scaled_loss = loss.mean() * scale
             scaled_loss.backward()
             totals = totals + mx.nd.concat(loss.sum(), 100 * metrics.correct(logits, targets.argmax(axis=1)), dim=0)

@@ -51,44 +51,26 @@ def run(task: Task) -> Optional[Dict[str, Any]]:
     Raises InputError for a checkpoint of another run or a folder in which another process trains, RunError where the loss
     is not finite, Interrupted after SIGTERM or SIGINT.
     """
-    job, first = task.job, task.state.ranks.first
-    with owned_by(job, task.state.ranks):
+    job, ranks = task.job, task.state.ranks
+    line: Dict[str, Any] = {}
+    with owned_by(job, ranks):
         meta = _restore(task)
         if meta and meta['epoch'] == job.recipe.epochs:
-            return finished(job, task.state, meta) if first else None
-        with contextlib.closing(Journal(job, task.state, meta)) as journal:
+            return finished(job, task.state, meta) if ranks.first else None
+        start = meta or {'epoch': 0, 'step': 0}
+        with contextlib.closing(Journal(job, task.state, meta)) as journal, Interruption() as interruption:
             try:
-                line = _train(task, journal, meta or {'epoch': 0, 'step': 0})
+                for number in range(start['epoch'], job.recipe.epochs):
+                    done = max(start['step'] - number * job.steps_an_epoch, 0)
+                    epoch = Epoch(number, done, compile_first=number == start['epoch'])
+                    seconds = train_epoch(task, journal, interruption, epoch)
+                    line = _end_epoch(task, journal, interruption, epoch, seconds)
             except RunError as error:
                 mx.nd.waitall()  # what is queued is queued on all ranks: none may leave while another waits for it
                 journal.failed(str(error))
                 raise
             journal.done(line)
-            return line if first else None
-
-
-def _train(task: Task, journal: Journal, start: Dict[str, Any]) -> Dict[str, Any]:
-    """All epochs that are left. Returns the last one's line of the record."""
-    recipe, steps = task.job.recipe, task.job.steps_an_epoch
-    line: Dict[str, Any] = {}
-    with Interruption() as interruption:
-        for epoch in range(start['epoch'], recipe.epochs):
-            done = max(start['step'] - epoch * steps, 0)
-            began = time.monotonic()
-            train_epoch(task, journal, interruption, Epoch(epoch, done, compile_first=epoch == start['epoch']))
-            trained = time.monotonic()
-            journal.pause()
-            scores = task.evaluate()
-            step = (epoch + 1) * steps
-            line = {'epoch': epoch + 1, 'step': step, 'lr': learning_rate(recipe, step - 1, steps),
-                    **journal.tally.means(), **scores,
-                    'images_per_second': (steps - done) * recipe.batch_size / (trained - began),
-                    'seconds': time.monotonic() - began}
-            path = _end_epoch(task, journal, line)
-            stop = task.state.ranks.sum_counts([int(interruption.requested)], 'stop')[0]
-            if stop and epoch + 1 < recipe.epochs:
-                raise Interrupted('stopped after epoch %d; the checkpoint is %s; continue with --resume' % (epoch + 1, path))
-    return line
+            return line if ranks.first else None
 
 
 class Epoch(NamedTuple):
@@ -99,13 +81,14 @@ class Epoch(NamedTuple):
     compile_first: bool  # whether the first update is the first of this process
 
 
-def train_epoch(task: Task, journal: Journal, interruption: Interruption, epoch: Epoch) -> None:
-    """The updates of an epoch that are not yet done.
+def train_epoch(task: Task, journal: Journal, interruption: Interruption, epoch: Epoch) -> float:
+    """The updates of an epoch that are not yet done. Returns how many seconds they took.
 
     Raises RunError at a loss that is not finite, on all ranks together, and Interrupted after writing a checkpoint.
     """
     job, training = task.job, task.state
     first, end = epoch.number * job.steps_an_epoch + epoch.done, (epoch.number + 1) * job.steps_an_epoch
+    began = time.monotonic()
     batches = task.batches(epoch.number, epoch.done)
     queued: Deque[Update] = collections.deque()
     journal.begin_epoch(epoch.number, first)
@@ -125,6 +108,7 @@ def train_epoch(task: Task, journal: Journal, interruption: Interruption, epoch:
                 meta = meta_of(job, training, epoch.number, step + 1, tally=journal.tally.sums)
                 path = state.save(training, job.options.out, meta, between_epochs=False)
                 raise Interrupted('stopped after step %d; the checkpoint is %s; continue with --resume' % (step + 1, path))
+    return time.monotonic() - began
 
 
 def in_flight(name: str, step: int) -> str:
@@ -162,13 +146,25 @@ def _restore(task: Task) -> Optional[Dict[str, Any]]:
     return meta
 
 
-def _end_epoch(task: Task, journal: Journal, line: Dict[str, Any]) -> str:
-    """Record, show and save an epoch that is trained and evaluated. Returns the checkpoint's folder."""
-    job, training = task.job, task.state
+def _end_epoch(task: Task, journal: Journal, interruption: Interruption, epoch: Epoch, seconds: float) -> Dict[str, Any]:
+    """Evaluate, record, show and save an epoch that was trained in `seconds`. Returns its line of the record.
+
+    Raises Interrupted where a rank was asked to stop and epochs are left.
+    """
+    job, recipe, training, steps = task.job, task.job.recipe, task.state, task.job.steps_an_epoch
+    began, number = time.monotonic(), epoch.number + 1
+    journal.pause()
+    scores = task.evaluate()
+    step = number * steps
+    line = {'epoch': number, 'step': step, 'lr': learning_rate(recipe, step - 1, steps), **journal.tally.means(), **scores,
+            'images_per_second': (steps - epoch.done) * recipe.batch_size / seconds,
+            'seconds': seconds + time.monotonic() - began}
     journal.write('epoch', line)
-    meta = meta_of(job, training, line['epoch'], line['step'], line=line, tally={}, between_epochs=True)
+    meta = meta_of(job, training, number, step, line=line, tally={}, between_epochs=True)
     path = state.save(training, job.options.out, meta, between_epochs=True)
     if training.ranks.first:
         checkpoint.prune(job.options.out, job.options.keep, task.facts.best)
     journal.show_epoch(line)
-    return path
+    if training.ranks.sum_counts([int(interruption.requested)], 'stop')[0] and number < recipe.epochs:
+        raise Interrupted('stopped after epoch %d; the checkpoint is %s; continue with --resume' % (number, path))
+    return line
