@@ -72,9 +72,10 @@ def run(chosen: List[Mutation], trust: bool) -> List[Mutation]:
     with tempfile.TemporaryDirectory(prefix='mutate-') as folder:
         listed = subprocess.run(['git', 'ls-files', '-z'], cwd=str(REPOSITORY), stdout=subprocess.PIPE, check=True).stdout
         for name in filter(None, listed.decode().split('\0')):
-            target = Path(folder, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(str(REPOSITORY / name), str(target))
+            if (REPOSITORY / name).is_file() and not name.startswith('.venv'):
+                target = Path(folder, name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(str(REPOSITORY / name), str(target))
         for tests in sorted({tuple(mutation.tests) for mutation in chosen}):
             if not trust and not passes(folder, tests):
                 raise SystemExit('mutate: %s fail without any mutation' % ' '.join(tests))
