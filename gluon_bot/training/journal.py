@@ -15,6 +15,7 @@ from gluon_bot.console import PLAIN_SECONDS, Progress, decoration, say, short_na
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.tasks import METRICS, TASKS
 from gluon_bot.runs import checkpoint, curves
+from gluon_bot.runs.heartbeat import Heartbeat
 from gluon_bot.runs.record import RECORD, RunLog, provenance, read_lines, rewind
 from gluon_bot.training.metrics import Tally
 from gluon_bot.training.setup import Job
@@ -42,6 +43,7 @@ class Journal:
         self.tally = Tally(TASKS[recipe.task].means, resumed['tally'] if resumed else {})
         self.log = _open_record(job, training, resumed)
         _introduce(job, training)
+        self.heartbeat = Heartbeat(job.options.out, enabled=first)
         self.events = Events(job.options.out, job.options.tensorboard and first)
         images = recipe.epochs * job.steps_an_epoch * recipe.batch_size
         done = resumed['step'] if resumed else 0
@@ -70,10 +72,11 @@ class Journal:
         line = {'epoch': self.epoch + 1, 'step': step + 1, 'lr': update.rate, **self.tally.means()}
         self.progress.update((step + 1) * recipe.batch_size,
                              '%s, epoch %d/%d' % (METRICS['loss'].wording % line['loss'], self.epoch + 1, recipe.epochs))
+        seconds = time.monotonic() - self.began
+        line['images_per_second'] = (step + 1 - self.first_step) * recipe.batch_size / seconds
+        self.heartbeat.beat(**line)
         if (step + 1) % self.job.options.log_every == 0:
-            seconds = time.monotonic() - self.began
-            line.update(images_per_second=(step + 1 - self.first_step) * recipe.batch_size / seconds,
-                        loss_scale=update.loss_scale, skipped_updates=update.skipped, seconds=seconds)
+            line.update(loss_scale=update.loss_scale, skipped_updates=update.skipped, seconds=seconds)
             self.write('step', line)
         return bool(stop)
 
@@ -104,6 +107,7 @@ class Journal:
 
     def close(self) -> None:
         self.progress.close()
+        self.heartbeat.close()
         self.log.close()
         self.events.close()
 
