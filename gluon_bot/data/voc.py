@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from functools import partial
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -177,7 +178,8 @@ def _judged(devkit: str, classes: Sequence[str], name: str,
         annotation = annotation._replace(size=size if all(size) else trees.image_size(image_path(devkit, name)))
     annotation, count = clipped(annotation)
     problems = annotation_problems(annotation, classes)
-    stem, stated = os.path.basename(name), annotation.file_name.replace('\\', '/')
+    stem, stated = (unicodedata.normalize('NFC', text)
+                    for text in (os.path.basename(name), annotation.file_name.replace('\\', '/')))
     if stated and stem not in (stated, os.path.splitext(stated)[0], os.path.splitext(os.path.basename(stated))[0]):
         problems.append("the annotation is of another file, '%s'" % shown(annotation.file_name))
     if max(annotation.size) > MOST_ASPECT * min(annotation.size) > 0:

@@ -38,6 +38,8 @@ def must_run() -> None:
     limited = environment.address_space_limit()
     if limited:
         raise InputError('%s; MXNet needs at least 2 GB: raise it, as with ulimit -v unlimited' % limited)
+    if sys.flags.optimize > 1:
+        raise InputError('PYTHONOPTIMIZE=2, or python -OO, removes the docstrings that MXNet needs to load; unset it')
     try:
         import mxnet  # noqa: F401
     except Exception as error:  # OSError for a library, AttributeError for another numpy

@@ -215,3 +215,22 @@ def test_the_manifest_of_imagenet_is_small(tmp_path):
     manifest.save(found, str(tmp_path / 'train.json'))
     assert (tmp_path / 'train.json').stat().st_size < 40000
     assert manifest.load(str(tmp_path), 'train') == found
+
+
+def test_a_part_of_a_published_set_is_said_to_be_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    files = {'train/n%08d/0.jpg' % number: encoded(noise(0)) for number in range(1000)}
+    pack.pack(write_tree(tmp_path / 'tree', files), str(tmp_path / 'out'), workers=1)
+    capsys.readouterr()
+    verify_records(str(tmp_path / 'out'), workers=1)
+    said = capsys.readouterr().err
+    assert 'train.rec: 1,000 of 1,281,167 images: a part of ImageNet' in said
+    assert 'has no val records, and training needs both' in said
+
+
+def test_splits_of_different_classes_are_refused(folder, tmp_path):
+    files = {name.replace('cat', 'cow'): data for name, data in dataset().items()}
+    pack.pack(write_tree(tmp_path / 'other', files), str(tmp_path / 'b'))
+    for kind in ('rec', 'idx', 'json'):
+        os.replace(str(tmp_path / 'b' / ('val.' + kind)), str(folder / ('val.' + kind)))
+    refused(lambda: verify_records(str(folder), workers=1), 'different classes')

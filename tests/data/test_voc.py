@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -325,3 +326,11 @@ def test_problems_are_counted_not_lines(devkit):
     (devkit / 'VOC2007/Annotations/a.xml').write_text(annotation((OBJECT % ('dog', 9, 9, 3, 3)) * 30))
     with pytest.raises(InputError, match='with 30 problems, listed above'):
         verify.verify(str(devkit), 1)
+
+
+@pytest.mark.parametrize('listed, stored', [('NFC', 'NFD'), ('NFD', 'NFC')])
+def test_names_in_either_form_of_unicode(devkit, listed, stored):
+    add(devkit, unicodedata.normalize(stored, 'caf\u00e9'))
+    path = devkit / 'VOC2007/ImageSets/Main/trainval.txt'
+    path.write_text(unicodedata.normalize(listed, path.read_text(encoding='utf-8')), encoding='utf-8')
+    assert len(sound(devkit)[0]) == 2

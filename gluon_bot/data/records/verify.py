@@ -8,6 +8,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import re
 from contextlib import closing
 from typing import Any, Iterator, List, NamedTuple, Optional, Set, TextIO, Tuple
 
@@ -21,6 +22,8 @@ from gluon_bot.data.records.process_pool import ordered, spans
 from gluon_bot.files import sha256_of
 
 PROBLEMS_LISTED = 50
+WNID = re.compile(r'n\d{8}$')
+PUBLISHED = {'ImageNet': (1000, {'train': 1281167, 'val': 50000}), 'Places365': (365, {'train': 1803460, 'val': 36500})}
 
 
 class Found(NamedTuple):
@@ -196,13 +199,26 @@ def verify_records(path: str, workers: Optional[int] = None) -> str:
         folder, splits = os.path.dirname(path), [os.path.basename(path)[:-len('.rec')]]
         if splits[0] not in SPLITS:
             raise InputError('%s: packed records are named train.rec and val.rec' % path)
-    lines = []
-    for split in splits or SPLITS[:1]:
-        found = manifest.load(folder, split)
+    lines, manifests = [], [manifest.load(folder, split) for split in splits or SPLITS[:1]]
+    for found in manifests:
         _must_be_sound(found, workers)
         remember(found)
         lines.append('%s: %s' % (found.rec, summary(found)))
+        say_part(found)
+    if len({tuple(found.classes) for found in manifests}) > 1:
+        raise InputError('%s: its train and val records are of different classes; pack them together' % folder)
+    if path == folder and len(manifests) == 1:
+        say('%s: has no %s records, and training needs both' % (folder, 'val' if splits == ['train'] else 'train'))
     return '\n'.join(lines)
+
+
+def say_part(found: Manifest) -> None:
+    """Say where records are a part of a published data set, which their classes tell."""
+    for name, (classes, counts) in PUBLISHED.items():
+        named = name != 'ImageNet' or all(WNID.match(each) for each in found.classes)
+        if len(found.classes) == classes and named and found.images < counts[found.split]:
+            say('%s: %s of %s images: a part of %s'
+                % (found.rec, format(found.images, ','), format(counts[found.split], ','), name))
 
 
 def summary(found: Manifest) -> str:

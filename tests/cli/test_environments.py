@@ -1,0 +1,41 @@
+"""An untidy environment: locales, optimisation, as processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+
+import pytest
+from data_samples import encoded, noise, tar_bytes, write_tree
+from documents import REPOSITORY
+
+FILES = {'%s/%s/0.jpg' % (split, name): encoded(noise(number)) for split in ('train', 'val')
+         for number, name in enumerate((unicodedata.normalize('NFC' if split == 'val' else 'NFD', 'caf\u00e9'), '\u732b'))}
+ASCII = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
+
+
+def gluon_bot(*words, **environment):
+    return subprocess.run([sys.executable, '-m', 'gluon_bot', *words], cwd=str(REPOSITORY),
+                          env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize('environment', [ASCII, {**ASCII, 'PYTHONIOENCODING': 'ascii'}, {'LC_ALL': 'en_US.ISO-8859-1'}])
+@pytest.mark.parametrize('as_tar', [False, True])
+def test_names_are_utf8_in_every_locale(tmp_path, environment, as_tar):
+    source = write_tree(tmp_path / 'tree', FILES)
+    if as_tar:
+        source = str(tmp_path / 'x.tar')
+        with open(source, 'wb') as file:
+            file.write(tar_bytes(FILES))
+    done = gluon_bot('pack', source, str(tmp_path / 'out'), XDG_CACHE_HOME=str(tmp_path / 'cache'), **environment)
+    assert done.returncode == 0 and b'Traceback' not in done.stderr, done.stderr
+    assert b'2 classes' in done.stderr
+    assert json.loads((tmp_path / 'out' / 'train.json').read_text(encoding='utf-8'))['classes'] == ['caf\u00e9', '\u732b']
+
+
+def test_docstrings_that_are_optimised_away_are_named():
+    assert gluon_bot('recipes', 'digits', PYTHONOPTIMIZE='2').returncode == 0
+    done = gluon_bot('train', 'digits', '--data', 'x', '--out', 'y', PYTHONOPTIMIZE='2')
+    assert done.returncode == 2 and done.stderr.count(b'\n') == 1
+    assert b'PYTHONOPTIMIZE=2' in done.stderr or b'no such folder' in done.stderr
