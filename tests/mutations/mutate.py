@@ -10,13 +10,14 @@ some hundred mistakes that would change results without a crash.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Iterator, List, NamedTuple
+from typing import Iterator, List, NamedTuple, Sequence
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name('mutations.txt')
@@ -77,31 +78,34 @@ def run(chosen: List[Mutation], trust: bool) -> List[Mutation]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(str(REPOSITORY / name), str(target))
         for tests in sorted({tuple(mutation.tests) for mutation in chosen}):
-            if not trust and not passes(folder, tests):
+            if not trust and failure(folder, tests):
                 raise SystemExit('mutate: %s fail without any mutation' % ' '.join(tests))
         for number, mutation in enumerate(chosen, 1):
             path = Path(folder, mutation.file)
             text = path.read_text(encoding='utf-8')
             path.write_text(mutation.applied(text), encoding='utf-8')
             began = time.monotonic()
-            survived = passes(folder, mutation.tests)
+            noticed_by = failure(folder, mutation.tests)
             path.write_text(text, encoding='utf-8')
-            survivors += [mutation] * survived
-            print('%3d/%d %s %4.0f s  %s: %s' % (number, len(chosen), 'SURVIVED' if survived else 'noticed ',
-                                                 time.monotonic() - began, mutation.file, mutation.what), flush=True)
+            if not noticed_by:
+                survivors.append(mutation)
+            print('%3d/%d %4.0f s  %s: %s: %s' % (number, len(chosen), time.monotonic() - began, mutation.file,
+                                                  mutation.what, noticed_by or 'SURVIVED'), flush=True)
     return survivors
 
 
-def passes(folder: str, tests: 'List[str] | tuple[str, ...]') -> bool:
-    """Whether these tests pass in the copy of the tree."""
+def failure(folder: str, tests: Sequence[str]) -> str:
+    """The first of these tests that fails in the copy of the tree; '' where all pass."""
     data = os.environ.get('GLUON_BOT_TEST_DATA', str(REPOSITORY.parent / 'shared' / 'data'))
     environment = {**os.environ, 'PYTHONPATH': folder, 'PYTHONDONTWRITEBYTECODE': '1', 'GLUON_BOT_TEST_DATA': data}
-    command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider', '-m', 'not slow', *tests]
+    command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider', '-rfE', '-m', 'not slow', *tests]
     try:
-        return subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                              timeout=SECONDS).returncode == 0
+        result = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        return False
+        return 'no end after %d s' % SECONDS
+    failed = re.search(r'^(?:FAILED|ERROR) (\S+)', result.stdout.decode('utf-8', 'replace'), re.M)
+    return '' if result.returncode == 0 else failed.group(1) if failed else 'exit code %d' % result.returncode
 
 
 def main(words: List[str]) -> int:
