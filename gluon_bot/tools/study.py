@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from gluon_bot import InputError, RunError
-from gluon_bot.console import duration, say
+from gluon_bot.console import aligned, counted, duration, say
 from gluon_bot.data import ade20k, voc
 from gluon_bot.data.records import manifest
 from gluon_bot.distributed import gpus
@@ -144,18 +144,15 @@ def plan(study: Study, runs: Sequence[StudyRun], place: Place) -> str:
         lines.append((run.name, run.row.parent_recipe,
                       '%s %d/%d' % (status.state, status.epoch, run.row.recipe.epochs) if known else 'to run',
                       status.score or '-', '-' if not seconds else duration(seconds)))
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    text = ['  '.join(word.ljust(width) for word, width in zip(line, widths)).rstrip() for line in lines]
-    text.append('%d runs, %s left: about %s%s%s%s' % (
-        len(runs), sum(line[4] != '-' for line in lines[1:]) + unknown, duration(left / at_once),
+    return aligned(lines) + '\n%s, %d left: about %s%s%s%s' % (
+        counted(len(runs), 'run'), sum(line[4] != '-' for line in lines[1:]) + unknown, duration(left / at_once),
         ', %d at a time' % at_once if at_once > 1 else ', one after the other',
         ', estimated from ' + ' and '.join(sorted(times.sources)) if times.sources else '',
-        '; how long %d of them take is not known' % unknown if unknown else ''))
-    return '\n'.join(text)
+        '; how long %d of them take is not known' % unknown if unknown else '')
 
 
 def run(study: Study, runs: Sequence[StudyRun], place: Place) -> None:
-    """Train what is not finished. Each run is a process of its own, with its log in OUT/RUN.log.
+    """Train what is not finished. Each run is a process of its own, its messages in OUT/RUN.txt.
 
     A run that fails is left, with those that need it, and the others are trained.
     Raises InputError where a run finds its input bad, RunError at the end where some failed, Interrupted after SIGTERM or
@@ -187,10 +184,10 @@ def run(study: Study, runs: Sequence[StudyRun], place: Place) -> None:
                 if code == 130:
                     interruption.requested = True
                 elif code == 2:
-                    raise InputError('%s: %s' % (one.name, _last_words(place.folder(one) + '.log')))
+                    raise InputError('%s: %s' % (one.name, _last_words(place.folder(one) + '.txt')))
                 elif code:
                     failed.append(one)
-                    say('%s: failed: %s' % (one.name, _last_words(place.folder(one) + '.log')))
+                    say('%s: failed: %s' % (one.name, _last_words(place.folder(one) + '.txt')))
                 else:
                     say('%s: %s; %d more to run' % (one.name, status_of(place.folder(one)).score, len(todo) + len(running)))
             for one in [one for one in todo if study.needed(one) in failed]:
@@ -201,7 +198,7 @@ def run(study: Study, runs: Sequence[StudyRun], place: Place) -> None:
     if interruption.requested:
         raise Interrupted('stopped, every run that was begun has its checkpoint; the same command goes on')
     if failed:
-        raise RunError('%d of %d runs failed or were left out: %s; their logs are beside their folders in %s'
+        raise RunError('%d of %d runs failed or were left out: %s; their messages are in the .txt files in %s'
                        % (len(failed), len(runs), ' '.join(one.name for one in failed), place.out))
 
 
@@ -225,7 +222,7 @@ def _start(study: Study, one: StudyRun, place: Place, device: str, devices: Sequ
     words = arguments(study, one, place.data_of(one.row), place.out)
     try:
         os.sched_setaffinity(0, set(sorted(cores)[devices.index(device)::len(devices)]) or cores)  # a child inherits it
-        with open(place.folder(one) + '.log', 'ab') as log:
+        with open(place.folder(one) + '.txt', 'ab') as log:
             return subprocess.Popen([sys.executable, '-m', 'gluon_bot', *words], stdin=subprocess.DEVNULL, stdout=log,
                                     stderr=subprocess.STDOUT, env=environment)
     finally:
@@ -246,6 +243,6 @@ def _last_words(log: str) -> str:
     try:
         lines = read_bounded(log, LOG_BYTES).decode('utf-8', 'replace').split('\n')
     except OSError:
-        return 'its log is ' + log
+        return 'its messages are in ' + log
     last = ([line.strip() for line in lines if line.strip()] or ['no reason given'])[-1]
     return last[len('gluon-bot: '):] if last.startswith('gluon-bot: ') else last

@@ -72,9 +72,10 @@ def visible_gpus(run):
 
 def test_one_run_at_a_time_on_each_gpu(undisturbed):
     """Two at once, each seeing one of them; what both need is waited for."""
-    _, devices, errors = undisturbed
+    out, devices, errors = undisturbed
     assert devices == [['CUDA_VISIBLE_DEVICES=GPU-a'], ['CUDA_VISIBLE_DEVICES=GPU-b']]
-    assert '0 of 3 runs are done' in errors and 'plain-seed0: begins on GPU-a, about 4s' in errors
+    assert (out / 'plain-seed0.txt').exists() and '0 of 3 runs are done' in errors
+    assert 'plain-seed0: begins on GPU-a, about 4s' in errors
     said = ['plain-seed0: top-1', 'learner-seed0: begins on GPU-a', 'learner-seed1: begins on GPU-b', 'learner-seed1: top-1']
     assert sorted(map(errors.index, said)) == list(map(errors.index, said))
     assert errors.index('learner-seed1: begins') < errors.index('learner-seed0: top-1') and '0 more to run' in errors
@@ -120,7 +121,7 @@ def test_killed_and_gone_on_with(place, undisturbed, tmp_path, with_what):
     assert process.returncode == (130 if with_what == signal.SIGTERM else -9), errors
     assert with_what == signal.SIGKILL or 'the same command goes on' in errors.splitlines()[-1]
     deadline = time.monotonic() + 60
-    while 'checkpoint' not in (out / 'learner-seed0.log').read_text() and time.monotonic() < deadline:
+    while 'checkpoint' not in (out / 'learner-seed0.txt').read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert [line['event'] for line in record(out / 'plain-seed0')][-1] == 'done'
     assert 'done' not in [line['event'] for line in record(out / 'learner-seed0')]
@@ -196,7 +197,7 @@ def test_transfer(place, tmp_path, capsys):
     given[given.index('--data') + 1] = str(place / 'digits')
     assert main([*given, '--dry-run']) == 0
     said = capsys.readouterr()
-    assert 'the rows that detect or segment are left out' in said.err and '1 runs, 1 left' in said.out
+    assert 'the rows that detect or segment are left out' in said.err and '1 run, 1 left' in said.out
     finish(gluon_bot(*given, '--transfer-data', str(tmp_path / 'scenes')))
     backbone = record(tmp_path / 'runs' / 'detect-seed0')[0]['backbone']
     assert backbone['recipe'].startswith('resnet50b-baseline+') and backbone['data'] == 'digits'
