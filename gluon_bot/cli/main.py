@@ -233,9 +233,10 @@ def _study(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from gluon_bot.recipes.tasks import TASKS
+    from gluon_bot.recipes.tasks import RESULT_OF_FEW_CLASSES, TASKS
     from gluon_bot.runs import checkpoint
-    task = checkpoint.find(options.checkpoint).meta.get('task', 'classify')
+    meta = checkpoint.find(options.checkpoint).meta
+    task = meta.get('task', 'classify')
     if task not in TASKS:
         raise InputError("%s: was trained to '%s', which this version does not know" % (options.checkpoint, task))
     if options.multi_scale and task != 'segment':
@@ -254,7 +255,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         from gluon_bot.tasks import classification
         result = classification.run(options.checkpoint, options.data, options.batch_size, options.limit)
     if result is not None:
-        print(json.dumps(result) if options.json else TASKS[task].result % result)
+        few = task == 'classify' and len(meta['classes']) <= 5
+        print(json.dumps(result) if options.json else (RESULT_OF_FEW_CLASSES if few else TASKS[task].result) % result)
         for name, precision in {} if options.json else result.get('val_ap', {}).items():
             print('%-20s AP %5.2f %%' % (name, precision))
     return 0

@@ -26,12 +26,15 @@ METRICS: Dict[str, Metric] = {
     'val_miou': Metric('mIoU', '%', wording='mIoU %.2f %%', title='Validation mIoU, %'),
     'lr': Metric('learning rate', wording='lr %.4g', title='Learning rate'),
     'step': Metric('step'),
-    'images_per_second': Metric('images/s', wording='%.3g images/s'),
+    'images_per_second': Metric('images/s', wording='%s images/s'),
     'seconds': Metric('seconds'),
     'minutes_an_epoch': Metric('minutes an epoch', 'min'),  # of the seconds of its epochs
     'parameters': Metric('parameters', 'M', logged=False),
     'flops': Metric('FLOPs', 'G', logged=False),
 }
+
+RESULT_OF_FEW_CLASSES = '%(recipe)s after step %(step)d on %(data)s: top-1 %(val_top1).3f %% ' \
+    '(%(val_correct_top1)d of %(val_images)d images, %(precision)s)'  # of five or less, all of which are the top 5
 
 
 class TaskFacts(NamedTuple):

@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_bot import InputError, RunError
-from gluon_bot.console import Progress, say
+from gluon_bot.console import Progress, counted, say
 from gluon_bot.data.classification import Batches, Part, steps_an_epoch, train_batches, validation_batches
 from gluon_bot.data.records import verify
 from gluon_bot.data.records.manifest import Manifest
@@ -185,9 +185,10 @@ def plan(job: Job, workers: int) -> str:
         new_state(recipe, len(job.class_names), horovod.Ranks(), options.accumulate, options.weights)
     if options.teacher or recipe.teacher:
         teacher_network(recipe, options.teacher, job.class_names, mx.cpu())
-    parameters, multiply_adds = flops.figures(recipe.model, recipe.image_size)
-    network = '%s, %.2f M parameters (1,000 classes), %.2f GFLOPs at %d pixels' % (
-        recipe.model, parameters / 1e6, multiply_adds / 1e9, recipe.image_size)
+    classes = len(job.class_names)
+    parameters, multiply_adds = flops.figures(recipe.model, recipe.image_size, classes)
+    network = '%s, %.2f M parameters (%s), %.2f GFLOPs at %d pixels' % (
+        recipe.model, parameters / 1e6, counted(classes, 'class'), multiply_adds / 1e9, recipe.image_size)
     what = ' '.join(tricks(recipe)) or 'no trick'
     return planned(job, Plan(what, network, start=options.weights or 'initialisation'), workers)
 

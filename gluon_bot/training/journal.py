@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
 import time
 from typing import Any, Dict, NamedTuple, Optional
 
 import mxnet as mx
 
 from gluon_bot import RunError
-from gluon_bot.console import PLAIN_SECONDS, Progress, decoration, say, short_name
+from gluon_bot.console import PLAIN_SECONDS, Progress, counted, decoration, say, short_name, three_digits
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.tasks import METRICS, TASKS
 from gluon_bot.runs import checkpoint, curves
@@ -90,15 +91,19 @@ class Journal:
         if self.first:
             with decoration('%s/curves.png' % self.job.options.out):
                 curves.run_curves(self.job.options.out)
-            say('epoch %d: %s' % (line['epoch'], worded(line)))
+            shown = {name: value for name, value in line.items() if name != 'val_top5' or len(self.job.class_names) > 5}
+            say('epoch %d: %s' % (line['epoch'], worded(shown)))
 
     def pause(self) -> None:
         """Leave the terminal to others, until the next update."""
         self.progress.close()
 
     def done(self, line: Dict[str, Any]) -> None:
-        """The run has all its epochs."""
+        """The run has all its epochs: say which was the best, where it is, and how it is evaluated."""
         self.log.write('done', step=line['step'], seconds=time.monotonic() - self.progress.begun)
+        if self.first:
+            with decoration('the best epoch'):
+                say(conclusion(self.job))
 
     def failed(self, reason: str) -> None:
         """The run ends here; a full disk does not hide why."""
@@ -114,7 +119,19 @@ class Journal:
 
 def worded(line: Dict[str, Any]) -> str:
     """The numbers of a line of the record as a person reads them: 'loss 1.234, train top-1 56.78 %'."""
-    return ', '.join(metric.wording % line[name] for name, metric in METRICS.items() if metric.wording and name in line)
+    return ', '.join(metric.wording % (three_digits(line[name]) if name == 'images_per_second' else line[name])
+                     for name, metric in METRICS.items() if metric.wording and name in line)
+
+
+def conclusion(job: Job) -> str:
+    """What a finished run has come to: its best epoch, the checkpoint of it, and the command that evaluates that."""
+    metric, out = TASKS[job.recipe.task].best, job.options.out
+    epochs = [line for line in read_lines(os.path.join(out, RECORD)) if line['event'] == 'epoch' and metric in line]
+    best = max(epochs, key=lambda line: line[metric])
+    path = os.path.join(out, checkpoint.FOLDER, 'step-%08d' % best['step'])
+    return 'best of %s: epoch %d, %s %.2f %%, in %s\nnext: gluon-bot evaluate %s --data %s' % (
+        counted(job.recipe.epochs, 'epoch'), best['epoch'], METRICS[metric].label, best[metric], path,
+        shlex.quote(path), shlex.quote(job.options.data))
 
 
 def finished(job: Job, training: State, meta: Dict[str, Any]) -> Dict[str, Any]:
@@ -125,7 +142,7 @@ def finished(job: Job, training: State, meta: Dict[str, Any]) -> Dict[str, Any]:
         log = _open_record(job, training, meta)
         log.write('done', step=meta['step'])
         log.close()
-    say('%s: all %d epochs are done' % (job.options.out, job.recipe.epochs))
+    say('%s: finished before, after %s' % (job.options.out, counted(job.recipe.epochs, 'epoch')))
     return meta['line']
 
 
@@ -166,7 +183,7 @@ def _introduce(job: Job, training: State) -> None:
     """Print what is trained, where, and how its batch is divided."""
     recipe, ranks = job.recipe, training.ranks
     if ranks.first:
-        say('%s: %d workers on %s, %s%s, batch %d = %d x %d x %d, %d steps an epoch' % (
-            recipe.name, ranks.size, training.context, training.precision,
+        say('%s: %s on %s, %s%s, batch %d = %d x %d x %d, %s an epoch' % (
+            recipe.name, counted(ranks.size, 'worker'), training.context, training.precision,
             ' (this device has no float16)' if training.precision != recipe.precision else '',
-            recipe.batch_size, ranks.size, job.options.accumulate, job.micro_batch, job.steps_an_epoch))
+            recipe.batch_size, ranks.size, job.options.accumulate, job.micro_batch, counted(job.steps_an_epoch, 'step')))

@@ -7,6 +7,7 @@ import os
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 from gluon_bot import InputError
+from gluon_bot.console import counted
 from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.files import owned
 from gluon_bot.recipes.fields import as_dict, from_dict
@@ -136,13 +137,14 @@ def planned(job: Job, plan: Plan, workers: int) -> str:
     lines = [
         ('recipe', '%s: %s' % (recipe.name, plan.what)),
         ('network', plan.network),
-        ('data', '%s, %d classes, %d to train, %d to evaluate' % (
-            job.manifest['name'], classes, job.manifest['train_images'], job.manifest['val_images'])),
-        ('batch', '%d = %d workers x %d accumulated x %d images' % (
-            recipe.batch_size, workers, job.options.accumulate, job.micro_batch)),
-        ('steps', '%d epochs x %d = %d' % (recipe.epochs, job.steps_an_epoch, recipe.epochs * job.steps_an_epoch)),
-        ('learning rate', '%.4g after %d warmup epochs, then %s'
-         % (recipe.peak_lr, recipe.warmup_epochs, recipe.lr_schedule)),
+        ('data', '%s, %s, %d to train, %d to evaluate' % (
+            job.manifest['name'], counted(classes, 'class'), job.manifest['train_images'], job.manifest['val_images'])),
+        ('batch', '%d = %s x %d accumulated x %s' % (
+            recipe.batch_size, counted(workers, 'worker'), job.options.accumulate, counted(job.micro_batch, 'image'))),
+        ('steps', '%s x %d = %d' % (
+            counted(recipe.epochs, 'epoch'), job.steps_an_epoch, recipe.epochs * job.steps_an_epoch)),
+        ('learning rate', '%.4g after %s, then %s'
+         % (recipe.peak_lr, counted(recipe.warmup_epochs, 'warmup epoch'), recipe.lr_schedule)),
         ('start', 'from %s' % (found.path if found else plan.start)),
         ('output', job.options.out)]
     return '\n'.join('%-14s %s' % line for line in lines)

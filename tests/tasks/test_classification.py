@@ -281,7 +281,7 @@ def test_a_run_end_to_end(digits_folder, tmp_path, capsys):
     assert 'the teacher is a resnet18d' in capsys.readouterr().err
     # a finished run is left alone; another recipe does not go on with it
     assert main(['train', 'digits', '--data', digits_folder, '--out', run, *TINY, '--resume']) == 0
-    assert 'all 3 epochs are done' in capsys.readouterr().err
+    assert 'finished before, after 3 epochs' in capsys.readouterr().err
     assert main(['train', 'digits', '--data', digits_folder, '--out', run, *TINY, '--resume', '--seed', '1']) == 2
     assert 'was made with seed=0 (now 1)' in capsys.readouterr().err
     assert main(['train', 'digits', '--data', digits_folder, '--out', run, *TINY]) == 2
@@ -314,7 +314,7 @@ def test_a_float16_recipe_says_what_the_device_makes_of_it(digits_folder, tmp_pa
     used = 'bfloat16' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'float32'
     _, errors = finish(gluon_bot('train', 'digits', '--data', digits_folder, '--out', str(tmp_path), *TINY,
                                  '--set', 'precision=float16', '--set', 'loss_scale=128', '--set', 'epochs=2'))
-    assert '1 workers on cpu(0), %s (this device has no float16)' % used in errors
+    assert '1 worker on cpu(0), %s (this device has no float16)' % used in errors
     lines = record(str(tmp_path))
     assert lines[0]['recipe']['precision'] == 'float16'
     assert lines[0]['precision'] == used
