@@ -38,8 +38,8 @@ class Arrays(Mapping[str, np.ndarray]):
             raise KeyError(name)
         try:
             array = self._file[name] if self.path.endswith('.npz') else self._file.get_tensor(name)
-            if type(array) is not np.ndarray or array.dtype.kind not in 'fiu':
-                raise ValueError('%s is not an array of numbers' % name[:100])
+            if type(array) is not np.ndarray or array.dtype.kind != 'f':
+                raise ValueError('%s is not an array of floating-point numbers' % name[:100])
             return array
         except Exception as error:
             raise _refused(self.path, error) from None
@@ -52,7 +52,7 @@ class Arrays(Mapping[str, np.ndarray]):
 
 
 def write(path: str, arrays: Dict[str, np.ndarray]) -> None:
-    """Write arrays of numbers as a safetensors file, flushed to the disk. Raises OSError."""
+    """Write arrays of floating-point numbers as a safetensors file, flushed to the disk. Raises OSError."""
     with open(path, 'wb') as file:
         file.write(safetensors.numpy.save(arrays))
         file.flush()

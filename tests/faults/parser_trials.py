@@ -192,9 +192,9 @@ PARSERS = {
     'own record': (read_strictly, lambda _: [RUN_RECORD.encode()], RECORD),
     'checkpoint': (read_checkpoint, lambda folder: [a_checkpoint(folder)], 'checkpoint.json'),
     'arrays of version 0.1': (lambda path: dict(Arrays(path)), lambda _: [
-        npz(a=np.zeros((3, 4), 'float32'), b=np.arange(5)), npz(c=np.zeros(0, 'float16'))], 'parameters.npz'),
+        npz(a=np.zeros((3, 4), 'float32'), b=np.arange(5.0)), npz(c=np.zeros(0, 'float16'))], 'parameters.npz'),
     'arrays': (lambda path: dict(Arrays(path)), lambda _: [
-        save({'a': np.zeros((3, 4), 'float32'), 'b': np.arange(5)}), save({'c': np.zeros(0, 'float16')})], 'x.safetensors'),
+        save({'a': np.zeros((3, 4), 'float32'), 'b': np.ones(5)}), save({'c': np.zeros(0, 'float16')})], 'x.safetensors'),
     'parameter file': (read_parameters, lambda _: [parameters()], 'x.params'),
     'settings': (read_settings,
                  lambda _: [b'epochs=30\nbase_lr=0.5\nlr_decay_epochs=1,2\nzero_gamma=true\nmodel=mobilenet\nseed=1'], 'x'),

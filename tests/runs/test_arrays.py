@@ -21,7 +21,7 @@ from gluon_bot.runs import arrays
 def test_what_is_written_is_read_bit_for_bit(tmp_path):
     rng = np.random.default_rng(0)
     given = {'a.weight': rng.normal(size=(3, 4)).astype('float32'), 'half': rng.normal(size=5).astype('float16'),
-             'scalar': np.array(7, 'int64'), 'none': np.zeros((0, 3), 'float32'),
+             'scalar': np.array(7, 'float64'), 'none': np.zeros((0, 3), 'float32'),
              'turned': rng.normal(size=(3, 4)).astype('float32').T, 'odd': np.array([np.nan, -0.0, np.inf], 'float32')}
     path = str(tmp_path / 'x.safetensors')
     arrays.write(path, given)
@@ -56,6 +56,7 @@ HOSTILE = {
     'a shape that overflows': file_of({'a': entry(0, 8, shape=[1 << 32, 1 << 32])}, bytes(8)),
     'an unknown type': file_of({'a': entry(0, 8, 'F7')}, bytes(8)),
     'booleans': file_of({'a': entry(0, 8, 'BOOL', [8])}, bytes(8)),
+    'whole numbers': file_of({'a': entry(0, 8, 'I32')}, bytes(8)), 'bytes': file_of({'a': entry(0, 8, 'U8', [8])}, bytes(8)),
     'bfloat16': file_of({'a': entry(0, 8, 'BF16', [4])}, bytes(8)),
     'float8': file_of({'a': entry(0, 8, 'F8_E4M3', [8])}, bytes(8)),
     'a type that is a number': file_of({'a': {**entry(0, 8), 'dtype': 5}}, bytes(8)),
