@@ -119,7 +119,7 @@ def test_a_run_of_version_0_1_is_evaluated_and_goes_on(finished, digits_folder, 
     runs.same(finished, run)
 
 
-@pytest.mark.parametrize('content', [None, '', '{"event": "sta'])
+@pytest.mark.parametrize('content', [None, *(pytest.param(text, marks=pytest.mark.slow) for text in ('', '{"event": "sta'))])
 def test_a_record_that_vanished_is_said_and_begun_anew(content, finished, digits_folder, tmp_path, capsys):
     run = shutil.copytree(finished, str(tmp_path / 'run'))
     shutil.rmtree(os.path.join(run, 'checkpoints', 'step-00000036'))
@@ -155,7 +155,8 @@ def no_start(lines):
     del lines[0]
 
 
-@pytest.mark.parametrize('change', [another_recipe, other_numbers, other_workers, no_start])
+@pytest.mark.parametrize('change', [other_numbers, *(pytest.param(each, marks=pytest.mark.slow) for each in (
+    another_recipe, other_workers, no_start))])
 def test_a_record_of_another_run_is_refused(change, finished, digits_folder, tmp_path, capsys):
     run = shutil.copytree(finished, str(tmp_path / 'run'))
     lines = runs.record(run)

@@ -33,6 +33,7 @@ def test_of_two_launches_half_a_second_apart_one_wins(words, digits_folder, tmp_
     assert [line['event'] for line in runs.record(run) if line['event'] in ('start', 'resume', 'done')] == ['start', 'done']
 
 
+@pytest.mark.slow
 def test_who_waited_to_resume_a_run_that_was_trained_meanwhile_says_so(digits_folder, tmp_path):
     run = tmp_path / 'run'
     first = train(digits_folder, run)
