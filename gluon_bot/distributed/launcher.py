@@ -104,7 +104,7 @@ def stop_requests() -> Iterator[List[int]]:
     """Within the block, the signals that ask the job to stop are collected in the list. SIGHUP stays ignored under nohup."""
     asked: List[int] = []
     before = {number: signal.signal(number, lambda number, _: asked.append(number))
-              for number in STOPS if signal.getsignal(number) != signal.SIG_IGN}
+              for number in STOPS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield asked
     finally:

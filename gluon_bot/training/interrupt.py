@@ -18,7 +18,7 @@ class Interruption:
 
     def __enter__(self) -> 'Interruption':
         self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-                       if signal.getsignal(number) != signal.SIG_IGN}
+                       if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
         return self
 
     def __exit__(self, *_: Any) -> None:
