@@ -2,9 +2,14 @@
 
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 import runs
+
+from gluon_bot import InputError
+from gluon_bot.distributed.horovod import Ranks
+from gluon_bot.training import setup
 
 
 def train(digits_folder, run, *words):
@@ -44,14 +49,11 @@ def test_who_waited_to_resume_a_run_that_was_trained_meanwhile_says_so(digits_fo
     assert [line['event'] for line in runs.record(run)].count('resume') == 0
 
 
-def test_what_appeared_while_a_launch_was_starting_is_not_overwritten(digits_folder, tmp_path, monkeypatch):
+def test_what_appeared_while_a_launch_was_starting_is_not_overwritten(tmp_path):
     """The folder is looked at again once it is owned: here the run appears between the two looks."""
-    from gluon_bot import InputError
-    from gluon_bot.distributed.horovod import Ranks
-    from gluon_bot.training import setup
-    job = setup.Job(None, '', str(tmp_path / 'run'), [], {}, 1, 1, 1, None)
-    setup.check_out(job.out, False)
+    options = SimpleNamespace(out=str(tmp_path / 'run'), resume=False)
+    setup.check_out(options.out, False)
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'record.jsonl').write_text('{"event": "start"}')
-    with pytest.raises(InputError, match='holds a run already'), setup.owned_by(job, Ranks(), False):
+    with pytest.raises(InputError, match='holds a run already'), setup.owned_by(SimpleNamespace(options=options), Ranks()):
         raise AssertionError
