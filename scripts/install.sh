@@ -44,7 +44,7 @@ log=.venv/install.log
 run() {  # a step: quiet unless it fails, then the lines that name the cause
   local step="$*"
   "$@" >"$log" 2>&1 && return
-  { grep -aE 'Could NOT find|fatal error|OSError|CMake Error|[^a-z]error:|ERROR:|No space left' "$log" || tail -n 20 "$log"; } \
+  { grep -aE 'Could NOT find|fatal error|OSError|CMake Error|ImportError|RuntimeError|[^a-z]error:|ERROR:|No space left' "$log" || tail -n 20 "$log"; } \
     | awk '!seen[$0]++' | head -n 20 >&2
   echo "install.sh: failed: $step; the whole log is in $log" >&2
   exit 1
@@ -73,6 +73,7 @@ if [ "$extra" = existing ]; then
   ! command -v g++ >/dev/null || stand_in "$temporary/libcuda"
   "$python" -W ignore scripts/gpu/existing.py >"$temporary/requirements.txt" || exit 2
   venv --system-site-packages --without-pip
+  log=.venv/install.log
   # behind our own packages: theirs, also those of a virtual environment
   "$python" -c 'import sys; print("\n".join(path for path in sys.path if path.endswith("-packages")))' >"$site/existing.pth"
   run python -m pip install --no-deps --ignore-installed -r "$temporary/requirements.txt"

@@ -96,6 +96,11 @@ def join() -> Ranks:
     except ImportError as error:
         raise InputError('horovod cannot be loaded (%s): run scripts/quickstart.sh, or install it '
                          'with HOROVOD_WITH_MXNET=1' % error) from None
+    if 'HOROVOD_GLOO_RENDEZVOUS_ADDR' not in os.environ:
+        if not horovod.mpi_built():
+            raise InputError('mpirun needs a Horovod that is built with MPI; start the workers with --workers or horovodrun')
+    elif not horovod.gloo_built():
+        raise InputError('this Horovod is built without Gloo; start the workers by mpirun -np N, without --workers')
     ssh.check_own_name()
     horovod.init()
     return Ranks(horovod)

@@ -26,6 +26,7 @@ from gluon_bot.files import size_text
 LOST = 70  # exit code of a worker that lost another one
 BROKEN, OUT_OF_MEMORY = 71, 72  # of one in which MXNet failed, or whose memory was not enough
 FINAL = (0, 1, 2, 130)  # done, failed for good, bad input, interrupted: not worth a restart
+MPI = ('RANK', 'SIZE', 'LOCAL_RANK', 'LOCAL_SIZE')  # what Open MPI's mpirun tells its processes as OMPI_COMM_WORLD_...
 MOST_WORKERS = 64  # on one machine with fewer cores
 GRACE_SECONDS = 20  # for the other workers to notice that one is gone
 LEAST_SHARED_BYTES = 64 << 20  # of a container, unless it is told otherwise
@@ -125,6 +126,9 @@ def check(workers: int, hosts: str) -> None:
 def follow_parent() -> None:
     """In a worker: send heartbeats to the launcher; when it is gone, be asked to stop as by SIGTERM (Linux)."""
     console.begin_heartbeat()
+    for name in MPI:
+        if 'OMPI_COMM_WORLD_' + name in os.environ:
+            os.environ.setdefault('HOROVOD_' + name, os.environ['OMPI_COMM_WORLD_' + name])
     launcher = os.environ.get('GLUON_BOT_LAUNCHER')
     if launcher == 'ssh':
         ssh.use_interface_to(rendezvous.address_of(os.environ['HOROVOD_GLOO_RENDEZVOUS_ADDR']))

@@ -92,14 +92,14 @@ def probe() -> Dict[str, Any]:
 
 
 def mxnet(wheel: str, built: Dict[str, Any]) -> Finding:
-    if not wheel:
+    if not wheel and 'mxnet' not in built:  # NVIDIA's may be imported without being a package
         return Finding('mxnet', WRONG, 'not installed', 'run scripts/install.sh')
     if 'error' in built:
         return Finding('mxnet', WRONG, '%s does not load: %s' % (wheel, built['error']),
                        'see the lines about numpy and libraries, or install again: rm -r .venv && scripts/install.sh')
     shown = [name for name in ('CUDA', 'CUDNN', 'NCCL', 'MKLDNN', 'OPENCV', 'OPENMP') if name in built['features']]
     decodes = 'OPENCV' in built['features']
-    return Finding('mxnet', OK if decodes else WRONG, '%s %s with %s' % (wheel, built['mxnet'], ' '.join(shown)),
+    return Finding('mxnet', OK if decodes else WRONG, '%s %s with %s' % (wheel or 'mxnet', built['mxnet'], ' '.join(shown)),
                    '' if decodes else 'built without OpenCV, it cannot decode images: take the wheel of scripts/install.sh')
 
 
@@ -109,6 +109,9 @@ def horovod(built: Dict[str, Any]) -> Finding:
     except InputError as error:
         return Finding('horovod', NOTE, str(error), 'one worker runs without it')
     ways = built.get('horovod', '')
+    if 'gloo' not in ways and 'mpi' in ways:
+        return Finding('horovod', OK, '%s with %s' % (_version('horovod') or '', ways),
+                       'built without Gloo: several workers are started by mpirun -np N, without --workers')
     if 'gloo' not in ways:
         return Finding('horovod', NOTE, 'not installed for MXNet' if not ways else 'built with ' + ways,
                        'one worker runs without it; several need it: scripts/install.sh builds it with Gloo')

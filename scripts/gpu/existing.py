@@ -11,12 +11,14 @@ from importlib import metadata
 from pathlib import Path
 
 # what is never replaced, and the versions that gluon_bot was tested with or is known to need
-RANGES = {'mxnet': ((1, 9), (1, 10)), 'horovod': ((0, 28), (0, 29)), 'numpy': ((1, 21), (1, 24))}
+# (packages for Python 3.11 are compiled against numpy 1.23, for earlier ones against 1.21)
+RANGES = {'mxnet': ((1, 9), (1, 10)), 'horovod': ((0, 28), (0, 29)),
+          'numpy': ((1, 23) if sys.version_info >= (3, 11) else (1, 21), (1, 24))}
 FATAL = 'mxnet', 'numpy'  # without Horovod, or with another, one worker runs
 
 
 def version(module: str) -> str:
-    """The version that importing a module shows; '' where it can't be imported, which is said."""
+    """The version that importing a module shows; '' where it cannot be imported, which is said."""
     try:
         return __import__(module).__version__
     except Exception as error:  # OSError for a library, AttributeError for another numpy

@@ -32,7 +32,7 @@ def replace(path: Path, pattern: str, replacement: str) -> None:
 
 
 def prepare(sdist: Path, folder: Path, site_packages: Path) -> Path:
-    """The patched source tree. Ends the program where the archive is not the published one or can't be patched."""
+    """The patched source tree. Ends the program where the archive is not the published one or cannot be patched."""
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if found != SHA256:
         sys.exit('horovod_source.py: %s: checksum mismatch: sha256 is %s, of the published one %s; download it again'

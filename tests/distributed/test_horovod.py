@@ -1,6 +1,11 @@
 """One process is the same code as many."""
 
+import os
+import subprocess
+import sys
+
 import mxnet as mx
+import pytest
 
 from gluon_bot.distributed import horovod
 
@@ -12,3 +17,24 @@ def test_one_process_needs_no_horovod():
     assert ranks.broadcast_object({'a': [1, None]}, 'object') == {'a': [1, None]}
     assert ranks.gather(mx.nd.array([1, 2]), 'gather').tolist() == [[1, 2]]
     assert horovod.device(ranks) == mx.cpu()
+
+
+def joined(**environment):
+    """What a process says that takes its place from these variables: its exit code's kind and its last line."""
+    code = 'from gluon_bot.distributed import horovod, launcher; launcher.follow_parent()\n' \
+        'try: ranks = horovod.join(); print(ranks.rank, ranks.size)\nexcept Exception as error: print(error)'
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(('HOROVOD_', 'OMPI_'))}
+    return subprocess.check_output([sys.executable, '-W', 'ignore', '-c', code], text=True, env={**clean, **environment},
+                                   stderr=subprocess.DEVNULL).splitlines()[-1]
+
+
+def test_ranks_of_mpirun_are_taken_and_an_unfit_horovod_is_refused():
+    """Two processes that each take themselves for the only one would write the same run."""
+    pytest.importorskip('horovod.mxnet', reason='Horovod is not installed')
+    import horovod.mxnet as built
+    mpi = {'OMPI_COMM_WORLD_%s' % name: value for name, value in (
+        ('RANK', '1'), ('SIZE', '2'), ('LOCAL_RANK', '1'), ('LOCAL_SIZE', '2'))}
+    assert joined() == '0 1'
+    if built.mpi_built():
+        pytest.skip('this Horovod is built with MPI')
+    assert joined(**mpi) == 'mpirun needs a Horovod that is built with MPI; start the workers with --workers or horovodrun'

@@ -12,7 +12,7 @@ DOCUMENTS = ['README.md', 'CONTRIBUTING.md', 'logs/README.md',
              *sorted('docs/' + path.name for path in REPOSITORY.glob('docs/*.md'))]
 VARIABLES = r'(?:[A-Z_]+=\S+ )*'
 COMMAND = re.compile(VARIABLES + r'(?:gluon-bot\b|(?:\./)?(?:scripts|\.ci|\.venv/bin)/\w|'
-                     r'(?:docker|sbatch|kubectl|python|pip|cp|eval|export) \S)')
+                     r'(?:docker|sbatch|kubectl|horovodrun|mpirun|python|pip|cp|eval|export) \S)')
 BLOCK = re.compile(r'(?ms)^```(\w*)\n(.*?)^```$')
 
 

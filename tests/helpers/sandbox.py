@@ -25,12 +25,12 @@ from PIL import Image
 
 TIMEOUT_SECONDS = 400
 TRAIN = '--limit 16 --set batch_size=8 --set image_size=32 --set epochs=1 --set warmup_epochs=0'
-DETECT = '--limit 4 --set batch_size=2 --set epochs=1 --set warmup_epochs=0 --set short_side=64 --set long_side=64 ' \
+DETECT = '--limit 4 --set epochs=1 --set warmup_epochs=0 --set short_side=64 --set long_side=64 ' \
     '--set rpn_channels=16 --set rpn_train_pre_nms=50 --set rpn_train_post_nms=20 --set rpn_test_pre_nms=50 ' \
     '--set rpn_test_post_nms=10 --set roi_samples=8 --set roi_size=2'
 SEGMENT = '--limit 4 --set batch_size=2 --set epochs=1 --set base_size=64 --set crop_size=64'
 SMALL = {  # what is appended to a command that begins like this, the longest that fits
-    'gluon-bot train': TRAIN, 'scripts/train_imagenet.sh': TRAIN,
+    'gluon-bot train': TRAIN, 'horovodrun': TRAIN, 'scripts/train_imagenet.sh': TRAIN,
     'gluon-bot detect': DETECT, 'scripts/finetune_voc.sh': DETECT,
     'gluon-bot segment': SEGMENT, 'scripts/finetune_ade20k.sh': SEGMENT,
     'gluon-bot evaluate': '--limit 4',
@@ -122,6 +122,8 @@ class Sandbox:
         shutil.copy(str(REPOSITORY / 'docs' / 'results.md'), str(folder / 'docs'))
         self.program('scripts/install.sh', 'exit 0')  # what it would install is what runs the tests
         self.program('.venv/bin/gluon-bot', 'exec %s -m gluon_bot "$@"' % shlex.quote(sys.executable))
+        self.program('.venv/bin/horovodrun', 'exec %s -c "from horovod.runner import launch; launch.run_commandline()" "$@"'
+                     % shlex.quote(sys.executable))
         self.program('.venv/bin/python', 'exec %s "$@"' % shlex.quote(sys.executable))
         write_archives(folder / 'home' / 'ILSVRC2012', jpegs)
         for name in ('cat', 'dog'):

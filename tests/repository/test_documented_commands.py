@@ -27,8 +27,8 @@ from gluon_bot.recipes.study import read_study
 LOOKED_AT = {  # other commands that are looked at, and why they are not run
     './scripts/test.sh': 'it would run this test', '.ci/run': 'as well', 'scripts/install.sh': 'it installs what runs this',
     'pip install': 'as well', '.venv/bin/': 'as well', 'python benchmarks/': 'it measures for minutes, and needs its peers'}
-SLOW = ('scripts/train_imagenet.sh', './scripts/quickstart.sh', 'gluon-bot detect', 'gluon-bot segment', 'gluon-bot import',
-        'gluon-bot train finetune-classifier', 'gluon-bot benchmark step')
+SLOW = ('scripts/gpu_smoke.sh', 'horovodrun', 'scripts/train_imagenet.sh', './scripts/quickstart.sh', 'gluon-bot detect',
+        'gluon-bot segment', 'gluon-bot import', 'gluon-bot train finetune-classifier', 'gluon-bot benchmark step')
 NAMES = [command for command in commands() if is_name(command.text)]
 GIVEN = [command for command in commands() if not is_name(command.text)]
 
@@ -118,6 +118,8 @@ def look_at(command):
         assert all(word.partition('=')[0] in source for word in words if word.startswith('--'))
     elif words[0].endswith('test.sh'):
         assert all(word == '--all' or word.startswith('tests/') and (REPOSITORY / word).exists() for word in words[1:])
+    elif words[0].endswith('gpu_smoke.sh'):
+        assert words[1:] == []  # the other one is run
     elif words[0].endswith('install.sh'):
         assert set(words[1:]) <= {'cpu', 'gpu', 'existing'}
     elif words[0] == 'pip' or words[0].startswith('.venv/bin/'):
@@ -127,9 +129,12 @@ def look_at(command):
         assert ' AS %s\n' % words[words.index('--target') + 1] in (REPOSITORY / 'Dockerfile').read_text()
     elif words[:2] == ['docker', 'run']:
         image = [word.startswith('gluon-bot:') for word in words].index(True)
+        assert '--shm-size' in words[:image]  # for NCCL, and for workers that share memory
         parser().parse_args(words[image + 1:] or ['doctor'])
     elif words[0].endswith('ladder.sh'):
         read_study('imagenette-64').runs(takewhile(lambda word: not word.startswith('-'), words[1:]))
+    elif words[0] == 'mpirun':
+        parser().parse_args(words[words.index('gluon-bot') + 1:])
     elif words[0] == 'sbatch' or words[0].startswith('scripts/'):
         recipe = next(word for word in words[1:] if not word.startswith(('-', 'deploy/')))
         assert recipe in RECIPES or recipe in FINE_TUNINGS

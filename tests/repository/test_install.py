@@ -106,3 +106,19 @@ def test_the_stand_in_for_the_driver_can_be_built_and_answers(tmp_path):
                     '-o', str(library)], check=True)
     code = 'import ctypes; print(ctypes.CDLL(%r).cuDeviceGet())' % str(library)
     assert subprocess.check_output([sys.executable, '-c', code], text=True) == '34\n'  # CUDA_ERROR_STUB_LIBRARY
+
+
+def test_programs_of_an_installation_that_was_moved_find_its_python(tmp_path):
+    """By the lines that install.sh writes in place of an interpreter's path."""
+    script = (REPOSITORY / 'scripts/install.sh').read_text()
+    line = re.search('(?m)^interpreter=.*$', script).group()
+    header = subprocess.check_output(['bash', '-c', line + '; printf "$interpreter"'], text=True)
+    (tmp_path / 'here' / 'bin').mkdir(parents=True)
+    (tmp_path / 'here' / 'bin' / 'python').symlink_to(sys.executable)
+    (tmp_path / 'here' / 'bin' / 'program').write_text(header + '\nimport sys\nprint(sys.argv[1:], sys.executable)\n')
+    (tmp_path / 'here' / 'bin' / 'program').chmod(0o755)
+    (tmp_path / 'here').rename(tmp_path / 'the re')
+    (tmp_path / 'link').symlink_to(tmp_path / 'the re' / 'bin' / 'program')
+    for program in (tmp_path / 'the re' / 'bin' / 'program', tmp_path / 'link'):
+        said = subprocess.check_output([str(program), 'a b', '--c'], text=True)
+        assert said == "['a b', '--c'] %s\n" % (tmp_path / 'the re' / 'bin' / 'python')

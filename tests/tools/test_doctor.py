@@ -137,12 +137,13 @@ def test_python(monkeypatch, version, state):
 
 def test_mxnet_and_horovod():
     assert doctor.mxnet('', {}).state == doctor.WRONG
-    assert doctor.mxnet('mxnet', BUILT).state == doctor.OK
+    assert doctor.mxnet('mxnet', BUILT).state == doctor.OK == doctor.mxnet('', BUILT).state
     assert 'cannot decode images' in doctor.mxnet('mxnet', {**BUILT, 'features': []}).advice
     assert doctor.horovod(BUILT).state == doctor.OK
     for built in ({**BUILT, 'horovod': ''}, {**BUILT, 'horovod': 'gloo'}, {'error': 'libcuda.so.1'}):
         assert doctor.horovod(built).state == doctor.NOTE
     assert doctor.horovod({**BUILT, 'horovod': 'gloo', 'gpus': 0}).state == doctor.OK
+    assert 'mpirun' in doctor.horovod({**BUILT, 'horovod': 'mpi'}).advice
 
 
 def test_cores(monkeypatch):
@@ -156,7 +157,7 @@ def test_cores(monkeypatch):
 def test_an_mxnet_that_does_not_load_is_told_by_doctor_and_by_train(broken_mxnet):
     told = gluon_bot(['doctor'], broken_mxnet)
     assert told.returncode == 1 and told.stderr == ''
-    assert re.search('(?m)^wrong +mxnet +mxnet does not load: OSError: libcudnn.so.8: cannot open', told.stdout)
+    assert re.search(r'(?m)^wrong +mxnet +mxnet\S* does not load: OSError: libcudnn.so.8: cannot open', told.stdout)
     train = gluon_bot(['train', 'digits', '--data', 'nowhere', '--out', 'nowhere'], broken_mxnet)
     assert train.returncode == 2 and len(train.stderr.splitlines()) == 1 and 'libcudnn.so.8' in train.stderr
 

@@ -1,0 +1,294 @@
+"""The first hour on a machine with GPUs (scripts/gpu_smoke.sh): every part once, a table of what works, a JSON file to send.
+
+Each part is a process of its own, so that one that dies or hangs is a line of the table and not its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from gluon_bot import InputError, RunError
+from gluon_bot.console import aligned, one_line, say
+from gluon_bot.distributed import gpus, launcher
+from gluon_bot.files import atomic_write, parse_json
+from gluon_bot.runs import checkpoint
+from gluon_bot.runs.record import RECORD, provenance, read_lines
+
+# of one float32 update, the norm of its difference from the CPU's by the norm of the update; TF32 would exceed it
+UPDATE_TOLERANCE = 1e-4
+SIZES = (1, 1000, 5_000_000)  # of the arrays that are summed over ranks
+PART_SECONDS = 1800
+QUICK = ['--limit', '64', '--set', 'epochs=1', '--set', 'warmup_epochs=0', '--set', 'batch_size=16']
+SMALL_BOXES = ['--limit', '8', '--set', 'epochs=1', '--set', 'warmup_epochs=0', '--set', 'short_side=64',
+               '--set', 'long_side=64', '--set', 'rpn_train_pre_nms=50', '--set', 'rpn_train_post_nms=20',
+               '--set', 'rpn_test_pre_nms=50', '--set', 'rpn_test_post_nms=10', '--set', 'roi_samples=8']
+SMALL_MASKS = ['--limit', '8', '--set', 'epochs=1', '--set', 'base_size=64', '--set', 'crop_size=64']
+
+
+class Smoke(NamedTuple):
+    """What all parts share."""
+
+    folder: str
+    device: str  # 'cpu' or 'gpu'
+    workers: int
+    quick: bool
+
+    def path(self, *names: str) -> str:
+        return os.path.join(self.folder, *names)
+
+    def run(self, *words: Any, module: str = 'gluon_bot', environment: Mapping[str, str] = {}) -> str:
+        """What a program of ours printed. Raises RunError, with the first line that says why, where it failed."""
+        command = [sys.executable, '-W', 'ignore', '-m', module, *map(str, words)]
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace',
+                                  timeout=PART_SECONDS, env={**os.environ, gpus.DEVICE: self.device, **environment})
+        except subprocess.TimeoutExpired:
+            raise RunError('%s: no end after %d seconds' % (' '.join(command[3:]), PART_SECONDS)) from None
+        if done.returncode:
+            lines = [line for line in (done.stderr.strip() or done.stdout.strip()).splitlines() if line.strip()]
+            ours = [line for line in lines if line.startswith('gluon-bot: ')]
+            raise RunError('exit code %d: %s' % (done.returncode, [*ours, *lines[-1:], 'nothing was said'][0]))
+        return done.stdout
+
+    def train(self, name: str, *words: Any, workers: int = 1,
+              environment: Mapping[str, str] = {}) -> Dict[str, Any]:
+        """Train the digits; returns the place and the last epoch of the record."""
+        size = QUICK if self.quick else []
+        self.run('train', 'digits', '--data', self.path('digits'), '--out', self.path(name), '--workers', workers, *size,
+                 *words, environment=environment)
+        return outcome(self.path(name))
+
+
+def outcome(run: str) -> Dict[str, Any]:
+    """Where a run was computed and how its last epoch ended. Raises RunError where it is not done."""
+    lines = read_lines(os.path.join(run, RECORD))
+    if lines[-1].get('type', lines[-1].get('event')) != 'done':
+        raise RunError('%s: the record does not end with "done"' % run)
+    last = [line for line in lines if 'val_top1' in line or 'val_map' in line or 'val_miou' in line][-1]
+    shown = ('device', 'precision', 'world_size', 'nvidia_tf32_override')
+    return {**{key: lines[0][key] for key in shown if key in lines[0]},
+            **{key: value for key, value in last.items() if isinstance(value, (int, float))}}
+
+
+def doctor(smoke: Smoke) -> Any:
+    """Its findings; those that are wrong are the part's failure."""
+    command = [sys.executable, '-W', 'ignore', '-m', 'gluon_bot', 'doctor', '--json']
+    findings = parse_json(subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=PART_SECONDS).stdout)
+    wrong = ['%(check)s: %(found)s; %(advice)s' % finding for finding in findings if finding['state'] == 'wrong']
+    if wrong:
+        raise RunError('; '.join(wrong))
+    return findings
+
+
+def pack(smoke: Smoke) -> Any:
+    smoke.run('pack', 'digits', smoke.path('digits'))
+    smoke.run('pack', 'scenes', smoke.path('scenes'))
+
+
+def one_in_float16(smoke: Smoke) -> Any:
+    return smoke.train('one', '--set', 'precision=float16', '--set', 'loss_scale=128')
+
+
+def all_in_float16(smoke: Smoke) -> Any:
+    return smoke.train('all', '--set', 'precision=float16', '--set', 'loss_scale=128', workers=smoke.workers)
+
+
+def sum_over_ranks(smoke: Smoke) -> Any:
+    """Sums of whole numbers, exact in float32 and float16, over all ranks: by NCCL on GPUs, by Gloo on CPUs."""
+    smoke.run('sum', smoke.folder, '--workers', smoke.workers, module='gluon_bot.tools.smoke')
+    return {'ranks': smoke.workers, 'sizes': SIZES}
+
+
+def rank_sums() -> None:
+    """One rank of the part above: every rank knows what the others have, and numpy what the sum is."""
+    import mxnet as mx
+
+    from gluon_bot.distributed import environment, horovod
+    environment.prepare_device()
+    ranks = horovod.join()
+    context = horovod.device(ranks)
+    for type_name in ('float32', 'float16'):
+        for size in SIZES:
+            each = [np.random.default_rng(rank).integers(-8, 9, size).astype(type_name) for rank in range(ranks.size)]
+            array = mx.nd.array(each[ranks.rank], ctx=context, dtype=type_name)
+            summed = ranks.sum_(array, 'smoke.%s.%d' % (type_name, size)).asnumpy()
+            if not np.array_equal(summed, np.sum(each, axis=0).astype(type_name)):
+                raise RunError("rank %d: the sum of %d numbers in %s differs from numpy's" % (ranks.rank, size, type_name))
+
+
+def kill_and_resume(smoke: Smoke) -> Any:
+    """A worker is killed after the first checkpoint; the launcher starts all again and the run ends."""
+    run = smoke.path('killed')
+    words = ['train', 'digits', '--data', smoke.path('digits'), '--out', run, '--workers', str(max(2, smoke.workers)),
+             '--restarts', '1', *QUICK, '--limit', '192', '--set', 'epochs=4',
+             '--set', 'batch_size=%d' % (16 * max(2, smoke.workers))]
+    process = subprocess.Popen([sys.executable, '-W', 'ignore', '-m', 'gluon_bot', *words], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True, env={**os.environ, gpus.DEVICE: smoke.device})
+    deadline = time.monotonic() + PART_SECONDS
+    while process.poll() is None and checkpoint.newest(run)[0] is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    workers = children(process.pid)
+    if workers and process.poll() is None:
+        os.kill(workers[-1], signal.SIGKILL)
+    try:
+        said = process.communicate(timeout=PART_SECONDS)[1]
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        raise RunError('the run did not end after a worker was killed') from None
+    if process.returncode or 'restart 1 of 1' not in said:
+        raise RunError('exit code %d: %s' % (process.returncode, (said.strip().splitlines() or [''])[-1]))
+    return outcome(run)
+
+
+def children(process: int) -> List[int]:
+    """The processes that a process has started (Linux)."""
+    found = []
+    for name in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            with open('/proc/%s/stat' % name) as file:
+                if int(file.read().rpartition(')')[2].split()[1]) == process:
+                    found.append(int(name))
+        except OSError:  # it has ended
+            continue
+    return sorted(found)
+
+
+def one_update(smoke: Smoke) -> Any:
+    """One float32 update of the device beside the CPU's by MXNet's own kernels (without oneDNN, so that CPUs differ too)."""
+    words = ['--set', 'precision=float32', '--limit', '16', '--set', 'epochs=1', '--set', 'warmup_epochs=0',
+             '--set', 'batch_size=16']
+    plain = {gpus.DEVICE: 'cpu', 'MXNET_MKLDNN_ENABLED': '0'}
+    smoke.train('update', *words)
+    smoke.train('update-cpu', *words, environment=plain)
+    smoke.train('update-none', *words, '--set', 'base_lr=1e-12', environment=plain)
+    update, reference, before = (parameters(smoke.path(name)) for name in ('update', 'update-cpu', 'update-none'))
+    moved = norm([reference[name] - before[name] for name in before])
+    difference = norm([update[name] - reference[name] for name in before]) / moved
+    if not 0 < moved or not difference <= UPDATE_TOLERANCE:
+        raise RunError('the update differs by %.2g of its size from that of the CPU; %g is allowed' % (difference,
+                                                                                                       UPDATE_TOLERANCE))
+    return {'relative_difference': difference, 'tolerance': UPDATE_TOLERANCE}
+
+
+def parameters(run: str) -> Dict[str, np.ndarray]:
+    """What a run's optimizer has updated, in float64."""
+    arrays = checkpoint.arrays(checkpoint.find(run), checkpoint.PARAMETERS)
+    return {name: np.asarray(arrays[name], 'float64') for name in arrays if 'running' not in name}
+
+
+def norm(arrays: List[np.ndarray]) -> float:
+    return float(np.sqrt(sum(float((array ** 2).sum()) for array in arrays)))
+
+
+def evaluate(smoke: Smoke) -> Any:
+    return parse_json(smoke.run('evaluate', smoke.path('one'), '--data', smoke.path('digits'), '--json'))
+
+
+def detect(smoke: Smoke) -> Any:
+    return fine_tune(smoke, 'detect', 'scenes-detection', 'boxes', SMALL_BOXES)
+
+
+def segment(smoke: Smoke) -> Any:
+    return fine_tune(smoke, 'segment', 'scenes-segmentation', 'masks', SMALL_MASKS)
+
+
+def fine_tune(smoke: Smoke, command: str, recipe: str, name: str, small: List[str]) -> Any:
+    """From random values, trained, evaluated, and evaluated once more from the checkpoint."""
+    workers = max(n for n in range(1, smoke.workers + 1) if 8 % n == 0)
+    words = [*(small if smoke.quick else ['--set', 'epochs=2']), '--set', 'pretrained=false']
+    smoke.run(command, recipe, '--data', smoke.path('scenes'), '--out', smoke.path(name), '--workers', workers, *words)
+    limit = ['--limit', '8'] if smoke.quick else []
+    again = parse_json(smoke.run('evaluate', smoke.path(name), '--data', smoke.path('scenes'), '--json', *limit))
+    return {**outcome(smoke.path(name)), 'evaluated': again}
+
+
+def step(smoke: Smoke, layout: str) -> Any:
+    """`benchmark step` of ResNet-50 in a layout; the wheels take 70 images a GPU in NHWC."""
+    if layout == 'NHWC' and smoke.device == 'cpu':
+        return 'not on a CPU'
+    return benchmark(smoke, 'step', ['--set', 'batch_size=64'], {'GLUON_BOT_LAYOUT': layout})
+
+
+def scaling(smoke: Smoke) -> Any:
+    return benchmark(smoke, 'scaling', ['--set', 'batch_size=64', '--workers', str(smoke.workers)])
+
+
+def benchmark(smoke: Smoke, what: str, words: List[str], environment: Mapping[str, str] = {}) -> Any:
+    size = ['--repeats', '1', '--steps', '1', '--set', 'batch_size=2', '--set', 'image_size=32'] if smoke.quick else []
+    return parse_json(smoke.run('benchmark', what, 'resnet50-efficient', *words, *size, '--json',
+                                environment=environment))['rows']
+
+
+PARTS: Tuple[Tuple[str, Callable[[Smoke], Any]], ...] = (
+    ('doctor', doctor), ('pack digits and scenes', pack), ('digits in float16, one worker', one_in_float16),
+    ('digits in float16, all workers', all_in_float16), ('sum over ranks against numpy', sum_over_ranks),
+    ('kill -9 and resume', kill_and_resume), ('one float32 update against the CPU', one_update), ('evaluate', evaluate),
+    ('detect on the scenes', detect), ('segment on the scenes', segment),
+    ('benchmark step, NCHW', lambda smoke: step(smoke, 'NCHW')), ('benchmark step, NHWC', lambda smoke: step(smoke, 'NHWC')),
+    ('benchmark scaling', scaling))
+
+
+def run(smoke: Smoke) -> List[Dict[str, Any]]:
+    """Every part, in order, as {'part', 'result', 'seconds', 'found'}; a result is 'ok', 'skipped' or the failing line."""
+    rows: List[Dict[str, Any]] = []
+    for name, part in PARTS:
+        say(name)
+        began, found = time.monotonic(), None
+        try:
+            found = part(smoke)
+            result = 'skipped: ' + found if isinstance(found, str) else 'ok'
+        except Exception as error:  # whatever it is, the other parts are still to be seen
+            result = one_line(str(error) or type(error).__name__, 300)
+        rows.append({'part': name, 'result': result, 'seconds': round(time.monotonic() - began, 1), 'found': found})
+        say('  ' + result)
+    return rows
+
+
+def main(words: Optional[List[str]] = None) -> int:
+    """Exit code 0 where every part is ok or skipped, else 1."""
+    parser = argparse.ArgumentParser(prog='gpu_smoke.sh', allow_abbrev=False,
+                                     description='Tries every part of gluon_bot once.')
+    parser.add_argument('--device', choices=('cpu', 'gpu'), default='gpu', help='(default: gpu)')
+    parser.add_argument('--quick', action='store_true', help='at a tiny size: whether it works, not how fast')
+    parser.add_argument('--workers', type=int, help='(default: all GPUs; 2 on the CPU)')
+    parser.add_argument('--out', default='runs/gpu_smoke', metavar='DIR', help='new folder for data, runs and smoke.json '
+                        '(default: runs/gpu_smoke)')
+    options = parser.parse_args(words)
+    os.environ[gpus.DEVICE] = options.device
+    if os.path.exists(options.out):
+        raise InputError('%s: is there already; choose another --out, or remove it' % options.out)
+    os.makedirs(options.out)
+    workers = options.workers or gpus.usable() or 2
+    rows = run(Smoke(os.path.abspath(options.out), options.device, workers, options.quick))
+    print(aligned([('part', 'seconds', 'result'), *((row['part'], str(row['seconds']), row['result']) for row in rows)]))
+    path = os.path.join(options.out, 'smoke.json')
+    with atomic_write(path) as file:
+        json.dump({'device': options.device, 'workers': workers, 'quick': options.quick,
+                   'gpus': gpus.summary(gpus.listing()), 'driver': gpus.driver(), **provenance(),
+                   'parts': rows}, file, indent=1)
+    say('send %s' % path)
+    return int(not all(row['result'].startswith(('ok', 'skipped')) for row in rows))
+
+
+if __name__ == '__main__':
+    try:
+        if sys.argv[1:2] == ['sum']:  # its ranks are started by the launcher
+            command = [sys.executable, '-W', 'ignore', '-m', 'gluon_bot.tools.smoke', 'rank']
+            sys.exit(launcher.start(command, int(sys.argv[-1])))
+        elif sys.argv[1:2] == ['rank']:
+            launcher.follow_parent()
+            rank_sums()
+        else:
+            sys.exit(main())
+    except (InputError, RunError) as error:
+        say('gpu_smoke.sh: ' + one_line(str(error)))
+        sys.exit(2 if isinstance(error, InputError) else 1)

@@ -1,0 +1,70 @@
+"""What gpu_smoke.sh tries runs on a CPU too; a part that fails is a line of its table."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gluon_bot import RunError
+from gluon_bot.distributed import gpus
+from gluon_bot.tools import smoke
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.setenv(gpus.DEVICE, 'cpu')
+    return smoke.Smoke(str(tmp_path), 'cpu', 2, True)
+
+
+def test_sums_over_ranks(here):
+    assert smoke.sum_over_ranks(here)['ranks'] == 2
+
+
+def test_a_wrong_sum_is_found(here, monkeypatch):
+    """Of one rank, whose sum_ is made to add one."""
+    from gluon_bot.distributed import horovod
+    monkeypatch.setattr(smoke, 'SIZES', (3,))
+    smoke.rank_sums()
+    monkeypatch.setattr(horovod.Ranks, 'sum_', lambda self, array, name: array + 1)
+    with pytest.raises(RunError, match="the sum of 3 numbers in float32 differs from numpy's"):
+        smoke.rank_sums()
+
+
+def test_a_failing_part_is_a_line_and_the_others_follow(here, monkeypatch, capsys):
+    def broken(given):
+        given.run('evaluate', given.path('nothing'), '--data', given.path('digits'))
+    monkeypatch.setattr(smoke, 'PARTS', (
+        ('first', broken), ('second', lambda given: {'a': 1}), ('third', lambda given: 'why')))
+    rows = smoke.run(here)
+    assert [row['part'] for row in rows] == ['first', 'second', 'third']
+    assert rows[0]['result'].startswith('exit code 2: gluon-bot: ') and 'nothing' in rows[0]['result']
+    assert [row['result'] for row in rows[1:]] == ['ok', 'skipped: why'] and rows[1]['found'] == {'a': 1}
+
+
+def test_an_update_that_differs_fails(here, monkeypatch):
+    """Of a tenth of a thousandth, by hand: before 0, reference (3, 4), so that the update's norm is 5."""
+    runs = {'update': [3.0, 4.0004], 'update-cpu': [3.0, 4.0], 'update-none': [0.0, 0.0]}
+    monkeypatch.setattr(smoke.Smoke, 'train', lambda self, *words, **options: None)
+    monkeypatch.setattr(smoke, 'parameters', lambda path: {'w': np.array(runs[os.path.basename(path)])})
+    assert smoke.one_update(here)['relative_difference'] == pytest.approx(0.0004 / 5)
+    runs['update'] = [3.0, 4.001]
+    with pytest.raises(RunError, match='differs by 0.0002 of its size'):
+        smoke.one_update(here)
+
+
+@pytest.mark.slow
+def test_every_part_runs_on_a_cpu(tmp_path):
+    out = tmp_path / 'smoke'
+    done = subprocess.run([sys.executable, '-m', 'gluon_bot.tools.smoke', '--device', 'cpu', '--quick', '--out', str(out)],
+                          stdout=subprocess.PIPE, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout
+    found = json.loads((out / 'smoke.json').read_text())
+    results = {part['part']: part['result'] for part in found['parts']}
+    assert len(results) == 13 and results.pop('benchmark step, NHWC') == 'skipped: not on a CPU'
+    assert set(results.values()) == {'ok'} and len(done.stdout.splitlines()) == 14
+    parts = {part['part']: part['found'] for part in found['parts']}
+    assert parts['digits in float16, all workers']['world_size'] == 2
+    assert 0 < parts['one float32 update against the CPU']['relative_difference'] < 1e-4
