@@ -47,7 +47,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return code or 0
     except InputError as error:
         say('gluon-bot: ' + one_line(str(error)))
-        return 2
+        return _leave(2)
     except (RunError, Interrupted) as error:  # every worker raises it: rank 0 prints it
         if os.environ.get('HOROVOD_RANK', '0') == '0':
             say('gluon-bot: ' + one_line(str(error)))
@@ -66,9 +66,14 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if not code:
             raise
         say('gluon-bot: ' + one_line(said))
-        if 'HOROVOD_RANK' not in os.environ:
-            return 1
-        os._exit(code)  # an orderly exit would wait for workers that are gone
+        return _leave(code if 'HOROVOD_RANK' in os.environ else 1)
+
+
+def _leave(code: int) -> int:
+    """The exit code. A worker of several leaves with it at once: an orderly exit would wait for the others' sums."""
+    if 'HOROVOD_RANK' in os.environ:
+        os._exit(code)
+    return code
 
 
 def _is_launcher(options: argparse.Namespace) -> bool:

@@ -111,7 +111,11 @@ class Records:
     def __init__(self, manifest: Manifest) -> None:
         self.path = manifest.rec
         self.offsets = recordio.read_index(manifest.idx, manifest.images, manifest.rec_bytes)
-        self.file = open(manifest.rec, 'rb')
+        try:
+            self.file = open(manifest.rec, 'rb')
+        except OSError as error:
+            raise InputError('%s: cannot be read (%s); the file changed since it was verified: copy or pack it again'
+                             % (manifest.rec, error.strerror)) from None
 
     def image(self, number: int) -> Tuple[np.ndarray, float]:
         """Pixels, uint8 (height, width, 3), BGR, and label of a record. InputError where its bytes changed."""
