@@ -88,7 +88,12 @@ def reopen_closed() -> None:
 
 def say(message: str) -> None:
     """One message line on standard error; standard output is for results."""
-    _Console().write(message + '\n')
+    _Console().write(printable(message) + '\n')
+
+
+def tell(result: str, end: str = '\n') -> None:
+    """A result on standard output. Raises BrokenPipeError where its reader is gone."""
+    print(printable(result), end=end, flush=True)
 
 
 @contextmanager
@@ -143,8 +148,7 @@ def printable(text: str) -> str:
 
 def one_line(text: str, most: int = 1000) -> str:
     """A message as one printable line of bounded length, whatever names and values from outside it quotes."""
-    shown = ''.join(letter if is_plain_text(letter) else letter.encode('unicode_escape').decode() for letter in text[:most])
-    return shown + ' ...' * (len(text) > most)
+    return printable(text[:most]).replace('\n', '\\n') + ' ...' * (len(text) > most)
 
 
 def is_plain_text(text: str) -> bool:
@@ -218,7 +222,7 @@ class Progress:
         interval = 0.1 if self.terminal else plain_seconds
         self.bar = tqdm.tqdm(total=total, initial=start, file=console, leave=False, mininterval=interval, miniters=1,
                              delay=interval)
-        self.label, self.unit, self.start, self.console = label, unit, start, console
+        self.label, self.unit, self.start, self.console = printable(label), unit, start, console
 
     def update(self, done: int, note: str = '') -> None:
         """`done` of `total` units are finished; `note`, with commas between its parts, is shown behind the time left."""
@@ -227,7 +231,7 @@ class Progress:
             rate = (done - self.start) / max(time.monotonic() - self.begun, 1e-9)
             left = duration((self.bar.total - done) / rate) if rate > 0 else '?'
             known = ['%s %s/s' % ('%.1f' % rate if rate < 10 else '%d' % rate, self.unit), left + ' left']
-            self._show(done, known + [part for part in note.split(', ') if part])
+            self._show(done, known + [part for part in printable(note).split(', ') if part])
             self.bar.update(done - self.bar.n)
 
     def _show(self, done: int, parts: List[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, List, Optional
 from gluon_bot import InputError, RunError
 from gluon_bot.cli import process
 from gluon_bot.cli.parser import check_folders, parser
-from gluon_bot.console import counted, one_line, reopen_closed, say
+from gluon_bot.console import counted, one_line, reopen_closed, say, tell
 from gluon_bot.distributed import environment, gpus, launcher
 from gluon_bot.training.interrupt import Interrupted
 
@@ -112,18 +112,18 @@ def _recipes(options: argparse.Namespace) -> None:
     names = [options.recipe] if options.recipe else [*RECIPES, *FINE_TUNINGS]
     chosen = [override(recipe_named(name), options.set) for name in names]
     if options.json:
-        print(json.dumps([as_dict(recipe) for recipe in chosen], indent=1))
+        tell(json.dumps([as_dict(recipe) for recipe in chosen], indent=1))
     elif options.recipe:
         for field, value in as_dict(chosen[0]).items():
-            print('%-20s %s' % (field, value))
+            tell('%-20s %s' % (field, value))
     else:
         from gluon_bot.cli.listing import recipe_list
-        print(recipe_list())
+        tell(recipe_list())
 
 
 def _models(options: argparse.Namespace) -> None:
     from gluon_bot.models import flops
-    print(json.dumps(flops.rows(), indent=1) if options.json else flops.table())
+    tell(json.dumps(flops.rows(), indent=1) if options.json else flops.table())
 
 
 def _pack(options: argparse.Namespace) -> None:
@@ -144,7 +144,7 @@ def _pack(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     from gluon_bot.data import verify
-    print(verify.verify(options.path, options.workers, options.skip_broken, options.ignore_label))
+    tell(verify.verify(options.path, options.workers, options.skip_broken, options.ignore_label))
     if options.picture and verify.trees_in(options.path):
         from gluon_bot.tools import tree_picture
         tree_picture.tree_picture(options.path, options.picture)
@@ -157,7 +157,7 @@ def _verify(options: argparse.Namespace) -> None:
 def _doctor(options: argparse.Namespace) -> int:
     from gluon_bot.tools import doctor
     findings = doctor.run(options.data, options.out)
-    print(json.dumps([finding._asdict() for finding in findings], indent=1) if options.json else doctor.text(findings))
+    tell(json.dumps([finding._asdict() for finding in findings], indent=1) if options.json else doctor.text(findings))
     return int(any(finding.state == doctor.WRONG for finding in findings))
 
 
@@ -220,8 +220,8 @@ def _plan_or_launch(options: argparse.Namespace, job: Any, planned: str, prepare
         say(planned)
         return _launch(options)
     from gluon_bot.training import dry_run
-    print(planned, flush=True)
-    print(dry_run.estimate(job, options.workers, prepare))
+    tell(planned)
+    tell(dry_run.estimate(job, options.workers, prepare))
     return 0
 
 
@@ -232,7 +232,7 @@ def _study(options: argparse.Namespace) -> None:
     place = study.Place(options.data, options.transfer_data, options.out)
     runs = study.chosen(described, options.rows, options.seeds, place)
     if options.dry_run:
-        print(study.plan(described, runs, place))
+        tell(study.plan(described, runs, place))
     else:
         study.run(described, runs, place)
 
@@ -261,27 +261,27 @@ def _evaluate(options: argparse.Namespace) -> int:
         result = classification.run(options.checkpoint, options.data, options.batch_size, options.limit)
     if result is not None:
         few = task == 'classify' and len(meta['classes']) <= 5
-        print(json.dumps(result) if options.json else (RESULT_OF_FEW_CLASSES if few else TASKS[task].result) % result)
+        tell(json.dumps(result) if options.json else (RESULT_OF_FEW_CLASSES if few else TASKS[task].result) % result)
         for name, precision in {} if options.json else result.get('val_ap', {}).items():
-            print('%-20s AP %5.2f %%' % (name, precision))
+            tell('%-20s AP %5.2f %%' % (name, precision))
     return 0
 
 
 def _import(options: argparse.Namespace) -> None:
     from gluon_bot.tasks import pretrained
-    print(pretrained.import_file(options.file, options.model, options.out, options.data))
+    tell(pretrained.import_file(options.file, options.model, options.out, options.data))
 
 
 def _export(options: argparse.Namespace) -> None:
     from gluon_bot.tools import export
     for path in export.run(options.checkpoint, options.format, options.out):
-        print(path)
+        tell(path)
 
 
 def _predict(options: argparse.Namespace) -> None:
     from gluon_bot.tools import predict
     results = predict.run(options.images, options.checkpoint, options.out, options.score_threshold)
-    print(json.dumps(results, indent=1) if options.json else '\n'.join(predict.line(result) for result in results))
+    tell(json.dumps(results, indent=1) if options.json else '\n'.join(predict.line(result) for result in results))
 
 
 def _runs(options: argparse.Namespace) -> None:
@@ -291,9 +291,9 @@ def _runs(options: argparse.Namespace) -> None:
         if one.reason:
             say(one_line(one.reason if one.state == UNREADABLE else '%s: %s' % (one.name, one.reason)))
     if options.json:
-        print(json.dumps([one._asdict() for one in found], indent=1))
+        tell(json.dumps([one._asdict() for one in found], indent=1))
     elif found:
-        print(runs_table(found))
+        tell(runs_table(found))
     else:
         say('%s: no run in it or below' % options.folder)
 
@@ -314,13 +314,13 @@ def _benchmark(options: argparse.Namespace) -> None:
     from gluon_bot.tools import benchmark
     chosen = [override(recipe_named(name, 'train'), options.set) for name in options.recipe]
     result = benchmark.run(options.what, chosen, options.data, options.workers, options.repeats, options.steps)
-    print(json.dumps(result, indent=1) if options.json else benchmark.table(result))
+    tell(json.dumps(result, indent=1) if options.json else benchmark.table(result))
 
 
 def _figures(options: argparse.Namespace) -> None:
     from gluon_bot.tools import figures
     for path in figures.run(options.out):
-        print(path)
+        tell(path)
 
 
 def _completion(options: argparse.Namespace) -> None:

@@ -75,7 +75,7 @@ class Result:
     @property
     def by_seed(self) -> List[Tuple[int, float]]:
         """(seed, value) of each run that fills the cell."""
-        return [(one.run.recipe.get('seed', 0), value) for one, value in zip(self.filled, self.values)]
+        return [(one.seed, value) for one, value in zip(self.filled, self.values)]
 
 
 class PublishedDelta(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from functools import lru_cache
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -12,9 +13,9 @@ from markupsafe import Markup, escape
 from gluon_bot.console import printable
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.tasks import TASKS
-from gluon_bot.report import gains, studies, wording
+from gluon_bot.report import dots, gains, studies, wording
 from gluon_bot.report.compare import Comparison
-from gluon_bot.report.place import DIFFERS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed
+from gluon_bot.report.place import DIFFERS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, count
 from gluon_bot.report.statistics import GAIN_REASON, TOLERANCE_REASON
 from gluon_bot.runs.curves import Curve
 
@@ -44,25 +45,28 @@ def wrapped(text: str) -> Markup:
     return breakable
 
 
+@lru_cache(maxsize=1)
 def environment() -> Environment:
     """Jinja2 with everything escaped; a name that a template misspells is an error."""
     made = Environment(loader=FileSystemLoader(os.path.join(os.path.dirname(__file__), 'templates')), autoescape=True,
                        finalize=shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                        keep_trailing_newline=True)
     made.filters['wrapped'] = wrapped
-    made.globals.update(wording=wording, studies=studies, policy=POLICY, refresh_seconds=0, count=wording.count)
+    made.globals.update(wording=wording, studies=studies, policy=POLICY, refresh_seconds=0, count=count)
     return made
 
 
 def page(comparison: Comparison, draw: Draw) -> str:
-    """The whole page. `draw` makes a figure, so that a page without curves needs no matplotlib."""
+    """The whole page. `draw` makes the curves; with `no_curves` there is no figure, and no need of matplotlib."""
     tables = [(table, wording.rows(comparison, table)) for table in paper.TABLES]
     sections = [(anchor, title, text, comparison.of(*kinds)) for anchor, title, text, kinds in SECTIONS
                 if comparison.of(*kinds)]
+    plot = dots.svg(comparison.glance()) if draw is not no_curves else ''
     return environment().get_template('page.html').render(
         comparison=comparison, tables=tables, sections=sections, glance=comparison.glance(),
         gains=[_gains(report) if draw is not no_curves else [] for report in comparison.studies],
-        tolerance_reason=TOLERANCE_REASON, gain_reason=GAIN_REASON, glance_figures=[], glance_note='',
+        tolerance_reason=TOLERANCE_REASON, gain_reason=GAIN_REASON,
+        dots=[('Differences from the paper', data_address(plot))] if plot else [],
         table_figures={table.number: _table_figures(table, rows, draw) for table, rows in tables},
         section_figures={anchor: [] if anchor == 'published' else pictures(
             [(one.run.task, _curve(one)) for one in placed], draw) for anchor, _, _, placed in sections})

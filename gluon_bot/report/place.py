@@ -52,6 +52,12 @@ class Placed:
         return self.run.epochs.get(self.last_epoch, {}).get(metric)
 
     @property
+    def seed(self) -> int:
+        """The recipe's seed; 0 where the log states none that is a whole number."""
+        stated = self.run.recipe.get('seed')
+        return stated if type(stated) is int else 0
+
+    @property
     def devices(self) -> str:
         """'8 x gpu(0)', '4 GPUs'; '' where the log doesn't say."""
         header, said = self.run.header, arguments(self.run)
@@ -116,6 +122,8 @@ def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
         why.append('trained on the first %s images only' % run.header['limit'])
     if run.header.get('init'):
         why.append('started from weights that were trained before')
+    if type(run.recipe.get('seed', 0)) is not int:
+        why.append('its seed is not a whole number')
     why += _batch_and_images(run, nearest)
     # a field that an older record lacks had no effect then, which is its default
     known = {field.name: field.default for field in fields(NAMED[nearest])} if nearest else {}
@@ -158,7 +166,7 @@ def _published(run: Run) -> Tuple[str, List[Difference], List[str]]:
         why.append('starts from pretrained parameters')
     if run.task != 'classify' and nearest:
         why.append("the base network's own training is not stated")
-    counted = _paddedcount(run)
+    counted = counted_images(run)
     why += ['its last accuracy is counted over %s images, not 50,000' % count(counted)] if counted else []
     # arguments that change the network or the training, and that no recipe has
     others = [(name, value, NO_FIELD.get(name)) for name, value in run.header.get('no_field', {}).items()]
@@ -204,8 +212,10 @@ def _classes(run: Run) -> Any:
     return len(classes) if isinstance(classes, list) else classes
 
 
-def _paddedcount(run: Run) -> int:
+def counted_images(run: Run) -> int:
     """Over how many images the last accuracy was counted, if all errors are of whole batches of 1,024; else 0."""
+    if run.header.get('facts'):
+        return run.header['counted_images'] if run.header.get('counted_images') in PADDED else 0
     errors = [(100 - values[name]) / 100 for _, values in sorted(run.epochs.items()) for name in ('val_top1', 'val_top5')
               if name in values]
 

@@ -12,7 +12,7 @@ import os
 from typing import List, Optional, Sequence, Tuple
 
 from gluon_bot import InputError
-from gluon_bot.console import say
+from gluon_bot.console import say, tell
 from gluon_bot.files import atomic_write, not_written
 from gluon_bot.recipes.study import Study, read_study, shipped
 from gluon_bot.report import gains, html, markdown, studies
@@ -50,7 +50,7 @@ def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False
         _write(out, {'report.md': markdown.markdown(comparison, full=True), 'report.html': html.page(comparison, drawing()),
                      'report.json': _json(comparison)})
         say('wrote %s' % ', '.join(os.path.join(out, name) for name in ('report.html', 'report.md', 'report.json')))
-    print(_json(comparison) if as_machine else markdown.markdown(comparison), end='')
+    tell(_json(comparison) if as_machine else markdown.markdown(comparison), end='')
 
 
 def _studies(described: Sequence[str]) -> List[Study]:

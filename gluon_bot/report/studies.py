@@ -150,7 +150,7 @@ def _parent(cell: Cell, table: StudyTable) -> Optional[Cell]:
 
 def _result(cell: Cell, parent: Optional[Cell], table: StudyTable, rows: Dict[str, List[Placed]]) -> StudyResult:
     def values(row: str) -> BySeed:
-        found = [(one.run.recipe.get('seed', 0), one.value(cell.metric)) for one in rows.get(table.rows[row], [])]
+        found = [(one.seed, one.value(cell.metric)) for one in rows.get(table.rows[row], [])]
         return sorted((seed, value) for seed, value in found if value is not None)
     ours = values(cell.row)
     if parent is None:

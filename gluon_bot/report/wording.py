@@ -7,10 +7,12 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.tasks import SCORES
 from gluon_bot.report.compare import Comparison, Delta, Nearby, Result
-from gluon_bot.report.place import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, count, data_title
+from gluon_bot.report.place import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, data_title
 from gluon_bot.report.statistics import REPRODUCED, tolerance, verdict
 
 RECALLED_NOTE = "† recalled from the paper's text and not checked against a copy; all other numbers are from the slides"
+DOTS_NOTE = ("Points from the paper's number. Grey: the tolerance. A dot is a run of ours, a bar the mean of several, "
+             '◇ a published run. A log has the same colour in all figures of this page.')
 KINDS = {
     FILLS: 'fills its cells', PUBLISHED: 'published with GluonCV', DIFFERS: "the paper's data, another recipe or unfinished",
     OTHER_DATA: 'other data', SUSPECT: 'suspect', UNKNOWN: 'unknown'}
@@ -211,12 +213,12 @@ def claimed(delta: Delta) -> str:
 
 
 def gained(delta: Delta) -> str:
-    """Our difference with its interval and the number of pairs: '+0.80 [+0.30, +1.30], n = 3'; '-' for none."""
+    """Our difference with its interval and the number of pairs: '+0.80 (+0.30 to +1.30), n = 3'; '-' for none."""
     if delta.gain is None:
         return '-'
     text = '%+.2f' % delta.gain.mean
     if delta.gain.low is not None and delta.gain.high is not None:
-        text += ' [%+.2f, %+.2f]' % (delta.gain.low, delta.gain.high)
+        text += ' (%+.2f to %+.2f)' % (delta.gain.low, delta.gain.high)
     return '%s, n = %d' % (text, delta.gain.n) if delta.gain.n > 1 else text
 
 
@@ -250,14 +252,16 @@ def hover(placed: Placed) -> str:
 def tiles(comparison: Comparison) -> List[Tuple[str, str]]:
     """(number, what it counts) of the whole report."""
     counts, gains = comparison.counts(), [delta.verdict for delta in comparison.deltas if delta.gain]
-    numbers = [(counts[word], word) for word in ('reproduced', 'above', 'below', 'not run')]
+    numbers: List[Tuple[object, str]] = [(counts[word], word) for word in ('reproduced', 'above', 'below', 'not run')]
     numbers += [(gains.count('reproduced'), 'gains reproduced of %d' % len(gains))] if gains else []
     published = [near for result in comparison.glance() for near in result.published]
-    within = [near for near in published if abs(near.difference) <= tolerance(near.metric, 1)]
+    same = [near for near in published if not near.placed.differences]
+    within = [near for near in same if abs(near.difference) <= tolerance(near.metric, 1)]
     if published:
-        numbers += [(len(published), 'published runs beside a row'), (len(within), 'of them within tolerance')]
+        numbers += [(len(published), 'published runs beside a row'),
+                    ('%d of %d' % (len(within), len(same)), "published runs of a row's own recipe within tolerance")]
     numbers += [(len(comparison.placed), 'runs read'), (len(comparison.of(FILLS)), 'runs that fill a cell')]
-    return [(count(number), what) for number, what in numbers]
+    return [(str(number), what) for number, what in numbers]
 
 
 def _commit(git: Any) -> str:

@@ -90,7 +90,7 @@ def _panel(axes: Any, drawn: Sequence[Drawn], quantity: str, legend: bool = Fals
     targets = [curve.target[1] for curve, _ in drawn if curve.target and quantity.startswith('val_')]
     for curve, points in drawn:
         colour, line = colour_and_line(curve.position)
-        axes.plot(*zip(*points), line, color=colour, label=_label(curve.name),
+        axes.plot(*zip(*points), line, color=colour, label=label(curve.name),
                   marker='o' if len(points) == 1 else None)  # a line through one point is invisible
         if curve.target and targets:
             axes.plot(*curve.target, 'D', color=colour, markerfacecolor='white', markersize=6, clip_on=False, zorder=4)
@@ -106,7 +106,7 @@ def _panel(axes: Any, drawn: Sequence[Drawn], quantity: str, legend: bool = Fals
         axes.legend(loc='upper left', bbox_to_anchor=(-0.1, -0.2), borderaxespad=0)
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     """A name that matplotlib takes literally: no mathematics between dollars, not hidden by an underscore."""
     lines = [line if len(line) <= 46 else '…' + line[-45:] for line in name.split('\n')]
     return (' ' if name.startswith('_') else '') + '\n'.join(lines).replace('$', r'\$')

@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 
 from gluon_bot import InputError
 from gluon_bot.console import Progress
+from gluon_bot.runs import published
 from gluon_bot.runs.gluoncv_log import LogReader
 from gluon_bot.runs.record import RecordReader, Run, cleaned
 
@@ -52,7 +53,7 @@ def _files(paths: Sequence[str]) -> List[str]:
     for path in paths:
         if os.path.isdir(path):
             files += sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
-                            if name.endswith(ENDINGS))
+                            if name.endswith(ENDINGS) or name == published.NAME)
         elif os.path.exists(path):
             files.append(path)
         else:
@@ -67,6 +68,8 @@ def read_file(path: str, source: str) -> Logs:
     def note(number: int, text: str) -> None:
         found.append('%s: %s' % ('%s:%d' % (source, number) if number else source, text))
 
+    if os.path.basename(path) == published.NAME:
+        return Logs(published.read(path, note), found)
     record, text_log = RecordReader(source, note), LogReader(source, note)
     other_lines: List[int] = []
     for number, text, whole in _lines(path, note):
@@ -182,4 +185,4 @@ def _distinct(logs: Logs) -> List[Run]:
         else:
             seen[identity] = run.source
             kept.append(run)
-    return kept
+    return [run for run in kept if not any(published.is_told_by(run, whole) for whole in kept if whole is not run)]

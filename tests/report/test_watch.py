@@ -15,7 +15,7 @@ import pytest
 
 from gluon_bot import files
 from gluon_bot.cli.main import main
-from gluon_bot.report import watch
+from gluon_bot.report import html, watch
 from gluon_bot.runs import curves
 from gluon_bot.runs.record import RECORD
 
@@ -192,7 +192,7 @@ def test_any_number_in_any_field_is_a_page_and_a_row(tmp_path, number):
         folder = tmp_path / 'runs' / str(count)
         folder.mkdir(parents=True)
         (folder / RECORD).write_text(''.join(json.dumps(line) + '\n' for line in lines))
-        text = watch.Page(str(folder), lambda *_: '').html()
+        text = watch.Page(str(folder), html.no_curves).html()
         assert text.endswith('</html>\n') and max(map(len, text.split())) < 200, keys
     table = runs_table(find_runs(str(tmp_path / 'runs')))
     assert len(table.splitlines()) == 1 + len(places)

@@ -1,0 +1,70 @@
+"""logs/published.json: what the published logs state, read beside the paper without the logs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gluon_bot import InputError
+from gluon_bot.report import published
+from gluon_bot.report.compare import compare
+from gluon_bot.report.markdown import markdown
+from gluon_bot.runs.read import read
+
+FACTS = Path(__file__).resolve().parents[2] / 'logs' / 'published.json'
+
+
+def numbers(comparison):
+    """What stands beside the paper's cells: values, differences and the fields in which the runs differ."""
+    return {(one.cell, near.placed.name, near.value, near.placed.differences, near.placed.reasons)
+            for one in comparison.results for near in one.nearby if near.metric != 'minutes_an_epoch'}
+
+
+def test_the_file_is_what_the_command_makes_of_the_logs(shared_data, capsys):
+    assert published.main([str(shared_data / 'gluoncv-logs')]) == 0
+    assert capsys.readouterr().out == FACTS.read_text(encoding='utf-8')
+    assert published.main([]) == 2
+
+
+def test_facts_are_those_of_the_logs_last_lines():
+    """resnet50_v1d-mixup.log ends with err-top1=0.209204 err-top5=0.054528 in epoch 199, counted from 0."""
+    entry, = [one for one in json.loads(FACTS.read_text())['published'] if one['file'].endswith('resnet50_v1d-mixup.log')]
+    assert entry['last'] == {'epoch': 200, 'val_top1': 79.0796, 'val_top5': 94.5472}
+    assert (entry['nearest_recipe'], entry['differences'], entry['epochs']) == ('resnet50d-mixup', [], 200)
+    assert entry['repository'] == 'https://github.com/dmlc/web-data' and len(entry['commit']) == 40
+    assert entry['best']['val_top1'] >= 79.0796 and 4 < entry['minutes_an_epoch'] < 5
+
+
+def test_facts_stand_where_their_logs_stand(shared_data):
+    logs = compare(*read([str(shared_data / 'gluoncv-logs')]))
+    facts = compare(*read([str(FACTS)]))
+    assert numbers(facts) == numbers(logs) and numbers(logs)
+    assert [placed.kind for placed in facts.placed] == [placed.kind for placed in logs.placed]
+    both = compare(*read([str(FACTS), str(shared_data / 'gluoncv-logs')]))
+    assert numbers(both) == numbers(logs) and len(both.placed) == len(logs.placed)
+
+
+def test_a_link_leads_to_the_commit_and_an_unknown_commit_to_none():
+    text = markdown(compare(*read([str(FACTS)])), linked=True)
+    assert '[`resnet50_v1d.log`](https://github.com/dmlc/web-data/blob/9ac90e30d424bb8536799ad6b98b4b4525e41b1c/' \
+        'gluoncv/logs/classification/imagenet/resnet50_v1d.log)' in text
+    assert '`resnet50_v1.log` differs' in text
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{}', '{"published": 1}', '\0', '[' * 9999])
+def test_a_file_that_is_no_list_of_runs_is_one_line(tmp_path, text):
+    (tmp_path / 'published.json').write_text(text)
+    with pytest.raises(InputError, match='not a list of published runs'):
+        read([str(tmp_path)])
+
+
+@pytest.mark.parametrize('value', [None, True, -1, 2.5, 1e308, '', 'x', [], [[]], {}, {'x': [1]}], ids=repr)
+def test_entries_of_any_type_are_read_or_left_out(tmp_path, value):
+    entry = json.loads(FACTS.read_text())['published'][0]
+    entries = [{**entry, name: value} for name in entry] + [value]
+    entries += [{**entry, outer: {**inner, name: value}} for outer, inner in entry.items() if isinstance(inner, dict)
+                for name in inner]
+    (tmp_path / 'published.json').write_text(json.dumps({'published': entries}))
+    comparison = compare(*read([str(tmp_path)]))
+    markdown(comparison, full=True)
+    assert not any(one.filled for one in comparison.results)
