@@ -1,11 +1,19 @@
 #!/usr/bin/env bash
 # Installs what the tests need, checks style and types, and runs all tests but those marked slow:
 #   ./scripts/test.sh [--all] [pytest's options]
+#   ./scripts/test.sh --peers                     installs PyTorch, torchvision and timm in .venv-peers, and compares logits with theirs
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
 cd "$(dirname "$0")/.."
 ./scripts/install.sh
 .venv/bin/ruff check .
 .venv/bin/mypy
+if [ "${1:-}" = --peers ]; then
+  shift
+  [ -x .venv-peers/bin/python ] || .venv/bin/python -m venv .venv-peers
+  # without their dependencies, which on Linux are gigabytes of CUDA where pip has no CPU build of torch
+  .venv-peers/bin/python -m pip install --quiet --no-deps --requirement tests/peers/requirements.txt
+  exec .venv/bin/python -m pytest -s tests/peers "$@"
+fi
 if [ "${1:-}" = --all ]; then shift; else set -- -m 'not slow' "$@"; fi
 exec .venv/bin/python -m pytest "$@"

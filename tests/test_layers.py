@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / 'gluon_bot'
 
 # from the bottom; a folder imports from its own row only itself
 LAYERS = (('',), ('console',), ('files',), ('distributed', 'recipes'), ('tricks',), ('runs', 'data'), ('report', 'models'),
-          ('training',), ('tasks',), ('tools',), ('cli',), ('__main__',))
+          ('training',), ('tasks',), ('tools',), ('cli', 'interface'), ('__main__',))
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 LIGHT = {'', 'files', 'console', 'recipes', 'report'}  # these load without any of HEAVY
 DRAWING = {'matplotlib', 'jinja2', 'tqdm', 'shtab', 'safetensors', 'sqlite3'}

@@ -6,11 +6,12 @@ Exit codes: 0 done, 1 the run failed, 2 bad input or arguments, 130 interrupted 
 from __future__ import annotations
 
 import argparse
+import csv
 import errno
 import json
 import os
 import sys
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 from gluon_bot import InputError, RunError
 from gluon_bot.cli import process
@@ -237,15 +238,32 @@ def _study(options: argparse.Namespace) -> None:
         study.run(described, runs, place)
 
 
+def _choose(options: argparse.Namespace) -> None:
+    """RUN becomes RUN/best where the best checkpoint is asked for."""
+    if options.which == 'best':
+        options.checkpoint = os.path.join(options.checkpoint, 'best')
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from gluon_bot.recipes.tasks import RESULT_OF_FEW_CLASSES, TASKS
     from gluon_bot.runs import checkpoint
+    _choose(options)
     meta = checkpoint.find(options.checkpoint).meta
     task = meta.get('task', 'classify')
     if task not in TASKS:
         raise InputError("%s: was trained to '%s', which this version does not know" % (options.checkpoint, task))
     if options.multi_scale and task != 'segment':
         raise InputError('--multi-scale is for segmentation; %s was trained to %s' % (options.checkpoint, task))
+    detailed = bool(options.per_class or options.out or options.predictions)
+    if detailed and task != 'classify':
+        raise InputError('--per-class, --out and --predictions are for classifiers; %s was trained to %s'
+                         % (options.checkpoint, task))
+    if task == 'classify' and 'HOROVOD_RANK' not in os.environ:
+        if detailed or not _are_its_records(options.data, options.checkpoint):
+            if _is_launcher(options):
+                raise InputError('--workers: one worker evaluates images that are not packed, some of the classes, or each '
+                                 'class; leave it out')
+            return _evaluate_images(options)
     if _is_launcher(options):
         launcher.check(options.workers, options.hosts)
         return _launch(options)
@@ -267,6 +285,28 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _are_its_records(data: str, path: str) -> bool:
+    """Whether `data` is a folder of records with exactly the classes of the checkpoint at `path`."""
+    from gluon_bot.data.records import manifest
+    from gluon_bot.runs import checkpoint
+    return os.path.exists(os.path.join(data, 'val.json')) \
+        and list(manifest.load(data, 'val').classes) == checkpoint.find(path).meta['classes']
+
+
+def _evaluate_images(options: argparse.Namespace) -> int:
+    from gluon_bot.recipes.tasks import TASKS
+    from gluon_bot.tools import evaluation
+    result = evaluation.run(options.checkpoint, options.data, options.batch_size, options.limit, options.out or '',
+                            options.predictions)
+    if options.json:
+        tell(json.dumps({key: value for key, value in result.items() if key != 'per_class' or options.per_class}))
+        return 0
+    for text in (TASKS['classify'].result % result, evaluation.said(result), options.per_class and evaluation.table(result)):
+        if text:
+            tell(text)
+    return 0
+
+
 def _import(options: argparse.Namespace) -> None:
     from gluon_bot.tasks import pretrained
     tell(pretrained.import_file(options.file, options.model, options.out, options.data))
@@ -274,6 +314,7 @@ def _import(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from gluon_bot.tools import export
+    _choose(options)
     for path in export.run(options.checkpoint, options.format, options.out):
         tell(path)
 
@@ -292,10 +333,18 @@ def _runs(options: argparse.Namespace) -> None:
             say(one_line(one.reason if one.state == UNREADABLE else '%s: %s' % (one.name, one.reason)))
     if options.json:
         tell(json.dumps([one._asdict() for one in found], indent=1))
+    elif options.csv:
+        _print_csv([{**one._asdict(), 'scores': ' '.join('%s=%.4f' % pair for pair in one.scores.items())} for one in found])
     elif found:
         tell(runs_table(found))
     else:
         say('%s: no run in it or below' % options.folder)
+
+
+def _print_csv(lines: List[Dict[str, Any]]) -> None:
+    writer = csv.DictWriter(sys.stdout, list(lines[0]) if lines else [], lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(lines)
 
 
 def _watch(options: argparse.Namespace) -> None:
@@ -325,7 +374,7 @@ def _figures(options: argparse.Namespace) -> None:
 
 def _completion(options: argparse.Namespace) -> None:
     from gluon_bot.cli import completion
-    print(completion.script(options.shell, parser()), end='')
+    tell(completion.script(options.shell, parser()), end='')
 
 
 TRAINING = ('train', 'detect', 'segment')

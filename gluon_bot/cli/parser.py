@@ -119,6 +119,11 @@ def _workers(parser: argparse.ArgumentParser, restarts: bool) -> None:
                             'checkpoint, up to N times, when a worker dies (default: 0)')
 
 
+def _which(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--checkpoint', dest='which', choices=('newest', 'best'), default='newest',
+                        help="of a run's checkpoints; RUN/best in place of RUN is the best one everywhere (default: newest)")
+
+
 def _device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', choices=('cpu', 'gpu'), help='compute on the CPU, or fail without a GPU (default: a GPU '
                         'where MXNet is built for GPUs, which then must work)')
@@ -271,7 +276,8 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot evaluate runs/masks --data data/scenes --multi-scale\n')
     command.add_argument('checkpoint', metavar='CHECKPOINT',
                          help='a run folder (its newest checkpoint) or a checkpoint folder')
-    command.add_argument('--data', required=True, metavar='DIR', help='of the kind the checkpoint was trained on')
+    command.add_argument('--data', required=True, metavar='DIR', help='of the kind the checkpoint was trained on; for a '
+                         'classifier also a folder or tar of class folders, of all its classes or some')
     command.add_argument('--batch-size', type=_whole(1, MOST), default=64, metavar='N',
                          help='images of one worker, for a classifier '
                          '(default: 64)')
@@ -279,6 +285,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--multi-scale', action='store_true',
                          help='segmentation: the mean over six scales and their mirror '
                          'images')
+    _which(command)
+    command.add_argument('--per-class', action='store_true', help='a classifier: also the accuracy of each class')
+    command.add_argument('--out', metavar='DIR',
+                         help='a classifier: folder for per-class.csv, predictions.csv and confusion.png')
+    command.add_argument('--predictions', default='', metavar='FILE', help='a classifier: a CSV file with a line an image')
     command.add_argument('--limit', type=_whole(1, MOST), metavar='N', help='use N images only, for a trial')
     command.add_argument('--json', action='store_true', help='as JSON')
     _workers(command, restarts=False)
@@ -294,18 +305,21 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--out', required=True, metavar='RUN', help='folder for the checkpoint')
     command.add_argument('--data', metavar='DIR', help="packed records that name its classes (default: ImageNet's 1,000)")
 
-    command = _command(commands, 'export', 'export a classifier for other programs: MXNet symbol and parameters, or ONNX',
-                       '  gluon-bot export runs/digits --format onnx --out digits-onnx\n')
+    command = _command(commands, 'export', 'export a network for other programs: MXNet, ONNX or PyTorch (timm)',
+                       '  gluon-bot export runs/digits --format onnx --out digits-onnx\n'
+                       '  gluon-bot export runs/resnet50d-cosine --format timm --out resnet50d-timm\n')
     command.add_argument('checkpoint', metavar='CHECKPOINT',
                          help='a run folder (its newest checkpoint) or a checkpoint folder')
-    command.add_argument('--format', required=True, choices=('symbol', 'onnx'), help="MXNet's own files, or ONNX")
+    _which(command)
+    command.add_argument('--format', required=True, choices=('symbol', 'onnx', 'timm'),
+                         help="MXNet's own files, ONNX, or PyTorch's as on the Hugging Face hub")
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the files and their metadata.json')
 
     command = _command(commands, 'predict', 'predict on images with a checkpoint of any task, as text and pictures',
                        '  gluon-bot predict cat.jpg --checkpoint runs/imagenette --out pictures\n'
                        '  gluon-bot predict street/*.jpg --checkpoint runs/voc --out pictures '
                        '--score-threshold 0.7 --json\n')
-    command.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
+    command.add_argument('images', nargs='+', metavar='IMAGE', help='image files, or folders of them')
     command.add_argument('--checkpoint', required=True, metavar='CHECKPOINT',
                          help='a run folder (its newest checkpoint) or a '
                          'checkpoint folder, of train, detect or segment')
@@ -316,8 +330,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--json', action='store_true', help='as JSON')
 
     command = _command(commands, 'runs', 'list runs: running, done, failed or stopped, with progress and scores',
-                       '  gluon-bot runs runs\n  gluon-bot runs runs --json\n')
+                       '  gluon-bot runs runs\n  gluon-bot runs runs --csv > runs.csv\n')
     command.add_argument('folder', metavar='DIR', help='a run, or a folder with runs at any depth')
+    command.add_argument('--csv', action='store_true', help='as CSV, a line a run')
     command.add_argument('--json', action='store_true', help='as JSON')
 
     command = _command(commands, 'watch', 'serve a page of a run that refreshes itself, for a browser on this machine',

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
-from typing import Any, Dict, Iterator, Mapping
+from typing import Any, Dict, Iterator, Mapping, Optional
 
 import numpy as np
 import safetensors
@@ -51,10 +51,10 @@ class Arrays(Mapping[str, np.ndarray]):
         return len(self._names)
 
 
-def write(path: str, arrays: Dict[str, np.ndarray]) -> None:
-    """Write arrays of floating-point numbers as a safetensors file, flushed to the disk. Raises OSError."""
+def write(path: str, arrays: Dict[str, np.ndarray], metadata: Optional[Dict[str, str]] = None) -> None:
+    """Write arrays of numbers as a safetensors file, flushed to the disk. Raises OSError."""
     with open(path, 'wb') as file:
-        file.write(safetensors.numpy.save(arrays))
+        file.write(safetensors.numpy.save(arrays, metadata))
         file.flush()
         fsync(file.fileno(), path)
 

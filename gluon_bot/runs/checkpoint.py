@@ -22,12 +22,14 @@ import numpy as np
 
 from gluon_bot import InputError, RunError
 from gluon_bot.files import fsync, fsync_folder, parse_json, read_bounded, rename, sha256_of
+from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.runs.arrays import Arrays, check_beginning, write
 
 FORMAT = 2
 ENDINGS = {1: '.npz', 2: '.safetensors'}  # of the files of arrays, by format
 PARAMETERS, TRAINING = 'parameters', 'training'
 FOLDER = 'checkpoints'
+BEST = 'best'  # RUN/best stands for the best checkpoint of RUN wherever a checkpoint is named
 JSON_LIMIT_BYTES = 16 << 20
 MOST_CLASSES = 100_000
 MOST_RANKS = 1 << 16
@@ -85,16 +87,36 @@ def _signed(meta: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def find(path: str) -> Checkpoint:
-    """The checkpoint at `path`: a checkpoint folder, or a run's folder, whose newest good one is taken.
+    """The checkpoint at `path`: a checkpoint folder, a run's folder, whose newest good one is taken, or RUN/best.
 
     Raises InputError where there is none or, for a checkpoint folder, where it is damaged.
     """
     if os.path.exists(os.path.join(path, 'checkpoint.json')):
         return _open(path)
+    run, last = os.path.split(path.rstrip('/'))
+    if last == BEST and not os.path.exists(path):
+        return best(run)
     found = newest(path)[0]
     if found is None:
         raise InputError('%s: no checkpoint here; give a run folder or one of its %s/step-* folders' % (path, FOLDER))
     return found
+
+
+def best(run: str) -> Checkpoint:
+    """The good checkpoint of a run after whose epoch its main score was best, the latest of equals; InputError for none."""
+    scores = []
+    for path in _all(run):
+        try:
+            score = _score(path, TASKS[_read_meta(path).get('task', 'classify')].best)
+            scores += [(score, path)] if score is not None else []
+        except (InputError, KeyError):
+            pass
+    for _, path in sorted(scores, reverse=True):
+        try:
+            return _open(path)
+        except InputError:
+            pass
+    raise InputError('%s: no checkpoint with a score here, of which the best could be taken; give a run folder' % run)
 
 
 def newest(run: str) -> Tuple[Optional[Checkpoint], List[str]]:

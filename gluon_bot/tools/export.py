@@ -1,7 +1,8 @@
-"""A trained classifier as files for other programs: MXNet's symbol and parameters, or ONNX. Both give logits in float32.
+"""A trained network as files for other programs: MXNet's symbol and parameters, ONNX, or PyTorch's timm, all in float32.
 
     OUT/model-symbol.json, OUT/model-0000.params   for SymbolBlock.imports, the Module API and MXNet's C++ API
-    OUT/model.onnx                                 for onnxruntime and others; any number of images at a time
+    OUT/model.onnx, OUT/predict.py                 for onnxruntime and others, any number of images at a time; how to use it
+    OUT/model.safetensors, config.json, README.md  for timm, as on the Hugging Face hub
     OUT/metadata.json                              what to feed it and what it answers; in model.onnx too
 """
 
@@ -21,14 +22,41 @@ from gluon_bot import InputError, RunError, __version__
 from gluon_bot.console import say, without_native_lines
 from gluon_bot.data.transforms import MEAN, STD
 from gluon_bot.files import atomic_write, owned, rename
+from gluon_bot.models import class_names, timm
+from gluon_bot.models.build import build, initialize
+from gluon_bot.models.parameters import load_parameters
 from gluon_bot.recipes.classification import Recipe
+from gluon_bot.runs import arrays, checkpoint
 from gluon_bot.runs.checkpoint import parameters_sha256
 from gluon_bot.tasks import classification
+from gluon_bot.tools import model_card
 
 INPUT, OUTPUT = 'data', 'logits'
 ONNX_OPSET = 13
 TOLERANCE = 1e-4  # of the largest logit, or of 1 where all are smaller
 TRIED_IMAGES = (1, 3)  # batches that the files are tried on before they get their names
+
+PREDICT = '''\
+"""python predict.py IMAGE ...: the five likeliest classes. Needs onnxruntime, numpy and opencv-python-headless."""
+import json, os, sys
+import cv2, numpy as np, onnxruntime
+
+session = onnxruntime.InferenceSession(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'model.onnx'))
+about = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+how = about['preprocessing']
+short, side = how['resize_short_side'], how['center_crop']
+for path in sys.argv[1:]:
+    image = cv2.imread(path, cv2.IMREAD_COLOR)[:, :, ::-1]  # RGB, turned as EXIF says
+    height, width = image.shape[:2]
+    size = (short, short * height // width) if width < height else (short * width // height, short)
+    image = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_LINEAR)
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    pixels = (image[top:top + side, left:left + side] - np.array(how['mean'])) / np.array(how['standard_deviation'])
+    logits, = session.run(['logits'], {'data': pixels.transpose(2, 0, 1)[None].astype(np.float32)})[0].astype(np.float64)
+    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    best = np.argsort(-shares, kind='stable')[:5]
+    print('%s: %s' % (path, ', '.join('%s %.1f %%' % (about['class_names'][i], 100 * shares[i]) for i in best)))
+'''
 
 Logits = Callable[[np.ndarray], np.ndarray]
 
@@ -36,13 +64,16 @@ Logits = Callable[[np.ndarray], np.ndarray]
 def run(path: str, kind: str, out: str) -> List[str]:
     """Write the classifier of checkpoint or run `path` into folder `out`; returns the paths of the files.
 
-    kind: 'symbol' or 'onnx'. The written files are loaded again and answer random images as the network does, or are
+    kind: 'symbol', 'onnx' or 'timm'. The written files are loaded again and answer random images as the network does, or are
     removed. Raises InputError where the checkpoint is no classifier's or onnx is missing, RunError where the answers differ.
     """
     if kind == 'onnx':
         _onnx()
     trained = classification.load(path, mx.cpu(), precision='float32')
-    network, recipe, described = trained.network, trained.recipe, metadata(trained.recipe, trained.meta)
+    network, recipe, meta = trained.network, trained.recipe, trained.meta
+    described = metadata(recipe, meta, class_names.of_checkpoint(checkpoint.find(path).path, meta['classes']))
+    if kind == 'timm':
+        timm.twin(recipe.model)
     text, about = json.dumps(described, indent=1) + '\n', os.path.join(out, 'metadata.json')
     if os.path.exists(about):
         with open(about, 'rb') as file:
@@ -51,7 +82,14 @@ def run(path: str, kind: str, out: str) -> List[str]:
     with owned(out):  # without the partial folders of exports that were killed
         folder = tempfile.mkdtemp(prefix='.partial-', dir=out)
         try:
-            load = (write_onnx if kind == 'onnx' else write_symbol)(network, described, folder)
+            load = {'onnx': write_onnx, 'symbol': write_symbol, 'timm': write_timm}[kind](network, described, folder)
+            if kind == 'timm':
+                features = int(network.output.weight.shape[1])
+                about_it = model_card.config(recipe, meta['classes'], described['class_names'], features)
+                _write(folder, 'config.json', json.dumps(about_it, indent=2) + '\n')
+                _write(folder, 'README.md', model_card.card(recipe, meta))
+            if kind == 'onnx':
+                _write(folder, 'predict.py', PREDICT)
             if load is None:
                 say('the file is not tried, for onnxruntime is not installed')
             else:
@@ -67,24 +105,28 @@ def run(path: str, kind: str, out: str) -> List[str]:
     return [os.path.join(out, name) for name in names] + [about]
 
 
-def metadata(recipe: Recipe, meta: Dict[str, Any]) -> Dict[str, Any]:
+def metadata(recipe: Recipe, meta: Dict[str, Any], names: Optional[List[str]] = None) -> Dict[str, Any]:
     """What a program must do to an image, in order, what the numbers it gets back mean, and where they come from."""
     size, data, line = recipe.image_size, meta.get('data'), meta.get('line')
     return {
         'input': {'name': INPUT, 'shape': ['N', 3, size, size], 'layout': 'NCHW', 'type': 'float32'},
         'preprocessing': {
             'channels': 'RGB', 'values': '0 to 255', 'resize_short_side': recipe.validation_resize,
-            'interpolation': 'bilinear',
-            'center_crop': size, 'mean': list(MEAN), 'standard_deviation': list(STD),
+            'resize': 'the long side is round-down(long side * %d / short side)' % recipe.validation_resize,
+            'interpolation': 'bilinear, OpenCV INTER_LINEAR, without antialiasing',
+            'center_crop': size, 'crop_offset': 'half of what is left over, rounded down',
+            'mean': list(MEAN), 'standard_deviation': list(STD),
             'formula': '(value - mean) / standard_deviation'},
         'output': {'name': OUTPUT, 'shape': ['N', len(meta['classes'])], 'type': 'float32', 'softmax_included': False},
         'classes': meta['classes'],
+        'class_names': names or meta['classes'],
         'model': recipe.model,
         'recipe': recipe.name,
         'trained_on': data.get('name') if isinstance(data, dict) else None,
         'epoch': meta['epoch'],
         'step': meta['step'],
         'val_top1': line.get('val_top1') if isinstance(line, dict) else None,
+        'val_images': line.get('val_images') if isinstance(line, dict) else None,
         'parameters_sha256': parameters_sha256(meta),
     }
 
@@ -124,6 +166,21 @@ def write_onnx(network: mx.gluon.HybridBlock, described: Dict[str, Any], folder:
         return None
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     return lambda images: session.run([OUTPUT], {INPUT: images})[0]
+
+
+def write_timm(network: mx.gluon.HybridBlock, described: Dict[str, Any], folder: str) -> Logits:
+    """Write model.safetensors; returns what computes logits from it, in a network of ours."""
+    path = os.path.join(folder, 'model.safetensors')
+    arrays.write(path, timm.state_dict(network), {'format': 'pt'})
+    again = build(described['model'], len(described['classes']))
+    initialize(again, mx.cpu(), seed=1, image_size=described['input']['shape'][2])
+    load_parameters(again, timm.renamed(again, timm.read_state_dict(path), path), path)
+    return lambda images: again(mx.nd.array(images)).asnumpy()
+
+
+def _write(folder: str, name: str, text: str) -> None:
+    with open(os.path.join(folder, name), 'w', encoding='utf-8') as file:
+        file.write(text)
 
 
 def difference(network: mx.gluon.HybridBlock, load: Logits, image_size: int) -> float:

@@ -17,6 +17,7 @@ from gluon_bot.data.classification import Part, train_batches, validation_batche
 from gluon_bot.data.records import verify
 from gluon_bot.data.samples.scenes import PHOTOGRAPH
 from gluon_bot.files import atomic_write
+from gluon_bot.models import class_names
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.runs.curves import own_matplotlib
 
@@ -29,6 +30,7 @@ MASK_OPACITY = 0.55
 PICTURE_INCHES = 6.0  # of the image's longer side
 DOTS_PER_INCH = 130
 NAME_LENGTH = 32
+CONFUSION_CLASSES = 30
 
 Color = Tuple[float, float, float]
 
@@ -90,6 +92,33 @@ def save_mask(path: str, image: np.ndarray, names: Sequence[str], mask: np.ndarr
     _save(figure, axes, shown, path)
 
 
+def save_confusion(path: str, counts: np.ndarray, order: Sequence[int], names: Sequence[str]) -> None:
+    """Which classes (rows) are taken for which (columns), in percent of a row; of many classes those most often mistaken.
+
+    counts: images, (n, n); order: the number of each of the n classes in `names`.
+    """
+    from matplotlib.figure import Figure
+    mistaken = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+    kept = np.sort(np.argsort(-mistaken, kind='stable')[:CONFUSION_CLASSES])
+    shares = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    shown, labels = shares[np.ix_(kept, kept)], [_name(names, order[place]) for place in kept]
+    side = 3 + 0.36 * len(kept)
+    figure = Figure(figsize=(side, side), dpi=DOTS_PER_INCH, layout='constrained')
+    axes = figure.add_subplot()
+    axes.imshow(shown, cmap='Blues', vmin=0, vmax=100)
+    axes.set_xticks(range(len(kept)), labels, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(kept)), labels, parse_math=False)
+    axes.set_xlabel('predicted')
+    axes.set_ylabel('class')
+    few = len(kept) < len(counts)
+    axes.set_title('%% of the images of a class%s' % (', the %d classes most often mistaken' % len(kept) if few else ''))
+    for row, column in zip(*np.nonzero(shown >= 0.5)):
+        axes.text(column, row, '%.0f' % shown[row, column], ha='center', va='center', fontsize=8,
+                  color='white' if shown[row, column] > 50 else 'black')
+    with atomic_write(path, 'wb') as file:
+        figure.savefig(file, format='png', metadata={'Software': None})
+
+
 def color(index: int) -> Color:
     """The colour of a class, (red, green, blue) in 0..1: always the same one."""
     if index < len(FIRST_COLORS):
@@ -136,6 +165,7 @@ def picture(folder: str, split: str, out_png: str, recipe: Recipe) -> None:
         batches = validation_batches(manifest, recipe, Part(0, 1, count, limit=count))
     images, labels = [array.asnumpy() for array in next(batches)]
     pixels = images.transpose(0, 2, 3, 1) * np.array(transforms.STD) + np.array(transforms.MEAN)
+    names = class_names.class_names(manifest.classes, folder)
     from matplotlib.figure import Figure
     figure = Figure(figsize=(2 * COLUMNS, 2.25 * ROWS), layout='constrained')
     places = figure.subplots(ROWS, COLUMNS)
@@ -144,6 +174,6 @@ def picture(folder: str, split: str, out_png: str, recipe: Recipe) -> None:
         place.axis('off')
     for place, image, label in zip(places.flat, pixels, labels):
         place.imshow(np.uint8(np.clip(np.round(image), 0, 255)))
-        place.set_title('%.24s' % manifest.classes[int(label)], fontsize=9, parse_math=False)
+        place.set_title('%.24s' % names[int(label)], fontsize=9, parse_math=False)
     with atomic_write(out_png, 'wb') as file:
         figure.savefig(file, format='png', dpi=110)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing, contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -15,6 +15,7 @@ from gluon_bot.console import Progress, one_line
 from gluon_bot.data import transforms, trees
 from gluon_bot.data.records import images
 from gluon_bot.distributed import horovod
+from gluon_bot.models import class_names
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import classification, detection, segmentation
@@ -23,23 +24,35 @@ from gluon_bot.tricks import low_precision
 
 SHOWN_PIXELS = 1600  # of the longer side of an image in a picture
 NARROWEST_PIXELS = 16  # of the shorter side of what a detector or segmenter is given: it is halved four times
+IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.gif')
 OUTPUT_BROKEN = 'the network gives numbers that are not finite: its parameters are damaged or have diverged'
 
-Predictor = Callable[[np.ndarray, str], Dict[str, Any]]  # (image, file name of its picture, which it writes) to the result
+Predictor = Callable[[np.ndarray, str], Dict[str, Any]]  # (image, file name of its picture, written if not '') to the result
+
+
+class Opened(NamedTuple):
+    """A network that is ready to predict, and what it is given of an image."""
+
+    task: str
+    predict: Predictor
+    network: Any
+    recipe: Any
+    preprocess: Callable[[np.ndarray], mx.nd.NDArray]  # uint8 RGB (height, width, 3) to float32 (1, 3, H, W)
 
 
 def run(paths: Sequence[str], path: str, out: str, score_threshold: float = 0.5) -> List[Dict[str, Any]]:
-    """Predict on image files with the checkpoint `path` of any task; a picture of each goes to folder `out`.
+    """Predict on image files, and all those in folders, with the checkpoint `path` of any task; pictures go to folder `out`.
 
     A result has 'image', 'picture', 'task' and, best first, one of 'classes', 'boxes' and 'areas': see `classifier`,
     `detector` and `segmenter`. Raises InputError for the first file that is no image, before anything is written.
     """
     if os.path.exists(out) and not os.path.isdir(out):
         raise InputError('%s: is a file; --out wants a folder for the pictures' % out)
+    paths = _files(paths)
     for name in paths:
         with _naming(name):
             read(name)
-    task, predictor = _predictor(path, horovod.device(horovod.Ranks()), score_threshold)
+    task, predictor = opened(path, horovod.device(horovod.Ranks()), score_threshold)[:2]
     os.makedirs(out, exist_ok=True)
     results = []
     with closing(Progress(len(paths), 'predict')) as progress:
@@ -50,34 +63,51 @@ def run(paths: Sequence[str], path: str, out: str, score_threshold: float = 0.5)
     return results
 
 
-def _predictor(path: str, context: mx.Context, score_threshold: float) -> Tuple[str, Predictor]:
+def opened(path: str, context: mx.Context, score_threshold: float = 0.5) -> Opened:
+    """A run or checkpoint of any task, ready to predict."""
     found = checkpoint.find(path)
     task = found.meta.get('task', 'classify')
     if task == 'classify':
-        return task, classifier(found.path, context)
+        return classifier(found.path, context)
     if task == 'detect':
-        return task, detector(found.path, context, score_threshold)
+        return detector(found.path, context, score_threshold)
     if task == 'segment':
-        return task, segmenter(found.path, context)
+        return segmenter(found.path, context)
     raise InputError('%s: was trained for no task that is known here' % found.path)
 
 
-def classifier(path: str, context: mx.Context) -> Predictor:
-    """Predicts 'classes': the five likeliest, each with 'class' and 'probability'."""
+def _files(paths: Sequence[str]) -> List[str]:
+    """The files among `paths`, and the images anywhere in the folders among them, in order of their names."""
+    found: List[str] = []
+    for path in paths:
+        below = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
+                 if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith('.')] if os.path.isdir(path) else [path]
+        if not below:
+            raise InputError('%s: no image in this folder; their names end with %s' % (path, ', '.join(IMAGE_ENDINGS)))
+        found += sorted(below)
+    return found
+
+
+def classifier(path: str, context: mx.Context) -> Opened:
+    """Predicts 'classes': the five likeliest, each with 'class', 'name' and 'probability'."""
     trained = classification.load(path, context)
     classes, dtype = trained.meta['classes'], low_precision.input_type(trained.precision)
+    names = class_names.of_checkpoint(path, classes)
 
     def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
         logits = trained.network(validation_pixels(image, trained.recipe).as_in_context(context).astype(dtype))
         probabilities = _finite(mx.nd.softmax(logits.astype('float32')).asnumpy())[0]
-        pictures.save_top5(picture, _at_most(image, SHOWN_PIXELS), classes, probabilities)
+        if picture:
+            pictures.save_top5(picture, _at_most(image, SHOWN_PIXELS), names, probabilities)
         best = np.argsort(-probabilities, kind='stable')[:5]
-        return {'classes': [{'class': classes[index], 'probability': float(probabilities[index])} for index in best]}
+        return {'classes': [{'class': classes[index], 'name': names[index], 'probability': float(probabilities[index])}
+                            for index in best]}
 
-    return predict
+    return Opened('classify', predict, trained.network, trained.recipe,
+                  lambda image: validation_pixels(image, trained.recipe))
 
 
-def detector(path: str, context: mx.Context, score_threshold: float) -> Predictor:
+def detector(path: str, context: mx.Context, score_threshold: float) -> Opened:
     """Predicts 'boxes' of at least this score: 'class', 'score' and 'box', xmin, ymin, xmax, ymax in pixels of the image."""
     trained = detection.load(path, context)
     recipe, names = trained.recipe, trained.meta['classes']
@@ -88,14 +118,20 @@ def detector(path: str, context: mx.Context, score_threshold: float) -> Predicto
         kept = _finite(scores) >= score_threshold
         classes, scores, boxes = classes[kept], scores[kept], _finite(boxes[kept])
         shown = _at_most(image, SHOWN_PIXELS)
-        pictures.save_boxes(picture, shown, names, boxes * (len(shown) / len(image)), classes, scores)
+        if picture:
+            pictures.save_boxes(picture, shown, names, boxes * (len(shown) / len(image)), classes, scores)
         return {'boxes': [{'class': names[index], 'score': float(score), 'box': box.tolist()}
                           for index, score, box in zip(classes, scores, boxes)]}
 
-    return predict
+    def preprocess(image: np.ndarray) -> mx.nd.NDArray:
+        array = mx.nd.array(image, dtype='uint8')
+        resized = detection.resize_short_within(array, recipe.short_side, recipe.long_side, interp=1)
+        return transforms.normalised_batch(resized).expand_dims(0)
+
+    return Opened('detect', predict, trained.network, recipe, preprocess)
 
 
-def segmenter(path: str, context: mx.Context) -> Predictor:
+def segmenter(path: str, context: mx.Context) -> Opened:
     """Predicts 'areas': each class that covers a part of the image, with 'class' and 'share' of the pixels.
 
     An image longer than any that training showed, base_size * scale_max, is scaled down to that.
@@ -109,12 +145,14 @@ def segmenter(path: str, context: mx.Context) -> Predictor:
         probabilities = segmentation.probabilities(trained, shown)
         _finite(probabilities.sum().asnumpy())
         mask = probabilities.argmax(axis=1).asnumpy()[0].astype(int)
-        pictures.save_mask(picture, shown, names, mask)
+        if picture:
+            pictures.save_mask(picture, shown, names, mask)
         indices, areas = np.unique(mask, return_counts=True)
         return {'areas': [{'class': names[indices[place]], 'share': areas[place] / mask.size}
                           for place in np.argsort(-areas, kind='stable')]}
 
-    return predict
+    return Opened('segment', predict, trained.network, recipe,
+                  lambda image: transforms.normalised_batch(mx.nd.array(image, dtype='uint8')).expand_dims(0))
 
 
 def read(path: str) -> np.ndarray:
@@ -148,7 +186,7 @@ def picture_paths(paths: Sequence[str], out: str) -> List[str]:
 
 def line(result: Dict[str, Any]) -> str:
     """One line for people: 'cat.jpg: tabby 83.1 %, tiger cat 10.2 %'."""
-    said = ['%s %.1f %%' % (entry['class'], 100 * entry['probability']) for entry in result.get('classes', [])]
+    said = ['%s %.1f %%' % (entry['name'], 100 * entry['probability']) for entry in result.get('classes', [])]
     said += ['%s %.2f at %d %d %d %d' % (entry['class'], entry['score'], *entry['box']) for entry in result.get('boxes', [])]
     said += ['%s %.1f %%' % (entry['class'], 100 * entry['share']) for entry in result.get('areas', [])]
     return one_line('%s: %s' % (result['image'], ', '.join(said) or 'nothing'), most=100000)

@@ -23,12 +23,12 @@ OPTIONS = {
     'detect': TRAINING + ' --skip-broken --backbone',
     'segment': TRAINING + ' --skip-broken --ignore-label --backbone',
     'study': 'study rows --data --transfer-data --out --seeds --dry-run',
-    'evaluate': 'checkpoint --data --batch-size --skip-broken --ignore-label --multi-scale --limit --json --workers '
-                '--hosts --stall-minutes --device',
+    'evaluate': 'checkpoint --data --batch-size --skip-broken --ignore-label --multi-scale --checkpoint --per-class --out '
+                '--predictions --limit --json --workers --hosts --stall-minutes --device',
     'import': 'file --model --out --data',
-    'export': 'checkpoint --format --out',
+    'export': 'checkpoint --checkpoint --format --out',
     'predict': 'images --checkpoint --out --score-threshold --device --json',
-    'runs': 'folder --json',
+    'runs': 'folder --csv --json',
     'watch': 'run --port',
     'report': 'logs --out --json --study --update',
     'benchmark': 'what recipe --data --set --workers --repeats --device --steps --json',

@@ -136,14 +136,13 @@ def test_what_does_not_fit_is_one_line(network, arrays, tmp_path, capsys):
         return str(tmp_path / name)
     d, whole = saved('d.safetensors', arrays), {name: array.astype(np.int64) for name, array in arrays.items()}
     (tmp_path / 'old.bin').write_bytes(b'PK\3\4' + bytes(100))
-    (tmp_path / 'old.params').write_bytes(b'\x80\2' + bytes(100))
     cases = [(d, 'resnet18c', "lacks 'layer2.0.downsample.0.weight' (12 such): not the parameters of resnet18c in PyTorch"),
              (d, 'resnet34d', "lacks 'layer1.2.bn1.bias'"), (d, 'resnet50', 'resnet50 of both is our resnet50b'),
              (d, 'resnet18d', 'name them with --data'), (d, 'resnet_v1d', "unknown model 'resnet_v1d'"),
              (saved('whole.safetensors', whole), 'resnet18d', 'holds I64 instead of floating-point numbers'),
              (saved('none.safetensors', {}), 'resnet18d', "lacks 'bn1.bias'"),
              (str(tmp_path / 'old.bin'), 'resnet18d', 'is a pickle of PyTorch, which is not read'),
-             (str(tmp_path / 'old.params'), 'resnet18d', 'weights_only=True'),
+             (str(tmp_path / 'old.bin'), 'resnet18d', 'weights_only=True'),
              (str(tmp_path), 'resnet18d', 'no checkpoint here'),
              (saved('m.safetensors', timm.state_dict(random_network('mobilenet', 1000))), 'mobilenet', 'or for ReLU6')]
     for path, model, message in cases:

@@ -117,7 +117,8 @@ def look_at(command):
         compile(source, words[1], 'exec')
         assert all(word.partition('=')[0] in source for word in words if word.startswith('--'))
     elif words[0].endswith('test.sh'):
-        assert all(word == '--all' or word.startswith('tests/') and (REPOSITORY / word).exists() for word in words[1:])
+        assert all(word in ('--all', '--peers') or word.startswith('tests/') and (REPOSITORY / word).exists()
+                   for word in words[1:])
     elif words[0].endswith('gpu_smoke.sh'):
         assert words[1:] == []  # the other one is run
     elif words[0].endswith('install.sh'):

@@ -1,6 +1,8 @@
 """What `gluon-bot runs` says: states from records, locks and ages; hand-computed times; damage is one line."""
 
+import csv
 import fcntl
+import io
 import json
 import os
 import subprocess
@@ -144,6 +146,10 @@ def test_runs_at_any_depth_as_json(record, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [(one['name'], one['state'], one['scores']) for one in found] == [
         ('a', 'done', {'val_top1': 90.0}), ('b/deep', 'stopped', {})]
+    assert main(['runs', str(tmp_path), '--csv']) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row['name'], row['state'], row['scores']) for row in rows] == [
+        ('a', 'done', 'val_top1=90.0000'), ('b/deep', 'stopped', '')]
     with pytest.raises(InputError, match='no such folder'):
         find_runs(str(tmp_path / 'nowhere'))
 

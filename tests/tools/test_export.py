@@ -9,8 +9,12 @@ import sys
 import mxnet as mx
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
+from gluon_bot import InputError
 from gluon_bot.cli.main import main
+from gluon_bot.models import class_names
 from gluon_bot.models.build import build, initialize
 from gluon_bot.models.parameters import network_arrays
 from gluon_bot.models.zoo import standard_image_size
@@ -19,7 +23,7 @@ from gluon_bot.recipes.classification import RECIPES, Recipe
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import classification
-from gluon_bot.tools import export
+from gluon_bot.tools import export, predict
 
 CLASSES = ['c%d' % number for number in range(7)]
 IN_TABLES = sorted({RECIPES[cell.recipe].model for cell in paper.CELLS if cell.table <= 6 and cell.recipe}
@@ -27,7 +31,7 @@ IN_TABLES = sorted({RECIPES[cell.recipe].model for cell in paper.CELLS if cell.t
 QUICK = ('mobilenet', 'resnet50d')
 
 
-def saved_run(folder, model, image_size, task='classify'):
+def saved_run(folder, model, image_size, task='classify', precision='float16'):
     """A checkpoint with random parameters, normalisation and running statistics too."""
     network = build(model, len(CLASSES))
     initialize(network, mx.cpu(), seed=0, image_size=image_size)
@@ -35,10 +39,10 @@ def saved_run(folder, model, image_size, task='classify'):
     parameters = {name: array.asnumpy() if name.endswith('weight')
                   else rng.uniform(0.8, 1.25, array.shape).astype(np.float32)
                   for name, array in network_arrays(network).items()}
-    recipe = Recipe('tried', model=model, image_size=image_size, precision='float16')
+    recipe = Recipe('tried', model=model, image_size=image_size, precision=precision)
     meta = {'task': task, 'recipe': as_dict(recipe), 'classes': CLASSES, 'data': {'name': 'made up'}, 'epoch': 2,
             'step': 9,
-            'line': {'val_top1': 12.5}}
+            'line': {'val_top1': 12.5, 'val_images': 80}}
     checkpoint.save(str(folder), meta, parameters, {})
     return str(folder)
 
@@ -99,17 +103,73 @@ def test_metadata_say_how_to_feed_it(tmp_path, capsys):
     onnx = pytest.importorskip('onnx')
     run = saved_run(tmp_path / 'run', 'mobilenet', 32)
     assert main(['export', run, '--format', 'onnx', '--out', str(tmp_path / 'out')]) == 0
-    assert capsys.readouterr().out.splitlines() == [str(tmp_path / 'out' / name) for name in ('model.onnx', 'metadata.json')]
+    assert capsys.readouterr().out.splitlines() == [
+        str(tmp_path / 'out' / name) for name in ('model.onnx', 'predict.py', 'metadata.json')]
     described = json.loads((tmp_path / 'out/metadata.json').read_text())
     assert described['preprocessing'] == {
-        'channels': 'RGB', 'values': '0 to 255', 'resize_short_side': 37, 'interpolation': 'bilinear', 'center_crop': 32,
+        'channels': 'RGB', 'values': '0 to 255', 'resize_short_side': 37,
+        'resize': 'the long side is round-down(long side * 37 / short side)',
+        'interpolation': 'bilinear, OpenCV INTER_LINEAR, without antialiasing', 'center_crop': 32,
+        'crop_offset': 'half of what is left over, rounded down',
         'mean': [123.68, 116.779, 103.939], 'standard_deviation': [58.393, 57.12, 57.375],
         'formula': '(value - mean) / standard_deviation'}
     assert described['classes'] == CLASSES and described['val_top1'] == 12.5
+    assert described['val_images'] == 80 and described['class_names'] == CLASSES
     assert described['output']['softmax_included'] is False
     model = onnx.load(str(tmp_path / 'out/model.onnx'))
     assert {entry.key: json.loads(entry.value) for entry in model.metadata_props} == described
     assert model.opset_import[0].version == 13
+
+
+def test_the_script_beside_the_onnx_file_answers_as_predict_does(tmp_path):
+    """On real photographs, upright and lying: the same five classes, probabilities to 1e-3."""
+    pytest.importorskip('onnxruntime')
+    run, paths = saved_run(tmp_path / 'run', 'resnet18d', 64, precision='float32'), []
+    photographs = load_sample_images().images
+    for name, image in zip(('china', 'flower', 'tall'), [*photographs, photographs[0][:, :300]]):
+        paths.append(str(tmp_path / (name + '.jpg')))
+        Image.fromarray(image).save(paths[-1], quality=95)
+    export.run(run, 'onnx', str(tmp_path / 'out'))
+    said = subprocess.run([sys.executable, str(tmp_path / 'out/predict.py'), *paths], cwd=str(tmp_path), check=True,
+                          stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    assert len(export.PREDICT.splitlines()) <= 22
+    for line, result in zip(said, predict.run(paths, run, str(tmp_path / 'pictures'))):
+        path, _, best = line.partition(': ')
+        given = dict(entry[:-2].rsplit(' ', 1) for entry in best.split(', '))
+        assert path == result['image'] and list(given) == [entry['name'] for entry in result['classes']]
+        for entry in result['classes']:
+            assert abs(float(given[entry['name']]) / 100 - entry['probability']) < 1e-3
+
+
+def test_what_timm_reads(tmp_path, capsys):
+    run = saved_run(tmp_path / 'run', 'mobilenet', 32)
+    assert main(['export', run, '--format', 'timm', '--out', str(tmp_path / 'out')]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        str(tmp_path / 'out' / name) for name in ('README.md', 'config.json', 'model.safetensors', 'metadata.json')]
+    config = json.loads((tmp_path / 'out/config.json').read_text())
+    assert (config['architecture'], config['model_args'], config['num_classes'], config['num_features']) == (
+        'mobilenetv1_100', {'act_layer': 'relu'}, 7, 1024)
+    assert config['label_names'] == CLASSES and config['pretrained_cfg']['input_size'] == [3, 32, 32]
+    assert config['pretrained_cfg']['mean'] == pytest.approx([0.4850196, 0.4579569, 0.4076039], abs=1e-7)
+    assert config['pretrained_cfg']['classifier'] == 'classifier' and config['pretrained_cfg']['crop_pct'] == 0.875
+    card = (tmp_path / 'out/README.md').read_text()
+    assert '**Result**: top-1 12.50 % after epoch 2, on 80 images' in card and 'trained on made up, not on ImageNet' in card
+    other = str(tmp_path / 'again')
+    assert main(['import', str(tmp_path / 'out/model.safetensors'), '--model', 'mobilenet', '--out', other]) == 2
+    assert 'tells 7 classes apart' in capsys.readouterr().err
+    v1 = saved_run(tmp_path / 'v1', 'resnet50', 32)
+    assert main(['export', v1, '--format', 'timm', '--out', str(tmp_path / 'v1-out')]) == 2
+    assert 'no twin' in capsys.readouterr().err and not (tmp_path / 'v1-out').exists()
+
+
+def test_class_names(tmp_path):
+    assert class_names.class_names(['n01440764', 'n02012849', 'n03126707', 'cat']) == [
+        'tench', 'crane (n02012849)', 'crane (n03126707)', 'cat']
+    (tmp_path / 'names.txt').write_text('cat House cat\n\nn01440764 Schleie\n')
+    assert class_names.class_names(['n01440764', 'cat', 'dog'], str(tmp_path)) == ['Schleie', 'House cat', 'dog']
+    (tmp_path / 'names.txt').write_text('cat House cat\ndog\n')
+    with pytest.raises(InputError, match='names.txt: line 2 has no name behind its class'):
+        class_names.class_names(['cat'], str(tmp_path))
 
 
 def test_standard_sizes_of_the_paper():

@@ -117,6 +117,16 @@ def test_the_five_likeliest_classes_of_an_image_that_needs_no_resizing(checkpoin
     assert [entry['probability'] for entry in result['classes']] == pytest.approx(probabilities[order], abs=1e-5)
 
 
+def test_a_folder_is_all_its_images(samples, checkpoints, tmp_path, capsys):
+    (tmp_path / 'notes.txt').write_text('no image')
+    out = str(tmp_path / 'out')
+    assert main(['predict', str(tmp_path), '--checkpoint', checkpoints['classify'], '--out', out, '--json']) == 0
+    assert [result['image'] for result in json.loads(capsys.readouterr().out)] == sorted(samples)
+    (tmp_path / 'empty').mkdir()
+    assert main(['predict', str(tmp_path / 'empty'), '--checkpoint', checkpoints['classify'], '--out', out]) == 2
+    assert 'no image in this folder' in capsys.readouterr().err
+
+
 def test_boxes_below_the_threshold_are_left_out(samples, checkpoints, tmp_path, capsys):
     assert main(['predict', samples[0], '--checkpoint', checkpoints['detect'], '--out', str(tmp_path / 'p'),
                  '--score-threshold', '1']) == 0

@@ -1,0 +1,99 @@
+"""The Python interface, `gluon_bot.load`, `train`, `evaluate` and `named_recipes`, loaded when they are needed.
+
+    model = gluon_bot.load('runs/resnet50d-cosine')
+    model.predict('cat.jpg')
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union, cast
+
+from gluon_bot import InputError
+from gluon_bot.distributed import environment
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.fields import override
+from gluon_bot.recipes.finetuning import FINE_TUNINGS, recipe_named
+
+named_recipes: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}  # every named run of the paper
+
+
+class Model(NamedTuple):
+    """A trained network of any task, to run here."""
+
+    task: str  # 'classify', 'detect' or 'segment'
+    network: Any  # a HybridBlock from normalised pixels (N, 3, H, W) to what the task computes
+    recipe: Any  # that trained it
+    classes: List[str]
+    names: List[str]  # of the classes, for people
+    preprocess: Callable[[Any], Any]  # an image to the pixels that the network is given, float32 (1, 3, H, W)
+    predict: Callable[[Any], List[Dict[str, Any]]]  # an image to the likeliest classes, the boxes, or the areas; best first
+
+
+def load(path: str, score_threshold: float = 0.5) -> Model:
+    """The network of a run or checkpoint. An image is a file name, a PIL image, or uint8 RGB (height, width, 3).
+
+    score_threshold: the least score of a box. Raises InputError where there is no checkpoint, or a damaged one.
+    """
+    environment.prepare(1)
+    from gluon_bot.distributed import horovod
+    from gluon_bot.models import class_names
+    from gluon_bot.runs import checkpoint
+    from gluon_bot.tools import predict
+    found, context = checkpoint.find(path), horovod.device(horovod.Ranks())
+    task, predictor, network, recipe, preprocess = predict.opened(found.path, context, score_threshold)
+    classes = found.meta['classes']
+    return Model(task, network, recipe, classes, class_names.of_checkpoint(found.path, classes),
+                 lambda image: preprocess(_pixels(image)),
+                 lambda image: cast(List[Dict[str, Any]], next(iter(predictor(_pixels(image), '').values()))))
+
+
+def train(recipe: Union[str, Any], data: str, out: str, **settings: Any) -> Optional[Dict[str, Any]]:
+    """Train or fine-tune a recipe, by its name or as it is, as the command of its task does; the last line of the record.
+
+    settings: fields of the recipe (epochs=2) and what the command line calls resume, accumulate, limit, log_every, keep,
+    tensorboard, and init, teacher or backbone. Raises InputError for bad input, RunError where the loss is not finite.
+    """
+    places = ('resume', 'accumulate', 'limit', 'log_every', 'keep', 'tensorboard', 'init', 'teacher', 'backbone')
+    given = {'weights' if name in ('init', 'backbone') else name: settings.pop(name) for name in places if name in settings}
+    chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    chosen = override(chosen, ['%s=%s' % (field, ','.join(map(str, value)) if isinstance(value, (list, tuple)) else value)
+                               for field, value in settings.items()])
+    environment.prepare(1)
+    from gluon_bot.tasks import classification, detection, segmentation
+    from gluon_bot.training.setup import RunOptions
+    task: Any = {'classify': classification, 'detect': detection, 'segment': segmentation}[chosen.task]
+    return cast(Optional[Dict[str, Any]], task.fit(chosen, RunOptions(data, out, **given)))
+
+
+def evaluate(path: str, data: str, limit: Optional[int] = None) -> Dict[str, Any]:
+    """The scores of a run or checkpoint on the validation images of `data`, as `gluon-bot evaluate --json` has them.
+
+    A classifier takes records, or a folder or tar of class folders, also of some of its classes, and has 'per_class' too.
+    """
+    environment.prepare(1)
+    from gluon_bot.runs import checkpoint
+    task = checkpoint.find(path).meta.get('task', 'classify')
+    if task == 'classify':
+        from gluon_bot.tools import evaluation
+        return evaluation.run(path, data, limit=limit)
+    from gluon_bot.tasks import detection, segmentation
+    if task not in ('detect', 'segment'):
+        raise InputError('%s: was trained for no task that is known here' % path)
+    result = detection.run(path, data, limit) if task == 'detect' else segmentation.run(path, data, limit)
+    return cast(Dict[str, Any], result)
+
+
+def _pixels(image: Any) -> Any:
+    """An image as uint8 RGB (height, width, 3)."""
+    import numpy as np
+
+    from gluon_bot.data.records import images
+    from gluon_bot.tools import predict
+    if isinstance(image, (str, os.PathLike)):
+        return predict.read(os.fspath(image))
+    pixels = np.asarray(images.upright_rgb(image)) if hasattr(image, 'getexif') else np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise InputError('an image is a file name, a PIL image, or uint8 RGB (height, width, 3), not %s %s'
+                         % (pixels.dtype, pixels.shape))
+    return pixels

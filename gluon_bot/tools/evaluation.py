@@ -1,0 +1,206 @@
+"""A classifier on images as people have them: packed or not, of all its classes or of some, class by class, image by image.
+
+An image that is not packed is given the pixels that it would have from records: the accuracy is the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from contextlib import closing
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import mxnet as mx
+import numpy as np
+
+from gluon_bot import InputError, RunError
+from gluon_bot.console import Progress, did_you_mean
+from gluon_bot.data import transforms
+from gluon_bot.data.classification import Records, loaded
+from gluon_bot.data.records import images, layout, sources, verify
+from gluon_bot.distributed import environment, horovod
+from gluon_bot.files import atomic_write
+from gluon_bot.models import class_names
+from gluon_bot.runs import checkpoint
+from gluon_bot.tasks import classification
+from gluon_bot.tools import pictures
+from gluon_bot.training.metrics import percent
+from gluon_bot.tricks import low_precision
+
+TOP = 5
+
+
+class Source(NamedTuple):
+    """Labelled images: of each its name, where that is known, and its label, an index of `classes`."""
+
+    name: str
+    classes: List[str]
+    names: List[str]
+    read: Any  # number of an image to (pixels as OpenCV has them, label)
+
+
+class Answers(NamedTuple):
+    """What a network says of n images: their names, labels (n,) and logits (n, classes), both over the network's classes."""
+
+    names: List[str]
+    labels: np.ndarray
+    logits: np.ndarray
+
+
+def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None, out: str = '',
+        predictions: str = '') -> Dict[str, Any]:
+    """Evaluate checkpoint or run `path` on the validation images of `data`: records, or a folder or tar of class folders.
+
+    out: folder for per-class.csv, predictions.csv and confusion.png; predictions: a CSV file with a line an image.
+    The result has the accuracy over all classes of the network and, where the images are of some of them only, over these
+    (subset_...), and 'per_class', a line a class. Raises InputError where the network does not know a class of the images.
+    """
+    found = checkpoint.find(path)
+    context = horovod.device(horovod.Ranks())
+    trained = classification.load(found.path, context)
+    network, recipe, meta, used = trained.network, trained.recipe, trained.meta, trained.precision
+    classes = meta['classes']
+    source = _source(data)
+    known = {name: index for index, name in enumerate(classes)}
+    unknown = [name for name in source.classes if name not in known]
+    if unknown:
+        raise InputError("%s: has a class '%s' (%d such) that %s does not know%s" % (
+            data, unknown[0], len(unknown), path, did_you_mean(unknown[0], classes)))
+    index_of = np.array([known[name] for name in source.classes])
+    count = min(len(source.names), limit or len(source.names))
+
+    def load(number: int, pixels: np.ndarray) -> float:
+        image, label = source.read(number)
+        transforms.for_validation(image, recipe, pixels)
+        return label
+
+    progress, seen, parts, labels = Progress(count, 'evaluate'), 0, [], []
+    wanted = (range(begin, min(begin + batch_size, count)) for begin in range(0, count, batch_size))
+    with closing(progress):
+        for pixels, batch_labels in loaded(load, wanted, recipe.image_size, environment.own_cores()):
+            given = mx.nd.array(pixels, ctx=context).astype(low_precision.input_type(used))
+            parts.append(network(given).astype('float32').asnumpy())
+            labels.append(index_of[batch_labels.astype(int)])
+            seen += len(pixels)
+            progress.update(seen)
+    answers = Answers(source.names[:count], np.concatenate(labels), np.concatenate(parts))
+    if not np.isfinite(answers.logits).all():
+        raise RunError('the network gives logits that are not finite: its parameters are damaged or have diverged')
+    run_folder = os.path.dirname(os.path.dirname(os.path.abspath(found.path)))
+    names = class_names.class_names(classes, found.path, run_folder, data)
+    result = {'recipe': recipe.name, 'step': meta['step'], 'data': source.name, 'precision': used,
+              **scores(answers, sorted(index_of.tolist()))}
+    result['per_class'] = per_class(answers, classes, names)
+    if out:
+        os.makedirs(out, exist_ok=True)
+        write_csv(os.path.join(out, 'per-class.csv'), result['per_class'])
+        pictures.save_confusion(os.path.join(out, 'confusion.png'), *confusion(answers, index_of), names)
+    for file in [predictions] if predictions else [os.path.join(out, 'predictions.csv')] if out else []:
+        write_csv(file, list(image_lines(answers, classes, names)))
+    return result
+
+
+def scores(answers: Answers, subset: Sequence[int]) -> Dict[str, Any]:
+    """Accuracy in percent with counts; where `subset` is not all classes, over the logits of these classes too."""
+    total = len(answers.labels)
+    ranks = _ranks(answers.logits, answers.labels)
+    right = {'val': ranks}
+    if len(subset) < answers.logits.shape[1]:
+        place = {index: number for number, index in enumerate(subset)}
+        right['subset'] = _ranks(answers.logits[:, subset], np.array([place[label] for label in answers.labels.tolist()]))
+    found: Dict[str, Any] = {'val_images': total}
+    for name, ranks in right.items():
+        for top in (1, TOP):
+            correct = int((ranks < top).sum())
+            found['%s_top%d' % (name, top)], found['%s_correct_top%d' % (name, top)] = percent(correct, total), correct
+    return {**found, 'subset_classes': len(subset)} if 'subset' in right else found
+
+
+def _ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many classes are likelier than the right one, or as likely and before it in the list; shape (n,)."""
+    own = logits[np.arange(len(labels)), labels][:, None]
+    before = np.arange(logits.shape[1]) < labels[:, None]
+    return ((logits > own) | ((logits == own) & before)).sum(axis=1)
+
+
+def per_class(answers: Answers, classes: Sequence[str], names: Sequence[str]) -> List[Dict[str, Any]]:
+    """Images and accuracy of each class that has images, in the order of the network's classes."""
+    ranks, best = _ranks(answers.logits, answers.labels), answers.logits.argmax(axis=1)
+    lines = []
+    for index in sorted(set(answers.labels.tolist())):
+        own = answers.labels == index
+        images_of, predicted = int(own.sum()), int((best == index).sum())
+        correct = int((ranks[own] < 1).sum())
+        lines.append({'class': classes[index], 'name': names[index], 'images': images_of, 'correct_top1': correct,
+                      'top1': percent(correct, images_of), 'top5': percent(int((ranks[own] < TOP).sum()), images_of),
+                      'predicted': predicted})
+    return lines
+
+
+def confusion(answers: Answers, known: np.ndarray) -> Tuple[np.ndarray, List[int]]:
+    """How many images of each class (rows) are taken for each (columns), over the `known` classes; and these classes.
+
+    Of an image that is taken for another class, the likeliest of the known ones counts.
+    """
+    order = sorted(known.tolist())
+    place = {index: number for number, index in enumerate(order)}
+    counts = np.zeros((len(order), len(order)), int)
+    np.add.at(counts, ([place[label] for label in answers.labels.tolist()], answers.logits[:, order].argmax(axis=1)), 1)
+    return counts, order
+
+
+def image_lines(answers: Answers, classes: Sequence[str], names: Sequence[str]) -> Iterator[Dict[str, Any]]:
+    """A line an image: its class, the likeliest class and its probability, and whether they are the same."""
+    for image, label, logits in zip(answers.names, answers.labels, answers.logits.astype(np.float64)):
+        best = int(logits.argmax())
+        yield {'image': image, 'class': classes[label], 'name': names[label], 'predicted': classes[best],
+               'predicted_name': names[best], 'probability': round(1 / np.exp(logits - logits[best]).sum(), 6),
+               'correct': int(best == label)}
+
+
+def write_csv(path: str, lines: Sequence[Dict[str, Any]]) -> None:
+    """Write lines with the same keys under a line with these keys."""
+    with atomic_write(path) as file:
+        writer = csv.DictWriter(file, list(lines[0]) if lines else [])
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def table(result: Dict[str, Any]) -> str:
+    """The classes of a result, a line each, for people."""
+    rows = [('%s' % line['name'], '%d' % line['images'], '%.2f' % line['top1'], '%.2f' % line['top5'],
+             '%d' % line['predicted']) for line in result['per_class']]
+    heads = ('class', 'images', 'top-1 %', 'top-5 %', 'predicted')
+    width = max(len(row[0]) for row in [heads, *rows])
+    return '\n'.join('%-*s %8s %8s %8s %10s' % (width, *row) for row in [heads, *rows])
+
+
+def said(result: Dict[str, Any]) -> str:
+    """The accuracy over the subset of the classes in one line; '' where the images are of all classes."""
+    if 'subset_top1' not in result:
+        return ''
+    return ('over the %(subset_classes)d classes of the images alone: top-1 %(subset_top1).3f %%, top-5 %(subset_top5).3f '
+            '%% (%(subset_correct_top1)d and %(subset_correct_top5)d)') % result
+
+
+def _is_packed(data: str) -> bool:
+    return os.path.exists(os.path.join(data, 'val.json'))
+
+
+def _source(data: str) -> Source:
+    if _is_packed(data):
+        found = verify.check(data, 'val')
+        return Source(found.name, list(found.classes), ['record %d' % number for number in range(found.images)],
+                      Records(found).image)
+    listing = layout.list_source(data, 0, 0)
+    items = sorted(listing.splits.get('val') or listing.splits['train'], key=lambda item: item.name)
+
+    def read(number: int) -> Tuple[np.ndarray, float]:
+        item = items[number]
+        try:
+            return transforms.decoded(images.packed(sources.read(item)).data), item.label
+        except (OSError, ValueError) as error:
+            raise InputError('%s: %s: %s; repair or remove it'
+                             % (data, item.name, getattr(error, 'strerror', None) or error)) from None
+
+    return Source(listing.name, listing.classes, [item.name for item in items], read)

@@ -1,0 +1,52 @@
+"""The Python interface: the page's example as it stands, and an import that loads nothing heavy."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from documents import REPOSITORY, blocks
+from PIL import Image
+
+import gluon_bot
+from gluon_bot.data.samples import digits
+
+
+def test_importing_the_package_loads_no_framework():
+    code = 'import sys, gluon_bot; dir(gluon_bot); print([name for name in ("mxnet", "numpy", "gluon_bot.interface") ' \
+        'if name in sys.modules])'
+    assert subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, check=True).stdout == '[]\n'
+    assert not hasattr(gluon_bot, 'lode')
+    assert {'load', 'train', 'evaluate', 'named_recipes'} <= set(dir(gluon_bot))
+
+
+def test_the_recipes():
+    named = gluon_bot.named_recipes
+    assert named['resnet50d-cosine'].epochs == 120 and named['voc-resnet50d-cosine'].task == 'detect'
+
+
+def test_the_example_of_the_page(tmp_path, monkeypatch):
+    (tmp_path / 'data').mkdir()
+    digits.write_digits(str(tmp_path / 'data/digits'))
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)).save(tmp_path / 'digit.png')
+    monkeypatch.chdir(tmp_path)
+    text = (REPOSITORY / 'docs/python.md').read_text(encoding='utf-8')
+    (_, _, code), = [block for block in blocks(text) if block[1] == 'python']
+    found = {}
+    exec(code, found)
+    model, pixels = found['model'], found['pixels']
+    assert pixels.shape == (1, 3, 32, 32) and found['logits'].shape == (1, 10)
+    assert (model.task, model.recipe.name[:6], model.classes) == ('classify', 'digits', [str(digit) for digit in range(10)])
+    image = Image.open('digit.png')
+    same = [model.predict(each) for each in ('digit.png', image, np.asarray(image))]
+    assert same[0] == same[1] == same[2] and len(same[0]) == 5
+    logits = found['logits'].asnumpy()[0].astype(np.float64)
+    assert same[0][0]['class'] == str(logits.argmax())
+    assert same[0][0]['probability'] == pytest.approx(1 / np.exp(logits - logits.max()).sum(), abs=1e-5)
+    result = gluon_bot.evaluate('runs/python/best', 'data/digits', limit=20)
+    assert result['val_images'] == 20 and sum(line['images'] for line in result['per_class']) == 20
+    for odd in (np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(gluon_bot.InputError, match='an image is a file name, a PIL image'):
+            model.predict(odd)
+    with pytest.raises(gluon_bot.InputError, match='no checkpoint here'):
+        gluon_bot.load('data')

@@ -1,0 +1,121 @@
+"""Evaluation of images as people have them: against numbers worked out by hand, and against the evaluation of records."""
+
+import csv
+import json
+
+import mxnet as mx
+import numpy as np
+import pytest
+from data_samples import encoded, noise, write_tree
+from PIL import Image
+
+from gluon_bot import InputError
+from gluon_bot.cli.main import main
+from gluon_bot.data.records import pack
+from gluon_bot.models.build import build, initialize
+from gluon_bot.models.parameters import network_arrays
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.fields import as_dict, override
+from gluon_bot.runs import checkpoint
+from gluon_bot.tools import evaluation
+
+CLASSES = ['ant', 'bee', 'cat', 'dog', 'eel', 'fox', 'gnu', 'hen']
+ANSWERS = evaluation.Answers(
+    ['a', 'b', 'c', 'd'], np.array([0, 0, 2, 7]), np.array([[9, 1, 2, 3, 4, 5, 6, 7],  # ant, right
+                                                            [1, 0, 0, 9, 8, 7, 6, 5],  # ant, taken for dog; sixth
+                                                            [0, 9, 8, 0, 0, 0, 0, 0],  # cat, taken for bee; second
+                                                            [5, 5, 5, 5, 5, 5, 5, 5]], np.float32))  # hen, as likely as all
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A run of two checkpoints, the older the better one by its record."""
+    folder, recipe = str(tmp_path_factory.mktemp('run')), override(RECIPES['digits'], ['image_size=32'])
+    network = build(recipe.model, len(CLASSES))
+    for step, score in ((1, 50.0), (2, 25.0)):
+        initialize(network, mx.cpu(), seed=step, image_size=32)
+        meta = {'task': 'classify', 'recipe': as_dict(recipe), 'classes': CLASSES, 'epoch': step, 'step': step,
+                'line': {'val_top1': score}}
+        checkpoint.save(folder, meta, {name: array.asnumpy() for name, array in network_arrays(network).items()}, {})
+    return folder
+
+
+def photographs(folder, classes, images=3):
+    files = {'%s/%s/%d.jpg' % (split, name, number): encoded(noise(10 * number + place, 40, 50))
+             for split in ('train', 'val') for place, name in enumerate(classes) for number in range(images)}
+    return write_tree(folder, files)
+
+
+def test_accuracy_over_all_classes_and_over_some():
+    assert evaluation.scores(ANSWERS, range(8)) == {
+        'val_images': 4, 'val_top1': 25.0, 'val_correct_top1': 1, 'val_top5': 50.0, 'val_correct_top5': 2}
+    some = evaluation.scores(ANSWERS, [0, 2, 7])  # b: hen, ant, cat; c: cat first; d: ant and cat stand before hen
+    assert some['val_top1'] == 25.0 and some['subset_classes'] == 3
+    assert (some['subset_correct_top1'], some['subset_correct_top5']) == (2, 4)
+
+
+def test_each_class_and_each_image():
+    ant, cat, hen = evaluation.per_class(ANSWERS, CLASSES, CLASSES)
+    assert ant == {'class': 'ant', 'name': 'ant', 'images': 2, 'correct_top1': 1, 'top1': 50.0, 'top5': 50.0, 'predicted': 2}
+    assert (cat['top1'], cat['top5'], cat['predicted'], hen['top5']) == (0.0, 100.0, 0, 0.0)
+    lines = list(evaluation.image_lines(ANSWERS, CLASSES, CLASSES))
+    assert [(line['image'], line['predicted'], line['correct']) for line in lines] == [
+        ('a', 'ant', 1), ('b', 'dog', 0), ('c', 'bee', 0), ('d', 'ant', 0)]
+    assert lines[3]['probability'] == 0.125
+    counts, order = evaluation.confusion(ANSWERS, np.array([7, 0, 2]))
+    assert order == [0, 2, 7] and counts.tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_a_folder_and_a_tar_score_as_their_records_do(run, tmp_path, capsys):
+    tree = photographs(tmp_path / 'tree', CLASSES)
+    pack.pack(tree, str(tmp_path / 'records'))
+    packed = evaluation.run(run, str(tmp_path / 'records'))
+    loose = evaluation.run(run, tree, batch_size=5)
+    assert {key: value for key, value in loose.items() if key != 'data'} == {
+        key: value for key, value in packed.items() if key != 'data'}
+    capsys.readouterr()
+    assert main(['evaluate', run, '--data', str(tmp_path / 'records'), '--json']) == 0  # the evaluation of training
+    trained = json.loads(capsys.readouterr().out)
+    assert {key: loose[key] for key in trained if key != 'data'} == {key: trained[key] for key in trained if key != 'data'}
+
+
+def test_some_of_the_classes_and_every_file(run, tmp_path, capsys):
+    tree, out = photographs(tmp_path / 'tree', ['bee', 'fox']), tmp_path / 'out'
+    (tmp_path / 'predictions').mkdir()
+    words = ['evaluate', run, '--data', tree, '--per-class', '--out', str(out)]
+    assert main(words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert 'of 6 images' in said[0] and said[1].startswith('over the 2 classes of the images alone: top-1 ')
+    assert said[2].split() == ['class', 'images', 'top-1', '%', 'top-5', '%', 'predicted'] and len(said) == 5
+    rows = list(csv.DictReader((out / 'per-class.csv').open()))
+    assert [(row['class'], row['images']) for row in rows] == [('bee', '3'), ('fox', '3')]
+    rows = list(csv.DictReader((out / 'predictions.csv').open()))
+    assert [row['image'] for row in rows[:2]] == ['val/bee/0.jpg', 'val/bee/1.jpg'] and len(rows) == 6
+    assert min(Image.open(out / 'confusion.png').size) > 300
+    assert main([*words[:4], '--predictions', str(tmp_path / 'p.csv'), '--limit', '2', '--json']) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result['val_images'] == 2 and 'per_class' not in result
+    assert len((tmp_path / 'p.csv').read_text().splitlines()) == 3
+
+
+def test_the_best_checkpoint(run, tmp_path, capsys):
+    tree = photographs(tmp_path / 'tree', CLASSES[:2], images=1)
+    for words, step in (([run], 2), ([run, '--checkpoint', 'best'], 1), ([run + '/best'], 1)):
+        assert main(['evaluate', *words, '--data', tree, '--json']) == 0
+        assert json.loads(capsys.readouterr().out)['step'] == step
+    assert main(['export', run, '--checkpoint', 'best', '--format', 'symbol', '--out', str(tmp_path / 'out')]) == 0
+    assert json.loads((tmp_path / 'out/metadata.json').read_text())['step'] == 1
+    with pytest.raises(InputError, match='no checkpoint with a score here'):
+        checkpoint.find(str(tmp_path / 'best'))
+
+
+def test_what_is_wrong_is_one_line(run, tmp_path, capsys):
+    tree = photographs(tmp_path / 'tree', ['bee', 'foxx'], images=1)
+    broken = photographs(tmp_path / 'broken', ['bee', 'fox'], images=1)
+    (tmp_path / 'broken/val/bee/0.jpg').write_bytes(b'no image')
+    for words, message in ((['--data', tree], "has a class 'foxx' (1 such) that"), (['--data', broken], 'val/bee/0.jpg: '),
+                           (['--data', str(tmp_path / 'nowhere')], 'no such folder or tar'),
+                           (['--data', tree, '--workers', '2'], 'one worker evaluates images')):
+        assert main(['evaluate', run, *words]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert message in said[-1] and said[-1].startswith('gluon-bot: ')
