@@ -66,7 +66,8 @@ def study(report: StudyReport, picture: str = '') -> str:
         lines = [studies.cells_of(result) for result in results]
         table = _table(list(lines[0]), [list(line.values()) for line in lines])
         parts.append('**%s**\n\n%s' % (studies.heading(results), table))
-    return '\n\n'.join(filter(None, [*parts, studies.times_text(report)]))
+    recalled = any(not result.cell.verified for results in studies.columns(report) for result in results)
+    return '\n\n'.join(filter(None, [*parts, studies.times_text(report), wording.RECALLED_NOTE if recalled else '']))
 
 
 def escaped(text: object) -> Markdown:

@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tup
 import numpy as np
 
 from gluon_bot import InputError, RunError
-from gluon_bot.console import aligned, one_line, say
+from gluon_bot.console import aligned, one_line, say, tell
 from gluon_bot.distributed import gpus, launcher
 from gluon_bot.files import atomic_write, parse_json
 from gluon_bot.runs import checkpoint
@@ -269,7 +269,7 @@ def main(words: Optional[List[str]] = None) -> int:
     os.makedirs(options.out)
     workers = options.workers or gpus.usable() or 2
     rows = run(Smoke(os.path.abspath(options.out), options.device, workers, options.quick))
-    print(aligned([('part', 'seconds', 'result'), *((row['part'], str(row['seconds']), row['result']) for row in rows)]))
+    tell(aligned([('part', 'seconds', 'result'), *((row['part'], str(row['seconds']), row['result']) for row in rows)]))
     path = os.path.join(options.out, 'smoke.json')
     with atomic_write(path) as file:
         json.dump({'device': options.device, 'workers': workers, 'quick': options.quick,

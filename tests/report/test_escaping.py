@@ -9,7 +9,6 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
-import mxnet as mx
 import pytest
 from data_samples import dataset, write_tree
 
@@ -161,10 +160,10 @@ def packed(tmp_path_factory):
     write_tree(str(folder / 'images'), dataset())
     pack.pack(str(folder / 'images'), str(folder / 'data'))
     recipe = override(RECIPES['digits'], ['batch_size=4', 'image_size=24'])
-    described = classification.describe(recipe, str(folder / 'data'), 'run', 1, 1, None)
+    described = classification.describe(recipe, setup.RunOptions(data=str(folder / 'data'), out='run'), 1)
     meta = {'task': 'classify', 'recipe': setup.as_dict(recipe), 'classes': ['cat', 'dog'], 'data': dict(described.manifest),
             'epoch': 0, 'step': 0, 'world_size': 1, 'precision': 'float32', 'tally': {}, 'between_epochs': True}
-    return folder, classification.new_state(recipe, 2, horovod.Ranks(), mx.cpu(), 1), meta
+    return folder, classification.new_state(recipe, 2, horovod.Ranks()), meta
 
 
 @pytest.mark.parametrize('changes, file_name, shown', [
