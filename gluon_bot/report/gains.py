@@ -31,7 +31,7 @@ def figure(report: StudyReport, kind: str = 'svg') -> bytes:
 def _draw(axes: Any, groups: List[List[StudyResult]]) -> None:
     position, labels = 0, []
     for results in groups:
-        labels.append((position, heading(results).replace(' in small', ''), True))
+        labels.append((position, heading(results).replace(' in small', '').partition(' of ')[0], True))
         for result in results:
             position -= 1
             labels.append((position, '%s  n=%d' % (result.cell.row, result.gain.n if result.gain else 0), False))

@@ -56,14 +56,17 @@ def markdown(comparison: Comparison, full: bool = False, linked: bool = False, e
 
 
 def study(report: StudyReport, picture: str = '') -> str:
-    """A study: its figure, the file `picture`, if there is one, its tables, and what its scale can show."""
+    """A study: its figure, the file `picture`, if there is one, its tables, and what its scale can show.
+
+    Beside a picture the tables leave out the rows that have not been run.
+    """
     seeds = sorted({one.seed for one in report.runs})
     told = escaped('%s. %d runs, seeds %s, on %s (%s). %s' % (
         report.study.title, len(report.runs), ', '.join(map(str, seeds)), report.data, report.machines, studies.SCALE))
     parts = ['### The study %s' % code(report.study.name), told]
     parts += ['![%s](%s)' % (alternative_text(report), picture)] if picture else []
     for results in studies.columns(report):
-        lines = [studies.cells_of(result) for result in results]
+        lines = [studies.cells_of(result) for result in results if result.values or not picture]
         table = _table(list(lines[0]), [list(line.values()) for line in lines])
         parts.append('**%s**\n\n%s' % (studies.heading(results), table))
     recalled = any(not result.cell.verified for results in studies.columns(report) for result in results)

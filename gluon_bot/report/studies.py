@@ -40,6 +40,7 @@ class StudyResult(NamedTuple):
     parent: Optional[Cell]  # the nearest row above it in the paper's table that the study has
     claimed: Optional[float]  # the paper's gain over that parent, in points
     gain: Optional[Gain]
+    model: str  # that the row trains; '' where it is fine-tuned
 
 
 class StudyTime(NamedTuple):
@@ -132,7 +133,7 @@ def _report(study: Study, data: str, rows: Dict[str, List[Placed]]) -> StudyRepo
             if (cell.table, cell.group) == (table.number, table.group) and cell.row in table.rows:
                 parent = _parent(cell, table)
                 if cell.metric in METRICS:
-                    results.append(_result(cell, parent, table, rows))
+                    results.append(_result(cell, parent, table, study, rows))
                 elif cell.metric == 'minutes_an_epoch' and parent is not None:
                     ours, theirs = rows.get(table.rows[cell.row], []), rows.get(table.rows[parent.row], [])
                     if ours and theirs:
@@ -148,16 +149,19 @@ def _parent(cell: Cell, table: StudyTable) -> Optional[Cell]:
     return parent
 
 
-def _result(cell: Cell, parent: Optional[Cell], table: StudyTable, rows: Dict[str, List[Placed]]) -> StudyResult:
+def _result(cell: Cell, parent: Optional[Cell], table: StudyTable, study: Study,
+            rows: Dict[str, List[Placed]]) -> StudyResult:
     def values(row: str) -> BySeed:
         found = [(one.seed, one.value(cell.metric)) for one in rows.get(table.rows[row], [])]
         return sorted((seed, value) for seed, value in found if value is not None)
     ours = values(cell.row)
+    row = study.rows[table.rows[cell.row]]
+    model = row.recipe.model if row.command == 'train' else ''
     if parent is None:
-        return StudyResult(cell, table.rows[cell.row], ours, None, None, None)
+        return StudyResult(cell, row.name, ours, None, None, None, model)
     claimed = float(Decimal(cell.printed) - Decimal(parent.printed))
-    return StudyResult(cell, table.rows[cell.row], ours, parent, claimed,
-                       gain(ours, values(parent.row), claimed, same_data=False))
+    gained = gain(ours, values(parent.row), claimed, same_data=False)
+    return StudyResult(cell, row.name, ours, parent, claimed, gained, model)
 
 
 def _minutes(*rows: Sequence[Placed]) -> List[float]:
@@ -170,10 +174,12 @@ def _rates(*rows: Sequence[Placed]) -> List[float]:
 
 
 def heading(results: Sequence[StudyResult]) -> str:
-    """'Table 6 in small, ResNet-50-D: top-1', of the results of one column."""
+    """'Table 6 in small, ResNet-50-D: top-1 of resnet18d', of one column; no network where rows differ in it."""
     cell = results[0].cell
     group = ', ' + cell.group if cell.group else ''
-    return 'Table %d in small%s: %s' % (cell.table, group, paper.METRICS[cell.metric].label)
+    models = {result.model for result in results}
+    network = ' of %s' % models.pop() if len(models) == 1 and models != {''} else ''
+    return 'Table %d in small%s: %s%s' % (cell.table, group, paper.METRICS[cell.metric].label, network)
 
 
 def columns(report: StudyReport) -> List[List[StudyResult]]:
