@@ -28,6 +28,7 @@ from gluon_bot.tasks import classification
 from gluon_bot.training.setup import RunOptions
 from gluon_bot.training.state import Trained
 from gluon_bot.tricks.low_precision import LossScale
+from gluon_bot.tricks.mixup import mixup_weight
 
 TINY = ['--limit', '192', '--log-every', '1', '--set', 'epochs=3', '--set', 'warmup_epochs=1', '--set', 'batch_size=16',
         '--set', 'image_size=24']
@@ -96,6 +97,23 @@ def test_every_recipe_takes_the_step_of_its_tricks(name):
     rate = base_lr * 2 / 256 / (100 * recipe.warmup_epochs or 1)
     np.testing.assert_allclose(bias, -rate * 1.9 * gradient, rtol=1e-3, atol=1e-3 * rate * np.abs(gradient).max())
     assert all(np.isfinite(array).all() for array in after.values())
+
+
+def test_mixup_draws_new_partners_for_each_step():
+    """Image i is i everywhere: what is mixed into it names its partner. The same step draws the same ones."""
+    recipe = replace(RECIPES['digits'], image_size=32, batch_size=8, precision='float32')
+    run = classification.new_state(recipe, 10, horovod.Ranks())
+    seen = watched(run.network)
+    images = np.arange(8)[:, None, None, None] * np.ones((8, 3, 32, 32), np.float32)
+    drawn = []
+    for step in (0, 1, 2, 0):
+        small_task(recipe, run, classes=10).step(iter([(mx.nd.array(images), mx.nd.arange(8))]), step)
+        weight = mixup_weight(recipe.mixup_alpha, np.random.default_rng((recipe.seed, step)))
+        mixed = seen.pop()[0][:, 0, 0, 0]
+        partners = (mixed - weight * np.arange(8)) / (1 - weight)
+        assert sorted(partners.round()) == list(range(8)) and np.abs(partners - partners.round()).max() < 1e-2
+        drawn.append(tuple(partners.round()))
+    assert len(set(drawn[:3])) == 3 and drawn[3] == drawn[0]
 
 
 def small_state(monkeypatch, recipe, accumulate=1):
