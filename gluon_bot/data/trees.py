@@ -78,7 +78,7 @@ def _images_in(folder: str, mtime_ns: int, extensions: Sequence[str]) -> Dict[st
 def read_names(path: str, is_name: Callable[[str], bool] = lambda line: False) -> List[str]:
     """The names in a text file, one a line: the whole line where `is_name` knows it, else its first word.
 
-    Raises InputError for a file that can't be read, is no text, repeats a name or has one that leads out of its folder.
+    Raises InputError for a file that cannot be read, is no text, repeats a name or has one that leads out of its folder.
     """
     lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     names = [line if line == line.split()[0] or is_plain_name(line) and is_name(line) else line.split()[0] for line in lines]
@@ -92,7 +92,7 @@ def read_names(path: str, is_name: Callable[[str], bool] = lambda line: False) -
 
 
 def read_text(path: str) -> str:
-    """A whole text file; InputError if it can't be read, is larger than 8 MB or is neither UTF-8 nor UTF-16."""
+    """A whole text file; InputError if it cannot be read, is larger than 8 MB or is neither UTF-8 nor UTF-16."""
     try:
         data = read_bounded(path, MOST_LIST_BYTES)
         return data.decode('utf-16' if data[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig')

@@ -175,7 +175,7 @@ def _load(name: str) -> Tuple[str, Dict[str, Any]]:
     try:
         values = parse_json(read_bounded(path, MOST_BYTES).decode('utf-8'))
     except OSError as error:
-        raise InputError('%s: can not be read: %s' % (path, error.strerror)) from None
+        raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
     except ValueError as error:
         raise InputError('%s: is not JSON: %s' % (path, error)) from None
     _check(values, KINDS, path)
@@ -238,7 +238,7 @@ def _row(name: str, values: Any, study: Dict[str, Any], rows: Dict[str, Row], pl
 def _model(row: Row) -> str:
     """The network of a base network's row, where it is not its recipe's own."""
     if row.command != 'train':
-        raise InputError('row %s: is no classifier, so it can not be a backbone' % row.name)
+        raise InputError('row %s: is no classifier, so it cannot be a backbone' % row.name)
     return '' if row.recipe.model == RECIPES[row.parent_recipe].model else row.recipe.model
 
 

@@ -34,7 +34,7 @@ def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False
     out: folder for report.html, report.md and report.json.
     update: a Markdown file whose block between BEGIN and END is made anew; its `logs` folder is read where none are given.
     described: studies, by name or file, whose runs are looked for besides those that come with the package.
-    Notes on what logs lack go to standard error. Raises InputError for paths that are missing or can't be written.
+    Notes on what logs lack go to standard error. Raises InputError for paths that are missing or cannot be written.
     """
     if update is not None:
         wrote = update_file(update, logs, described)
@@ -85,7 +85,7 @@ def update_file(file: str, logs: Sequence[str] = (), described: Sequence[str] = 
         with open(file, encoding='utf-8', newline='') as opened:
             text = opened.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError('%s: can not be read: %s' % (file, error)) from None
+        raise InputError('%s: cannot be read: %s' % (file, error)) from None
     comparison = compared(file, logs, described)
     begin = BEGIN_EVERY if BEGIN_EVERY in text else BEGIN
     block = markdown.markdown(comparison, linked=True, every_recipe=begin == BEGIN_EVERY)
@@ -144,7 +144,7 @@ def _make_folder(folder: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise not_written(folder, 'can not be made a folder', error) from None
+        raise not_written(folder, 'cannot be made a folder', error) from None
 
 
 def _write_file(path: str, text: str) -> None:
@@ -152,4 +152,4 @@ def _write_file(path: str, text: str) -> None:
         with atomic_write(path) as file:
             file.write(text)
     except OSError as error:
-        raise not_written(path, 'can not be written', error) from None
+        raise not_written(path, 'cannot be written', error) from None

@@ -44,7 +44,7 @@ COLUMNS: Dict[str, Tuple[str, Optional[int]]] = {
 def serve(run: str, port: int = 0) -> None:
     """Serve the page of the run in folder `run` until Ctrl-C. port: 0 for any that is free.
 
-    Raises InputError where there is no such folder, or the port can't be had.
+    Raises InputError where there is no such folder, or the port cannot be had.
     """
     if not os.path.isdir(run):
         raise InputError('%s: no such run' % run)

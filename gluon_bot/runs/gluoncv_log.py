@@ -96,7 +96,7 @@ class LogReader:
             self._segmentation_header(number, line)
 
     def finish(self) -> None:
-        """After the last line: leave out training accuracies that are none, or can't be told from such.
+        """After the last line: leave out training accuracies that are none, or cannot be told from such.
 
         With label smoothing the script of 2018 compared smoothed targets and logits of the same shape, which MXNet's
         metric does number by number: 75 % in the first epoch of a network that is right in 5 %.
@@ -110,7 +110,7 @@ class LogReader:
             if dropped:
                 self.note(0, 'training accuracy left out: ' + (
                     '%.0f %% in epoch 1, where validation has %.0f %%, is a comparison of smoothed targets number by number'
-                    % (trained, right) if known else 'without epoch 1 it can not be told whether it is one'))
+                    % (trained, right) if known else 'without epoch 1 it cannot be told whether it is one'))
 
     def _epoch(self, number: int, line: str) -> None:
         accuracies, speed = EPOCH.match(line), SPEED.match(line)
@@ -227,7 +227,7 @@ class LogReader:
 
     def _add(self, epoch: Any, values: Dict[str, float], number: int, replace: bool = False) -> bool:
         if not self.runs:
-            self.note(number, 'an epoch before any arguments: whose it is can not be known')
+            self.note(number, 'an epoch before any arguments: whose it is cannot be known')
             self.runs.append(Run(self.source, 'gluoncv'))
         epoch = int(str(epoch)[:9]) + 1
         if replace:  # told several times an epoch

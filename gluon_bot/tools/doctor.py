@@ -28,7 +28,7 @@ def run(data: Optional[str] = None, out: Optional[str] = None) -> List[Finding]:
 
 
 def must_run() -> None:
-    """The decisive part for a command that computes: InputError where Python, numpy or MXNet can't work here.
+    """The decisive part for a command that computes: InputError where Python, numpy or MXNet cannot work here.
 
     The GPUs are checked when a worker takes one, the data when they are opened.
     """

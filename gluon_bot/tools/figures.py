@@ -54,7 +54,7 @@ class Blocks(NamedTuple):
 
 
 def run(out: str) -> List[str]:
-    """Write all figures to folder `out` and return their paths. InputError if it can't be written."""
+    """Write all figures to folder `out` and return their paths. InputError if it cannot be written."""
     figures: Tuple[Tuple[str, Callable[[Any], None], Tuple[float, float]], ...] = (
         ('blocks.svg', draw_blocks, (9.6, 5.0)), ('schedule.svg', draw_schedule, (5.2, 3.0)),
         ('label_smoothing.svg', draw_label_smoothing, (5.2, 3.0)), ('mixup.png', draw_mixup, (9.6, 2.3)))

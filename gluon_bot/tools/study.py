@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
 
 def chosen(study: Study, names: Sequence[str], seeds: Tuple[int, ...], place: Place) -> List[StudyRun]:
-    """The runs that are asked for, in their order. InputError where one of them, or its data, can't be.
+    """The runs that are asked for, in their order. InputError where one of them, or its data, cannot be.
 
     Rows to detect or segment, unless they are named, are left out where there is no data for them.
     """

@@ -31,7 +31,7 @@ def forget():
 
 
 def rewrite(folder, frames, **changes):
-    """Replace val.rec by these frames, with an index and a manifest that agree with it, as a stranger could."""
+    """Replace val.rec by these frames, with an index and a manifest that agree with it, as an untrusted source could."""
     offsets = np.cumsum([0] + [len(frame) for frame in frames])[:-1]
     (folder / 'val.rec').write_bytes(b''.join(frames))
     (folder / 'val.idx').write_text(recordio.index_text(offsets))
@@ -67,7 +67,7 @@ def test_one_flipped_bit_is_found(folder):
 
 
 GOOD = recordio.image_record(0, 0, encoded(noise(1)))
-STRANGERS = [
+UNTRUSTED = [
     (b'garbage that is no image', 'record 1: not an image'),
     (b'', 'record 1: the record is empty'),
     (encoded(noise(1))[:-400], 'record 1: .*runcated'),
@@ -76,8 +76,8 @@ STRANGERS = [
 ]
 
 
-@pytest.mark.parametrize('image, said', STRANGERS)
-def test_a_stranger_whose_sums_agree_is_still_decoded_before_training(folder, image, said):
+@pytest.mark.parametrize('image, said', UNTRUSTED)
+def test_untrusted_images_whose_checksums_agree_are_still_decoded_before_training(folder, image, said):
     rewrite(folder, [GOOD, recordio.image_record(1, 1, image)], images_per_class=[1, 1])
     refused(lambda: verify.check(str(folder), 'val'), said)
     refused(lambda: verify_records(str(folder), workers=1), said)
@@ -108,7 +108,7 @@ def test_problems_are_listed_with_their_numbers_and_bounded(folder, capsys):
 @pytest.mark.parametrize('spoil, said', [
     (lambda folder: os.unlink(str(folder / 'val.rec')), 'val.rec: is missing'),
     (lambda folder: os.unlink(str(folder / 'val.idx')), 'val.idx: is missing'),
-    (lambda folder: os.unlink(str(folder / 'val.json')), 'val.json: can not be read .* no finished val data'),
+    (lambda folder: os.unlink(str(folder / 'val.json')), 'val.json: cannot be read .* no finished val data'),
     (lambda folder: os.truncate(str(folder / 'val.rec'), 1000), 'val.rec: 1000 bytes, but its manifest says'),
     (lambda folder: (folder / 'val.idx').write_text(' ' * (folder / 'val.idx').stat().st_size), 'val.idx: '),
 ])
@@ -157,7 +157,7 @@ def test_without_a_cache_folder_it_is_remembered_in_the_process(folder, monkeypa
 
 def test_what_is_not_a_data_folder_is_refused(folder, tmp_path):
     refused(lambda: verify.check(str(tmp_path / 'missing'), 'train'), 'no such folder; .gluon-bot pack')
-    refused(lambda: verify_records(str(tmp_path)), 'train.json: can not be read')
+    refused(lambda: verify_records(str(tmp_path)), 'train.json: cannot be read')
     refused(lambda: verify_records(str(folder / 'other.rec')), 'are named train.rec and val.rec')
 
 
@@ -202,7 +202,7 @@ def test_a_missing_field_is_named(folder):
 def test_a_changed_class_name_is_not_believed(folder):
     text = (folder / 'val.json').read_text()
     (folder / 'val.json').write_text(text.replace('"cat"', '"car"'))
-    refused(lambda: verify.check(str(folder), 'val'), 'val.json: its checksum is another')
+    refused(lambda: verify.check(str(folder), 'val'), 'val.json: checksum mismatch')
 
 
 def test_the_manifest_of_imagenet_is_small(tmp_path):

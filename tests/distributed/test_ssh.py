@@ -1,4 +1,4 @@
-"""Workers on other machines, with an ssh that stays here: what arrives there, how they are stopped, what can't be used."""
+"""Workers on other machines, with an ssh that stays here: what arrives there, how they are stopped, what cannot be used."""
 
 import os
 import re

@@ -38,7 +38,7 @@ def hosts(tmp_path):
     if os.geteuid() != 0 or missing:
         pytest.skip('two hosts take root%s' % ''.join(' and ' + name for name in missing))
     if ran('ip', 'netns', 'add', 'gluonbot-a').returncode != 0:
-        pytest.skip('network namespaces can not be made here')
+        pytest.skip('network namespaces cannot be made here')
     os.makedirs('/root/.ssh', mode=0o700, exist_ok=True)
     os.makedirs('/run/sshd', exist_ok=True)
     names = [('localhost', '127.0.0.1'), *HOSTS.items()]

@@ -1,4 +1,4 @@
-"""Seeded damage to bytes: what disks, copies and strangers do to a file."""
+"""Seeded damage to bytes: what disks, copies and attackers do to a file."""
 
 import random
 

@@ -71,7 +71,7 @@ print(number + 1)
 
 
 @pytest.mark.parametrize('count', [500, pytest.param(10000, marks=pytest.mark.slow)])
-def test_what_a_stranger_gets_past_the_verification_does_not_kill_the_process(tmp_path, count):
+def test_untrusted_images_that_pass_verification_do_not_kill_the_process(tmp_path, count):
     """Damaged JPEGs whose checksums all agree: those that decode to their end are what training decodes."""
     tags = Image.Exif()
     tags[0x0112] = 6

@@ -25,7 +25,7 @@ def small_disk(folder, size):
     os.makedirs(str(folder))
     mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=' + size, 'tmpfs', str(folder)], stderr=subprocess.PIPE)
     if mounted.returncode:
-        pytest.skip('a small file system can not be mounted here: needs root')
+        pytest.skip('a small file system cannot be mounted here: needs root')
     try:
         yield folder
     finally:

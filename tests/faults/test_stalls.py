@@ -59,7 +59,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_the_slowest_is_the_one_that_stood_still_first(clock):
+def test_the_stalled_worker_is_the_one_that_stopped_first(clock):
     pulses = {rank: heartbeat.Pulse() for rank in range(3)}
     for seconds, moving in ((1, (0, 1, 2)), (1, (0, 2)), (1, (0,)), (3, ()), (3, ())):
         clock[0] += seconds

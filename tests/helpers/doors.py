@@ -215,7 +215,7 @@ class Built:
 
 
 def segment_with(patch: Any, make: Callable[[int], mx.gluon.HybridBlock]) -> None:
-    """Have segmenters built by make(classes) from now on; they can not start from a classifier."""
+    """Have segmenters built by make(classes) from now on; they cannot start from a classifier."""
     patch.setattr(segmentation, 'fcn', lambda recipe, classes, norm=None: (make(classes), None))
 
 

@@ -61,7 +61,7 @@ def test_a_hundred_updates_leave_nothing_behind(results):
 
 @pytest.mark.parametrize('hybrid', [False, True])
 def test_between_convolutions_in_float32(hybrid):
-    """Convolutions hand over float32 arrays in oneDNN's own memory layouts, which an operator in Python can not read."""
+    """Convolutions hand over float32 arrays in oneDNN's own memory layouts, which an operator in Python cannot read."""
     images = mx.nd.array(np.random.default_rng(0).normal(size=(4, 32, 16, 16)))
 
     def gradient(norm):

@@ -115,7 +115,7 @@ def test_a_study_that_extends_another(tmp_path):
     ({'tables': [{'table': 6, 'group': 'ResNet-50-D'}]}, 'each wants table, group, rows'),
     ({'tables': [{'table': 6, 'group': 'ResNet-50-D', 'rows': {'+ cosine': 'plain'}}]}, "no row '+ cosine' (did you mean"),
     ({'tables': [{'table': 5, 'group': '', 'rows': {'ResNet-50': 'simple'}}]}, "'simple' is no row of the study"),
-    ({'extends': 'nothing.json'}, 'can not be read')])
+    ({'extends': 'nothing.json'}, 'cannot be read')])
 def test_what_has_no_sense_is_refused(change, said, tmp_path):
     path = written(tmp_path, change if isinstance(change, str) else {**TINY, **change})
     with pytest.raises(InputError) as refused:

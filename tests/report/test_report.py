@@ -1,4 +1,4 @@
-"""Logs against the paper: what fills a cell, what does not and why, and that a stranger's log can do no harm."""
+"""Logs against the paper: what fills a cell, what does not and why, and that an untrusted log can do no harm."""
 
 import gzip
 import json
@@ -339,7 +339,7 @@ def hostile_record(folder):
     return folder
 
 
-def test_a_strangers_words_are_neither_html_nor_markdown(tmp_path, capsys):
+def test_untrusted_words_are_neither_html_nor_markdown(tmp_path, capsys):
     folder = hostile_record(tmp_path / 'logs')
     report.run([str(folder)], str(tmp_path / 'out'))
     page = (tmp_path / 'out' / 'report.html').read_text(encoding='utf-8')
@@ -484,7 +484,7 @@ def test_bad_arguments_are_one_line(tmp_path, make, message):
 def test_an_out_that_is_a_file_is_refused(tmp_path):
     (tmp_path / 'file').write_text('')
     classified(tmp_path / 'a', 'digits', 97.5)
-    with pytest.raises(InputError, match='can not be made a folder'):
+    with pytest.raises(InputError, match='cannot be made a folder'):
         report.run([str(tmp_path / 'a')], str(tmp_path / 'file'))
 
 

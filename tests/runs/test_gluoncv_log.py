@@ -117,7 +117,7 @@ def test_a_header_printed_twice_is_one_run_and_another_header_another():
 def test_epochs_without_arguments_are_nobodys():
     runs, notes = read(lines(0, 1) + '\n' + HEADER % (64, 0) + '\n' + lines(1, 3))
     assert [(bool(run.recipe), sorted(run.epochs)) for run in runs] == [(False, [1]), (True, [2, 3])]
-    assert (1, 'an epoch before any arguments: whose it is can not be known') in notes
+    assert (1, 'an epoch before any arguments: whose it is cannot be known') in notes
 
 
 @pytest.mark.parametrize('line', [

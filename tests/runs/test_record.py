@@ -1,4 +1,4 @@
-"""Writing and reading the record of a run: what is written comes back, and a stranger's file can't do harm."""
+"""Writing and reading the record of a run: what is written comes back, and an untrusted file cannot do harm."""
 
 import json
 
@@ -121,7 +121,7 @@ def test_broken_lines_add_no_epoch(line):
 
 
 @pytest.mark.parametrize('value', ['NaN', 'Infinity', '-1', '101', '"77"', 'true', 'null', '[1]', '9' * 400])
-def test_numbers_that_are_none_are_left_out(value):
+def test_values_that_are_not_numbers_are_left_out(value):
     runs, notes = read(START, '{"event": "epoch", "epoch": 1, "val_top1": %s}' % value)
     assert runs[0].epochs == {1: {}} and len(notes) == 1
 
@@ -139,7 +139,7 @@ def test_class_scores_of_detection_are_kept():
     assert runs[0].epochs[1] == {'val_map': 50.0, 'val_ap': {'cat': 60.0, 'dog': 40.0}}
 
 
-def test_a_strangers_text_is_printable_and_bounded():
+def test_untrusted_text_is_printable_and_bounded():
     assert cleaned('a\x1b[31m\u202eb\n') == 'a\ufffd[31m\ufffdb\ufffd'
     assert len(cleaned('x' * 10000)) == MOST_TEXT
     deep = current = {}

@@ -96,7 +96,7 @@ def _read_devkit(path: str) -> Tuple[Dict[int, str], List[int]]:
     except KeyError as error:
         raise InputError('%s: has no %s' % (path, error)) from None
     except Exception as error:  # the readers of gzip, tar and MATLAB files raise nearly anything on damaged ones
-        raise InputError('%s: can not be read as the ILSVRC2012 devkit: %s' % (path, error)) from None
+        raise InputError('%s: cannot be read as the ILSVRC2012 devkit: %s' % (path, error)) from None
     unknown = next((number for number in truth if number not in wnids), None)
     if unknown is not None:
         raise InputError('%s: the ground truth names class %d, which meta.mat does not have' % (path, unknown))

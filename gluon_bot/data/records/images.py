@@ -30,7 +30,7 @@ HUFFMAN_FRAMES = (0xc0, 0xc1, 0xc2)  # baseline, extended and progressive JPEG: 
 
 
 class Unreadable(ValueError):
-    """The image can't be decoded to its end, or no training pipeline would survive it. The message is the reason."""
+    """The image cannot be decoded to its end, or no training pipeline would survive it. The message is the reason."""
 
 
 class Packed(NamedTuple):
@@ -65,7 +65,7 @@ def packed(data: bytes, resize: Optional[int] = None, quality: int = 95) -> Pack
             image.save(buffer, 'JPEG', quality=quality)
             data = buffer.getvalue()
     except Exception as error:
-        raise Unreadable('can not be converted: %s' % _said(error)) from None
+        raise Unreadable('cannot be converted: %s' % _said(error)) from None
     return Packed(data, image.width, image.height, image.mode == 'L', reason)
 
 

@@ -96,7 +96,7 @@ def load(folder: str, split: str) -> Manifest:
         raise InputError('%s: images_per_class does not add up to %d images of %d classes'
                          % (path, manifest.images, len(manifest.classes)))
     if stated not in (None, _checksum(values)):
-        raise InputError('%s: its checksum is another, so it was changed; pack the data again, or copy it again' % path)
+        raise InputError('%s: checksum mismatch: it was changed; pack the data again, or copy it again' % path)
     return manifest
 
 
@@ -116,7 +116,7 @@ def _read(path: str, folder: str, split: str) -> Dict[str, Any]:
         if not ours and os.path.exists(path[:-len('.json')] + '.rec'):
             raise InputError("%s: records without a manifest, as of MXNet's im2rec; 'gluon-bot pack %s OUT' makes checked "
                              'ones of them' % (path[:-len('.json')] + '.rec', folder or '.')) from None
-        raise InputError("%s: can not be read (%s), so %s holds no finished %s data; 'gluon-bot pack' makes it"
+        raise InputError("%s: cannot be read (%s), so %s holds no finished %s data; 'gluon-bot pack' makes it"
                          % (path, error.strerror, folder, split)) from None
     if not isinstance(values, dict):
         raise InputError('%s: not a manifest (a JSON object)' % path)

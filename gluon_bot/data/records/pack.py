@@ -34,7 +34,7 @@ def pack(source: str, out: str, name: Optional[str] = None, resize: Optional[int
     `validation_share` is packed for validation; or a folder with the three ILSVRC2012 archives; or
     records of MXNet's im2rec, whose classes a list or folder `class_names` may name. An image whose short side is
     above `resize` pixels is scaled down to it, as a JPEG of `quality`. Returns the manifests.
-    Raises InputError for the first image that can't be decoded, unless `skip_broken` leaves it out and lists it.
+    Raises InputError for the first image that cannot be decoded, unless `skip_broken` leaves it out and lists it.
     """
     _check_options(resize, quality, seed, workers, validation_share)
     with writing_into(out):
@@ -107,7 +107,7 @@ def _check_options(resize: Optional[int], quality: int, seed: int, workers: Opti
 
 
 def _check_space(out: str, listing: Listing, resize: Optional[int]) -> None:
-    """Raise RunError now, not in an hour, where images that keep their size can't all fit on the disk."""
+    """Raise RunError now, not in an hour, where images that keep their size cannot all fit on the disk."""
     needed = sum(max(item.size, 0) for items in listing.splits.values() for item in items)
     free = shutil.disk_usage(out).free
     if resize is None and needed > free:

@@ -64,7 +64,7 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
         for pipe in waiting:
             yield pipe.recv()
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        raise RunError('a process was killed, probably for want of memory; try again with fewer workers') from None
+        raise RunError('a process was killed, probably out of memory; try again with fewer workers') from None
     finally:
         for pipe in pipes:
             pipe.close()

@@ -105,7 +105,7 @@ def _look(path: str, classes: int, task: Tuple[int, List[int]]) -> Found:
 
 
 def _sound(frame: bytes, number: int, classes: int) -> Tuple[int, bool]:
-    """(label, greyscale) of a record that training can read; ValueError says why it can't."""
+    """(label, greyscale) of a record that training can read; ValueError says why it cannot."""
     label, numbered, data = recordio.read_image_record(frame)
     if numbered != number:
         raise ValueError('it is numbered %d' % numbered)

@@ -30,7 +30,7 @@ def writing_into(folder: str) -> Iterator[None]:
         os.makedirs(folder, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise not_written(folder, 'can not be made a folder', error) from None
+        raise not_written(folder, 'cannot be made a folder', error) from None
     try:
         if not try_lock(handle, folder):
             raise InputError('%s: another process is writing records here; wait for it' % folder)
@@ -79,10 +79,10 @@ class SplitWriter:
             self.reencoded[image.reencoded] += 1
 
     def leave_out(self, name: str, reason: str) -> None:
-        """List an image that can't be read. Raises InputError when so many are left out that the source must be wrong."""
+        """List an image that cannot be read. Raises InputError when so many are left out that the source must be wrong."""
         self.left_out.append([_printable(name), _printable(reason)])
         if len(self.left_out) > manifest.MOST_LEFT_OUT:
-            raise InputError('%s: more than %d images can not be read, the last %s: %s' % (
+            raise InputError('%s: more than %d images cannot be read, the last %s: %s' % (
                 self.split, manifest.MOST_LEFT_OUT, _printable(name), _printable(reason)))
 
     def finish(self, name: str, source: str, resize: Optional[int], quality: int, seed: int) -> Manifest:

@@ -1,4 +1,4 @@
-"""What goes into a record: wholly decoded, byte for byte where it can be, an RGB JPEG where it can't."""
+"""What goes into a record: wholly decoded, byte for byte where it can be, an RGB JPEG where it cannot."""
 
 import io
 import struct
@@ -88,7 +88,7 @@ def test_metadata_of_any_length_hinder_no_png(kind, content):
 @pytest.mark.parametrize('data, said', [
     (b'\n <!DOCTYPE HTML><html>', 'an HTML page'), (b'\0\0\0\x18ftypheic' + b'\0' * 40, 'HEIC or AVIF'),
     (b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'), (b'%PDF-1.4', 'a PDF')])
-def test_what_is_called_an_image_but_is_none_is_named(data, said):
+def test_a_file_with_an_images_name_that_is_not_an_image_is_named(data, said):
     with pytest.raises(Unreadable, match=said):
         packed(data)
 

@@ -118,7 +118,7 @@ def test_the_last_value_that_is_allowed(field, value, values, tmp_path):
 @pytest.mark.parametrize('field, value', [('classes', ['car', 'dog']), ('name', 'dogs'), ('seed', 5), ('source', 'x')])
 def test_an_allowed_value_with_the_old_checksum_is_not_believed(field, value, values, tmp_path):
     (tmp_path / 'val.json').write_text(json.dumps({**values, field: value}))
-    with pytest.raises(InputError, match='val.json: its checksum is another'):
+    with pytest.raises(InputError, match='val.json: checksum mismatch'):
         manifest.load(str(tmp_path), 'val')
 
 

@@ -206,7 +206,7 @@ def test_only_one_process_writes_into_a_folder(tmp_path):
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / 'out').write_text('')
-    with pytest.raises(InputError, match='can not be made a folder'):
+    with pytest.raises(InputError, match='cannot be made a folder'):
         packed(write_tree(tmp_path / 'pets', dataset()), tmp_path / 'out')
 
 

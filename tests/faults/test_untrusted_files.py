@@ -199,7 +199,7 @@ def forged(shape, kind='<f4'):
     forged('(2,)', "[('a', '<f4', (100000, 100000))]"),
     forged('(16,)', '<M8[s]'), npz(a=np.zeros(3, bool)), npz(a=np.zeros(3, complex))],
     ids=lambda data: '%d-bytes' % len(data))  # the name goes into the environment of processes
-def test_arrays_that_are_none_are_refused_in_little_memory(data, tmp_path):
+def test_invalid_arrays_are_refused_in_little_memory(data, tmp_path):
     (tmp_path / 'parameters.npz').write_bytes(data)
     megabytes, said = peak_megabytes('dict(Arrays(sys.argv[1]))', tmp_path / 'parameters.npz')
     assert megabytes < 100 and 'not a file of plain arrays' in said
