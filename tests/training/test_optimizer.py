@@ -117,6 +117,16 @@ def test_an_overflow_halves_the_scale_and_skips_the_update():
     assert np.isfinite(network.weight.data().asnumpy()).all()
 
 
+def test_the_scale_doubles_2000_updates_after_an_overflow():
+    scale, finite, infinite = LossScale(1024.0, fixed=False), [mx.nd.ones(1)], [mx.nd.full(1, np.inf)]
+    values = []
+    for count, gradient in ((1500, finite), (1, infinite), (1999, finite), (1, finite)):
+        for _ in range(count):
+            assert scale.overflowed(gradient) == (gradient is infinite)
+        values.append(scale.value)
+    assert values == [1024.0, 512.0, 512.0, 1024.0]
+
+
 def test_a_scale_that_can_not_shrink_further_fails_the_run():
     network, scale = dense(), LossScale(2.0, fixed=False)
     trainer = mx.gluon.Trainer(network.collect_params(), nesterov(RECIPES['resnet50-baseline']), kvstore=None)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.tricks.learning_rate import learning_rate
 
 STEPS = 10  # an epoch
@@ -47,3 +48,9 @@ def test_rates_fall_after_warmup():
         assert max(rates) == pytest.approx(recipe.peak_lr)
         decay = rates[recipe.warmup_epochs * STEPS:]
         assert decay == sorted(decay, reverse=True) and decay[-1] > 0
+
+
+def test_polynomial_decay():
+    recipe = FINE_TUNINGS['ade20k-resnet50d-cosine']  # 0.01 * (1 - t / T)^0.9 over 120 epochs, no warmup
+    rates = [learning_rate(recipe, step, STEPS) for step in (0, 600, 1080)]
+    assert rates == pytest.approx([0.01, 0.01 * 0.535887, 0.01 * 0.125893], rel=1e-5)  # 0.5^0.9, 0.1^0.9
