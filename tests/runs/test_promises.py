@@ -127,7 +127,7 @@ def test_the_old_step_is_there_until_the_new_one_is(tmp_path, monkeypatch):
             moments.append(step_paths(tmp_path))
             return done
         return call
-    for module, name in ((os, 'rename'), (shutil, 'rmtree')):
+    for module, name in ((os, 'replace'), (shutil, 'rmtree')):
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     path = saved(tmp_path, 5, 2.0)
     assert all(moments) and ['.partial-00000005-old'] in moments  # moved out of the way, not removed
@@ -138,14 +138,14 @@ def test_the_old_step_is_there_until_the_new_one_is(tmp_path, monkeypatch):
 @pytest.mark.parametrize('failing', [1, 2])
 def test_a_death_between_the_two_renames_costs_nothing(failing, tmp_path, monkeypatch):
     saved(tmp_path, 5, 1.0)
-    calls, real = [], os.rename
+    calls, real = [], os.replace
 
     def rename(source, target):
         calls.append(target)
         if len(calls) == failing:
             raise OSError(5, 'Input/output error')
         real(source, target)
-    monkeypatch.setattr(os, 'rename', rename)
+    monkeypatch.setattr(os, 'replace', rename)
     with pytest.raises(RunError, match='Input/output error'):
         saved(tmp_path, 5, 2.0)
     monkeypatch.undo()
