@@ -1,11 +1,16 @@
 """What tests share: where the real data lies, and quiet imports."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# a shell lets what it starts in the background ignore SIGINT, and nohup SIGHUP; so would all that tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope='session')

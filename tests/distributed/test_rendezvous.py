@@ -70,6 +70,6 @@ def test_it_listens_on_one_address_only(server):
 
 
 def test_two_workers_meet_there(capfd):
-    code = 'import horovod.mxnet as h; h.init(); print("rank %d of %d" % (h.rank(), h.size()), flush=True)'
+    code = 'import horovod.mxnet as h, os; h.init(); os.write(1, b"rank %d of %d\\n" % (h.rank(), h.size()))'
     assert launcher.start([sys.executable, '-c', code], 2) == 0
     assert sorted(capfd.readouterr().out.split('\n')) == ['', 'rank 0 of 2', 'rank 1 of 2']

@@ -148,8 +148,7 @@ class Sandbox:
     def start(self, line):
         """A shell that runs `line`, in a session of its own."""
         return subprocess.Popen(['bash', '-c', line], cwd=str(self.folder), env=self.environment, stdin=subprocess.DEVNULL,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-                                preexec_fn=heed_interrupts)
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
     def run(self, command):
         """(exit code, what it said), after what makes the files it reads; a second call runs nothing."""
@@ -192,11 +191,6 @@ def living(session):
         except (OSError, ValueError):
             continue
     return found
-
-
-def heed_interrupts():
-    """As in a terminal; a shell lets what it starts in the background ignore SIGINT, and all that this starts."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def end(process):

@@ -5,6 +5,7 @@ A command that says '# needs ...' behind it, or '(needs ...)' in a sentence, is 
 
 import ast
 import http.client
+import importlib.util
 import re
 import shlex
 import shutil
@@ -112,15 +113,17 @@ def look_at(command):
             assert (REPOSITORY / word).exists(), word
         if re.match(r'(\./)?(scripts|deploy|\.ci)/\w+(\.sh)?$', word):
             subprocess.run(['bash', '-n', str(REPOSITORY / word)], check=True)
-    if words[0] == 'python':
+    if words[:2] == ['python', '-m']:
+        assert importlib.util.find_spec(words[2])
+    elif words[0] == 'python':
         source = (REPOSITORY / words[1]).read_text(encoding='utf-8')
         compile(source, words[1], 'exec')
         assert all(word.partition('=')[0] in source for word in words if word.startswith('--'))
     elif words[0].endswith('test.sh'):
         assert all(word in ('--all', '--peers') or word.startswith('tests/') and (REPOSITORY / word).exists()
                    for word in words[1:])
-    elif words[0].endswith('gpu_smoke.sh'):
-        assert words[1:] == []  # the other one is run
+    elif words[0].endswith(('gpu_smoke.sh', 'mutate.sh')):
+        assert words[1:] == []  # gpu_smoke.sh with options is run
     elif words[0].endswith('install.sh'):
         assert set(words[1:]) <= {'cpu', 'gpu', 'existing'}
     elif words[0] == 'pip' or words[0].startswith('.venv/bin/'):
