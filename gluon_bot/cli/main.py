@@ -163,42 +163,31 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from gluon_bot.recipes.finetuning import recipe_named
     from gluon_bot.tasks import classification
-    recipe = _overridden(recipe_named(options.recipe, 'train'), options)
-    chosen = _run_options(options, weights=options.init, teacher=options.teacher)
-    if not options.dry_run and not _is_launcher(options):
-        classification.fit(recipe, chosen)
-        return 0
-    launcher.check(options.workers, options.hosts)
-    job = classification.describe(recipe, chosen, options.workers)
-    return _plan_or_launch(options, job, classification.plan(job, options.workers), classification.prepare)
+    return _fit(options, classification, classification.plan,
+                _run_options(options, weights=options.init, teacher=options.teacher))
 
 
 def _detect(options: argparse.Namespace) -> int:
-    from gluon_bot.recipes.finetuning import recipe_named
     from gluon_bot.tasks import detection, finetuning
-    recipe = _overridden(recipe_named(options.recipe, 'detect'), options)
-    chosen = _run_options(options, weights=options.backbone)
-    if not options.dry_run and not _is_launcher(options):
-        detection.fit(recipe, chosen)
-        return 0
-    launcher.check(options.workers, options.hosts)
-    job = detection.describe(recipe, chosen, options.workers)
-    return _plan_or_launch(options, job, finetuning.plan(job, options.workers), detection.prepare)
+    return _fit(options, detection, finetuning.plan, _run_options(options, weights=options.backbone))
 
 
 def _segment(options: argparse.Namespace) -> int:
-    from gluon_bot.recipes.finetuning import recipe_named
     from gluon_bot.tasks import finetuning, segmentation
-    recipe = _overridden(recipe_named(options.recipe, 'segment'), options)
-    chosen = _run_options(options, weights=options.backbone)
+    return _fit(options, segmentation, finetuning.plan, _run_options(options, weights=options.backbone))
+
+
+def _fit(options: argparse.Namespace, task: Any, plan: Any, chosen: Any) -> int:
+    """Train as one worker by `task`, a module of gluon_bot.tasks, or plan the job and start its workers."""
+    from gluon_bot.recipes.finetuning import recipe_named
+    recipe = _overridden(recipe_named(options.recipe, options.command), options)
     if not options.dry_run and not _is_launcher(options):
-        segmentation.fit(recipe, chosen)
+        task.fit(recipe, chosen)
         return 0
     launcher.check(options.workers, options.hosts)
-    job = segmentation.describe(recipe, chosen, options.workers)
-    return _plan_or_launch(options, job, finetuning.plan(job, options.workers), segmentation.prepare)
+    job = task.describe(recipe, chosen, options.workers)
+    return _plan_or_launch(options, job, plan(job, options.workers), task.prepare)
 
 
 def _overridden(recipe: Any, options: argparse.Namespace) -> Any:
