@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 from contextlib import closing
-from typing import List, Optional, Sequence, Union
+from typing import List, NamedTuple, Optional, Sequence, Union
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import Progress, say
@@ -25,8 +25,18 @@ from gluon_bot.data.records.writer import SplitWriter, publish, writing_into
 from gluon_bot.files import size_text
 
 
-def pack(source: str, out: str, name: Optional[str] = None, resize: Optional[int] = None, quality: int = 95, seed: int = 0,
-         workers: Optional[int] = None, skip_broken: bool = False, check_md5: bool = True,
+class Packing(NamedTuple):
+    """How images become records."""
+
+    resize: Optional[int]  # the short side, in pixels, to which larger images are scaled down
+    quality: int  # of their JPEGs then
+    seed: int  # of the order
+    workers: Optional[int]  # processes; None for one a core
+    skip_broken: bool  # leave out, and list, what cannot be decoded
+
+
+def pack(source: str, out: str, *, name: Optional[str] = None, resize: Optional[int] = None, quality: int = 95,
+         seed: int = 0, workers: Optional[int] = None, skip_broken: bool = False, check_md5: bool = True,
          validation_share: float = 0.1, class_names: Optional[str] = None) -> List[Manifest]:
     """Pack the images of `source` into records in folder `out`, in a random order given by `seed`.
 
@@ -36,7 +46,8 @@ def pack(source: str, out: str, name: Optional[str] = None, resize: Optional[int
     above `resize` pixels is scaled down to it, as a JPEG of `quality`. Returns the manifests.
     Raises InputError for the first image that cannot be decoded, unless `skip_broken` leaves it out and lists it.
     """
-    _check_options(resize, quality, seed, workers, validation_share)
+    packing = Packing(resize, quality, seed, workers, skip_broken)
+    _check_options(packing, validation_share)
     with writing_into(out):
         if ilsvrc.is_ilsvrc(source):
             listing = ilsvrc.list_ilsvrc(source, check_md5)
@@ -50,7 +61,7 @@ def pack(source: str, out: str, name: Optional[str] = None, resize: Optional[int
         finished = []
         for split in sorted(listing.splits, key=SPLITS.index, reverse=True):  # the small one first: it fails sooner
             writer = SplitWriter(out, split, listing.classes)
-            _pack_split(writer, source, listing.splits[split], resize, quality, seed, workers, skip_broken)
+            _pack_split(writer, source, listing.splits[split], packing)
             finished.append(writer.finish(name or listing.name, os.path.basename(os.path.abspath(source)), resize, quality,
                                           seed))
         publish(out, finished)
@@ -60,20 +71,20 @@ def pack(source: str, out: str, name: Optional[str] = None, resize: Optional[int
     return finished
 
 
-def _pack_split(writer: SplitWriter, source: str, items: Sequence[Item], resize: Optional[int], quality: int, seed: int,
-                workers: Optional[int], skip_broken: bool) -> None:
+def _pack_split(writer: SplitWriter, source: str, items: Sequence[Item], packing: Packing) -> None:
     items = sorted(items, key=lambda item: (item.name, item.offset))
-    random.Random('%d %s' % (seed, writer.split)).shuffle(items)
+    random.Random('%d %s' % (packing.seed, writer.split)).shuffle(items)
     progress = Progress(len(items), 'pack ' + writer.split, plain_seconds=30)
     done = 0
     try:
         tasks = (items[begin:end] for begin, end in spans(item.size for item in items))
-        with closing(ordered(functools.partial(_pack_items, resize, quality), tasks, workers)) as answers:
+        pack_items = functools.partial(_pack_items, packing.resize, packing.quality)
+        with closing(ordered(pack_items, tasks, packing.workers)) as answers:
             for answer in answers:
                 for image in answer:
                     if isinstance(image, images.Packed):
                         writer.add(items[done].label, image)
-                    elif skip_broken:
+                    elif packing.skip_broken:
                         writer.leave_out(items[done].name, image)
                     else:
                         raise InputError('%s: %s: %s; repair or remove it, or pack with --skip-broken'
@@ -95,7 +106,8 @@ def _pack_items(resize: Optional[int], quality: int, items: Sequence[Item]) -> L
     return answers
 
 
-def _check_options(resize: Optional[int], quality: int, seed: int, workers: Optional[int], validation_share: float) -> None:
+def _check_options(packing: Packing, validation_share: float) -> None:
+    resize, quality, seed, workers, _ = packing
     for good, said in (
             (resize is None or 16 <= resize <= 4096, '--resize %s: a short side of 16 to 4096 pixels' % resize),
             (1 <= quality <= 100, '--quality %s: between 1 and 100' % quality),
