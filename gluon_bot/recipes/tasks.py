@@ -28,7 +28,7 @@ METRICS: Dict[str, Metric] = {
     'step': Metric('step'),
     'images_per_second': Metric('images/s', wording='%s images/s'),
     'seconds': Metric('seconds'),
-    'minutes_an_epoch': Metric('minutes an epoch', 'min'),  # of the seconds of its epochs
+    'minutes_an_epoch': Metric('minutes an epoch', 'min'),  # of training alone
     'parameters': Metric('parameters', 'M', logged=False),
     'flops': Metric('FLOPs', 'G', logged=False),
 }

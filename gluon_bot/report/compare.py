@@ -260,5 +260,6 @@ def as_json(comparison: Comparison) -> Dict[str, Any]:
                   'finished': placed.finished, 'differences': placed.differences, 'reasons': placed.reasons,
                   'stated': placed.run.recipe, 'header': placed.run.header,
                   'values': placed.run.epochs.get(placed.last_epoch, {}),
-                  'minutes_an_epoch': placed.value('minutes_an_epoch')} for placed in comparison.placed],
+                  'minutes_an_epoch': placed.value('minutes_an_epoch'),
+                  'minutes_with_evaluation': placed.minutes_with_evaluation} for placed in comparison.placed],
         'notes': comparison.notes}

@@ -1,4 +1,4 @@
-"""The report as Markdown: short (rows that have a run), for a README (short, and every recipe), or in full.
+"""The report as Markdown: short (rows that have a run), in full, as a page of documentation, or at a glance for a README.
 
 Whatever is written goes through `escaped`, in `_table` and `code`.
 """
@@ -26,19 +26,43 @@ class Markdown(str):
     """Text that is Markdown already. Every other text is escaped where it is written into the report."""
 
 
-def markdown(comparison: Comparison, full: bool = False, linked: bool = False, every_recipe: bool = False) -> str:
+def glance(comparison: Comparison) -> str:
+    """What was measured: a sentence, and a line for each recipe that has a run of ours or a published one."""
+    lines = [(joined(' ', (code(result.cell.recipe), wording.labels([result]))), wording.cited(result),
+              '%s (%s), %s' % (wording.mean(result), wording.signed(result.cell.metric, result.difference), result.verdict)
+              if result.filled else NOT_RUN,
+              joined('<br>', [joined(', ', (joined(' ', (link(near.placed, wording.number(near.metric, near.value)),
+                                                        '(%s)' % wording.signed(near.metric, near.difference))),
+                                            wording.likeness(near.placed))) for near in result.published]))
+             for result in comparison.glance()]
+    return '\n\n'.join([wording.summary(comparison)] + (
+        [_table(('Recipe', 'Paper', 'Here', 'Published run'), lines)] if lines else [])) + '\n'
+
+
+def study_glance(report: StudyReport, picture: str) -> str:
+    """A study in a sentence, the figure in the file `picture`, and a line for each gain."""
+    heads = ('Row', "Paper's gain", 'Gain here', '95 % interval', 'Seeds', 'Verdict')
+    lines = [(wording.column(result), *[studies.cells_of(result)[head] for head in heads]) for result in report.gains]
+    return '\n\n'.join(filter(None, [
+        '%s: %s' % (code(report.study.name), escaped('%s; %s. %s.' % (
+            report.study.title, studies.runs_text(report), studies.SHORT_SCALE))),
+        '![%s](%s)' % (alternative_text(report), picture) if lines else '',
+        _table(('Of', *heads), lines) if lines else '']))
+
+
+def markdown(comparison: Comparison, full: bool = False, linked: bool = False) -> str:
     """What was measured, then the tables.
 
     full: with the rows that have no run, and the notes.
-    linked: with links to the logs, and without the rows that only a published run stands beside.
-    every_recipe: with a list of all recipes that the paper has a number for.
+    linked: for a page: with links to the logs and a list of all recipes that the paper has a number for, without the studies
+    and the rows that only a published run stands beside.
     """
     tables = {table: [row for row in wording.rows(comparison, table) if full or (row.filled if linked else row.touched)]
               for table in paper.TABLES}
     shown = [table for table, rows in tables.items() if rows]
     parts = [wording.summary(comparison), _glance(comparison)]
     parts += [study(report) for report in comparison.studies if not linked]
-    parts += [_recipes(comparison, data) for data in paper.DATA_SETS if every_recipe]
+    parts += [_recipes(comparison, data) for data in paper.DATA_SETS if linked]
     parts += [_paper_table(comparison, table, tables[table]) for table in shown]
     parts += [_deltas(comparison, full), _ratios(comparison, full)]
     parts += [_runs(heading, [placed for placed in comparison.of(*kinds)
@@ -46,27 +70,22 @@ def markdown(comparison: Comparison, full: bool = False, linked: bool = False, e
               for heading, kinds in (
                   ('Runs on other data', (OTHER_DATA,)), ("Runs on the paper's data that fill no cell", (DIFFERS, UNKNOWN)),
                   ('Suspect runs: they fill no cell and enter no mean', (SUSPECT,)))]
-    if full or every_recipe or comparison.of(FILLS) or (comparison.of(PUBLISHED) and not linked):
+    if full or linked or comparison.of(FILLS) or comparison.of(PUBLISHED):
         parts.append('**Verdicts.** %s %s' % (TOLERANCE_REASON, GAIN_REASON))
-    if every_recipe or any(not table.verified for table in shown):
+    if linked or any(not table.verified for table in shown):
         parts.append(wording.RECALLED_NOTE)
     if full and comparison.notes:
         parts.append('### Notes on reading\n\n' + '\n'.join('- %s' % code(note) for note in comparison.notes))
     return '\n\n'.join(part for part in parts if part) + '\n'
 
 
-def study(report: StudyReport, picture: str = '') -> str:
-    """A study: its figure, the file `picture`, if there is one, its tables, and what its scale can show.
-
-    Beside a picture the tables leave out the rows that have not been run.
-    """
-    seeds = sorted({one.seed for one in report.runs})
-    told = escaped('%s. %d runs, seeds %s, on %s (%s). %s' % (
-        report.study.title, len(report.runs), ', '.join(map(str, seeds)), report.data, report.machines, studies.SCALE))
+def study(report: StudyReport) -> str:
+    """A study: its tables, and what its scale can show."""
+    told = escaped('%s. %s, on %s (%s). %s' % (
+        report.study.title, studies.runs_text(report), report.data, report.machines, studies.SCALE))
     parts = ['### The study %s' % code(report.study.name), told]
-    parts += ['![%s](%s)' % (alternative_text(report), picture)] if picture else []
     for results in studies.columns(report):
-        lines = [studies.cells_of(result) for result in results if result.values or not picture]
+        lines = [studies.cells_of(result) for result in results]
         table = _table(list(lines[0]), [list(line.values()) for line in lines])
         parts.append('**%s**\n\n%s' % (studies.heading(results), table))
     recalled = any(not result.cell.verified for results in studies.columns(report) for result in results)
@@ -91,13 +110,14 @@ def joined(separator: str, texts: Iterable[object]) -> Markdown:
     return Markdown(separator.join(map(escaped, texts)) or '-')
 
 
-def link(placed: Placed) -> Markdown:
-    """A run's name, linked to its log where no character of the address means anything in Markdown."""
+def link(placed: Placed, text: str = '') -> Markdown:
+    """`text`, or the run's name, linked to its log where no character of the address means anything in Markdown."""
     repository, commit = (placed.run.header.get(name) for name in ('repository', 'commit'))
     facts = placed.run.header.get('facts')
     address = '%s/blob/%s/%s' % (repository, commit, placed.run.source) if facts else placed.run.source
     simple = re.fullmatch(r'(https://github\.com/)?[\w./-]+' if facts else r'[\w./-]+', address, re.ASCII)
-    return Markdown('[%s](%s)' % (code(placed.name), address)) if simple and (commit or not facts) else code(placed.name)
+    shown = escaped(text) if text else code(placed.name)
+    return Markdown('[%s](%s)' % (shown, address)) if simple and (commit or not facts) else shown
 
 
 def _glance(comparison: Comparison) -> str:

@@ -7,7 +7,7 @@ from the seed, its data has the paper's counts, it trained to the last epoch, an
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.classification import RECIPES
@@ -47,9 +47,13 @@ class Placed:
     def value(self, metric: str) -> Optional[float]:
         """The run's number for a metric of `paper.METRICS`: of its last epoch; of time, the median over its epochs."""
         if metric == 'minutes_an_epoch':
-            seconds = sorted(values['seconds'] for values in self.run.epochs.values() if 'seconds' in values)
-            return seconds[len(seconds) // 2] / 60 if seconds else None
+            return _median_minutes([_training_seconds(self.run, epoch) for epoch in self.run.epochs])
         return self.run.epochs.get(self.last_epoch, {}).get(metric)
+
+    @property
+    def minutes_with_evaluation(self) -> Optional[float]:
+        """The median over its epochs; None where the log doesn't say."""
+        return _median_minutes([values.get('seconds') for values in self.run.epochs.values()])
 
     @property
     def seed(self) -> int:
@@ -89,6 +93,23 @@ def place(run: Run, name: str, position: int = 0) -> Placed:
         kind = DIFFERS if reasons or differences or why else FILLS
     told = [text for text in (run.suspect, other_data) if text] + why + reasons
     return Placed(run, name, kind, recipe, tuple(differences), tuple(told), last, finished, position)
+
+
+def _median_minutes(seconds: Sequence[Optional[float]]) -> Optional[float]:
+    known = sorted(one for one in seconds if one is not None)
+    return known[len(known) // 2] / 60 if known else None
+
+
+def _training_seconds(run: Run, epoch: int) -> Optional[float]:
+    """Of an epoch without its evaluation; where the log does not say so, by its images and their rate in training."""
+    values, batch = run.epochs[epoch], run.recipe.get('batch_size')
+    rate, images = values.get('images_per_second'), run.data.get('train_images')
+    if images is None:  # a published log names its data only
+        images = next((data.counts['train_images'] for data in paper.DATA_SETS if data.name == run.data.get('name')), None)
+    if run.writer == 'gluon_bot' and type(batch) is int and 'step' in values:
+        images = values['step'] / epoch * batch
+    known = values.get('training_seconds')
+    return images / rate if known is None and rate and isinstance(images, (int, float)) else known
 
 
 def arguments(run: Run) -> Dict[str, Any]:

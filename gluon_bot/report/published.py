@@ -38,13 +38,14 @@ def facts(folder: str) -> List[Dict[str, Any]]:
         metric = TASKS[run.task].best
         best = max((epoch for epoch in run.epochs if metric in run.epochs[epoch]),
                    key=lambda epoch: run.epochs[epoch][metric])
-        minutes = placed.value('minutes_an_epoch')
+        minutes, whole = placed.value('minutes_an_epoch'), placed.minutes_with_evaluation
         found.append({
             'repository': REPOSITORY, 'file': FOLDER + run.source, 'commit': COMMITS.get(path),
             'sha256': sha256_of(os.path.join(folder, path)), 'task': run.task,
             'network': run.recipe.get('model'), 'epochs': run.recipe.get('epochs'),
             'last': _scores(run, placed.last_epoch), 'best': _scores(run, best),
-            'minutes_an_epoch': None if minutes is None else round(minutes, 2), 'counted_images': counted_images(run),
+            'minutes_an_epoch': minutes and round(minutes, 2), 'minutes_with_evaluation': whole and round(whole, 2),
+            'counted_images': counted_images(run),
             'nearest_recipe': placed.recipe if placed.kind == PUBLISHED else '',
             'differences': [list(difference) for difference in placed.differences] if placed.kind == PUBLISHED else [],
             'suspect': run.suspect, 'recipe': run.recipe, 'data': run.data,

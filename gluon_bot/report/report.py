@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import say, tell
@@ -21,8 +21,9 @@ from gluon_bot.runs import curves
 from gluon_bot.runs.read import read
 
 BEGIN, END = '<!-- report:begin -->', '<!-- report:end -->'
-BEGIN_EVERY = '<!-- report:begin every recipe -->'  # in place of BEGIN: those without a run are listed too
+BEGIN_EVERY = '<!-- report:begin every recipe -->'  # in place of BEGIN: all that is known, not what was measured alone
 STUDY_BEGIN, STUDY_END = '<!-- study:begin -->', '<!-- study:end -->'
+STUDY_BEGIN_EVERY = '<!-- study:begin every row -->'
 PICTURE = 'docs/gains-%s.png'  # of a study, beside the file that `update` writes to
 LOGS = 'logs'  # the folder beside the file that `update` writes to, or beside its folder
 
@@ -32,7 +33,7 @@ def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False
     """Compare the files and folders `logs` with the paper and print the short Markdown, or JSON if `as_machine`.
 
     out: folder for report.html, report.md and report.json.
-    update: a Markdown file whose block between BEGIN and END is made anew; its `logs` folder is read where none are given.
+    update: a Markdown file whose blocks between markers are made anew; its `logs` folder is read where none are given.
     described: studies, by name or file, whose runs are looked for besides those that come with the package.
     Notes on what logs lack go to standard error. Raises InputError for paths that are missing or cannot be written.
     """
@@ -59,25 +60,29 @@ def _studies(described: Sequence[str]) -> List[Study]:
 
 def compared(file: str, logs: Sequence[str] = (), described: Sequence[str] = ()) -> Comparison:
     """What `file` shows: `logs`, or the `logs` folder beside it or its folder."""
+    return compare(*read(logs or [os.path.join(_checkout(file), LOGS)], base=os.path.dirname(os.path.abspath(file))),
+                   _studies(described))
+
+
+def _checkout(file: str) -> str:
+    """The folder with LOGS: that of `file`, or the one above."""
     folder = os.path.dirname(os.path.abspath(file))
-    above = folder if os.path.isdir(os.path.join(folder, LOGS)) else os.path.dirname(folder)
-    return compare(*read(logs or [os.path.join(above, LOGS)], base=folder), _studies(described))
+    return folder if os.path.isdir(os.path.join(folder, LOGS)) else os.path.dirname(folder)
 
 
-def block(file: str, logs: Sequence[str] = (), every_recipe: bool = False) -> str:
-    """What stands between the markers of `file`."""
-    return markdown.markdown(compared(file, logs), linked=True, every_recipe=every_recipe)
-
-
-def study_block(comparison: Comparison, folder: str) -> str:
-    """What stands between the markers for studies, of a file in `folder`."""
-    parts = [markdown.study(report, PICTURE % report.study.name if report.gains else '') for report in comparison.studies]
-    parts += [studies.step_text(folder)] if any(report.times for report in comparison.studies) else []
-    return '\n\n'.join(filter(None, parts)) or 'No run of a study is recorded yet.'
+def blocks(file: str, comparison: Comparison) -> Dict[str, Tuple[str, str]]:
+    """What may stand in `file`, by the marker that begins it: the marker that ends it, and the text between."""
+    found = comparison.studies
+    told = [markdown.study(report) for report in found]
+    told += [studies.step_text(_checkout(file))] if any(report.times for report in found) else []
+    short = [markdown.study_glance(report, PICTURE % report.study.name) for report in found]
+    return {BEGIN: (END, markdown.glance(comparison)), BEGIN_EVERY: (END, markdown.markdown(comparison, linked=True)),
+            **{begin: (STUDY_END, ('\n\n'.join(filter(None, parts)) or 'No run of a study is recorded yet.') + '\n')
+               for begin, parts in ((STUDY_BEGIN, short), (STUDY_BEGIN_EVERY, told))}}
 
 
 def update_file(file: str, logs: Sequence[str] = (), described: Sequence[str] = ()) -> bool:
-    """Renew the block of `file`, and that of studies with its pictures if it has one.
+    """Renew the blocks of `file`, and the pictures of its studies where they are shown at a glance.
 
     False where it was up to date, and is left alone. InputError without the two markers of a block.
     """
@@ -87,21 +92,18 @@ def update_file(file: str, logs: Sequence[str] = (), described: Sequence[str] = 
     except (OSError, UnicodeDecodeError) as error:
         raise InputError('%s: cannot be read: %s' % (file, error)) from None
     comparison = compared(file, logs, described)
-    begin = BEGIN_EVERY if BEGIN_EVERY in text else BEGIN
-    block = markdown.markdown(comparison, linked=True, every_recipe=begin == BEGIN_EVERY)
-    renewed = _renewed(file, text, (begin, END), block)
-    if STUDY_BEGIN in text or STUDY_END in text:
-        folder = os.path.dirname(os.path.abspath(file))
-        renewed = _renewed(file, renewed, (STUDY_BEGIN, STUDY_END), study_block(comparison, folder) + '\n')
-        _draw(folder, comparison, renewed != text)
+    renewed, known = text, blocks(file, comparison)
+    for begin in [begin for begin in known if begin in text] or [BEGIN]:
+        renewed = _renewed(file, renewed, begin, *known[begin])
+    if STUDY_BEGIN in text:
+        _draw(os.path.dirname(os.path.abspath(file)), comparison, renewed != text)
     if renewed == text:
         return False
     _write_file(file, renewed)
     return True
 
 
-def _renewed(file: str, text: str, markers: Tuple[str, str], block: str) -> str:
-    begin, end = markers
+def _renewed(file: str, text: str, begin: str, end: str, block: str) -> str:
     before, found_begin, rest = text.partition(begin)
     _, found_end, after = rest.partition(end)
     if not found_begin or not found_end or begin in rest or end in after:

@@ -10,6 +10,7 @@ import math
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 REPRODUCED, ABOVE, BELOW = 'reproduced', 'above', 'below'
+CONSISTENT, SAME_SIGN = 'consistent, not significant', 'reproduced in sign'
 NOT_DISTINGUISHABLE, OPPOSITE, NO_INTERVAL = 'not distinguishable', 'opposite', 'no interval'
 CONFIDENCE = 0.95
 NORMAL_95 = 1.959964  # standard deviations on either side that hold 95 % of a normal distribution
@@ -31,8 +32,10 @@ GAIN_REASON = (
     "interval is the 95 % interval of Student's t over the differences by seed; otherwise it is 1.96 x 0.15 x "
     'sqrt(1/n + 1/m) on either side, from the seed noise stated above: 0.42 points of top-1 for one run each. '
     "The gain is reproduced if the interval excludes zero on the paper's side and contains the paper's gain, "
-    "above or below if it excludes zero on the paper's side and misses the paper's gain, not distinguishable "
-    'if it contains zero, and opposite if it excludes zero on the other side.')
+    "above or below if it excludes zero on the paper's side and misses the paper's gain, consistent, not "
+    "significant if it contains zero and the paper's gain, not distinguishable (from zero) if it contains "
+    "zero and misses the paper's gain, and opposite if it excludes zero on the other side. A study at another "
+    'scale compares signs alone: reproduced in sign, not distinguishable or opposite.')
 
 BySeed = Sequence[Tuple[int, float]]  # (seed, value) of each run
 
@@ -90,11 +93,12 @@ def gain(row: BySeed, parent: BySeed, claimed: float, noise: Optional[float] = N
 def gain_verdict(low: float, high: float, claimed: float, same_data: bool = True) -> str:
     """What the interval (low, high) of a gain says of the paper's gain `claimed`."""
     if low <= ROUNDING and high >= -ROUNDING:
-        return NOT_DISTINGUISHABLE
+        contains = same_data and low - ROUNDING <= claimed <= high + ROUNDING
+        return CONSISTENT if contains else NOT_DISTINGUISHABLE
     if (low > 0) != (claimed > 0) and claimed != 0:
         return OPPOSITE
     if not same_data:
-        return REPRODUCED
+        return SAME_SIGN
     return BELOW if high < claimed - ROUNDING else ABOVE if low > claimed + ROUNDING else REPRODUCED
 
 

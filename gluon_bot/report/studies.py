@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot import InputError
+from gluon_bot.console import counted
 from gluon_bot.files import parse_json, read_bounded
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.fields import from_dict
@@ -24,6 +25,7 @@ METRICS = ('val_top1', 'val_map', 'val_pixel_accuracy', 'val_miou')  # whose gai
 SCALE = ("Such a scale can show whether a gain that is larger than the seeds' scatter has the sign that the paper claims; "
          'it cannot show how large the gain is on ImageNet, and a gain that is missing or opposite here is no evidence '
          'against the paper, whose tricks are for more classes, pixels and epochs than these.')
+SHORT_SCALE = "Such a scale can show the sign of a gain that is larger than the seeds' scatter, not its size on ImageNet"
 FIGURE_NOTE = "◇ the paper's gain, ● ours with its 95 % interval over seeds; n is the number of pairs of runs."
 HEADS = ('Row', 'Paper', 'Here', 'Seeds', "Paper's gain", 'Gain here', '95 % interval', 'Standard error', 'Pairs', 'Verdict')
 MORE_SEEDS = 'one seed, no verdict'
@@ -48,10 +50,10 @@ class StudyTime(NamedTuple):
 
     cell: Cell
     parent: Cell
-    minutes: float
+    minutes: float  # of training
     parent_minutes: float
-    rate: float  # images a second while training
-    parent_rate: float
+    with_evaluation: float  # minutes
+    parent_with_evaluation: float
 
     @property
     def claimed(self) -> float:
@@ -137,7 +139,7 @@ def _report(study: Study, data: str, rows: Dict[str, List[Placed]]) -> StudyRepo
                 elif cell.metric == 'minutes_an_epoch' and parent is not None:
                     ours, theirs = rows.get(table.rows[cell.row], []), rows.get(table.rows[parent.row], [])
                     if ours and theirs:
-                        times.append(StudyTime(cell, parent, *_minutes(ours, theirs), *_rates(ours, theirs)))
+                        times.append(StudyTime(cell, parent, *_minutes(ours, theirs)))
     runs = tuple(one for name in study.rows for one in rows.get(name, []))
     return StudyReport(study, data, runs, tuple(results), tuple(times))
 
@@ -165,12 +167,15 @@ def _result(cell: Cell, parent: Optional[Cell], table: StudyTable, study: Study,
 
 
 def _minutes(*rows: Sequence[Placed]) -> List[float]:
-    return [statistics.median([one.value('minutes_an_epoch') or 0.0 for one in runs]) for runs in rows]
+    """Medians over the runs of each row: of training, then with the evaluation."""
+    return [statistics.median([one.value('minutes_an_epoch') or 0.0 for one in runs]) for runs in rows] + [
+        statistics.median([one.minutes_with_evaluation or 0.0 for one in runs]) for runs in rows]
 
 
-def _rates(*rows: Sequence[Placed]) -> List[float]:
-    return [statistics.median([values['images_per_second'] for one in runs for values in one.run.epochs.values()
-                               if 'images_per_second' in values] or [0.0]) for runs in rows]
+def runs_text(report: StudyReport) -> str:
+    """'9 runs, seeds 0, 1, 2'."""
+    seeds = sorted({one.seed for one in report.runs})
+    return '%s, seed%s %s' % (counted(len(report.runs), 'run'), 's' * (len(seeds) > 1), ', '.join(map(str, seeds)))
 
 
 def heading(results: Sequence[StudyResult]) -> str:
@@ -217,11 +222,11 @@ def verdict(result: StudyResult) -> str:
 def times_text(report: StudyReport) -> str:
     """What the epochs' times say of Table 3; '' for none."""
     return ' '.join(
-        'Minutes an epoch, as in Table 3: %.2f %s and %.2f %s with the evaluation, a ratio of %.2f where the paper has %.2f '
-        '(%s); in training alone %.0f and %.0f images a second, a ratio of %.2f. The machine may have had other work.' % (
+        'Minutes an epoch in training, as in Table 3: %.2f %s and %.2f %s, a ratio of %.2f where the paper has %.2f (%s); '
+        'with the evaluation %.2f and %.2f. The machine may have had other work.' % (
             time.minutes, time.cell.row, time.parent_minutes, time.parent.row, time.minutes / time.parent_minutes,
-            time.claimed, time.cell.group, time.rate, time.parent_rate, time.parent_rate / time.rate)
-        for time in report.times if time.parent_minutes and time.rate)
+            time.claimed, time.cell.group, time.with_evaluation, time.parent_with_evaluation)
+        for time in report.times if time.parent_minutes)
 
 
 def step_text(folder: str) -> str:
@@ -250,5 +255,6 @@ def as_json(report: StudyReport) -> Dict[str, Any]:
                      'parent': result.parent and result.parent.row, 'paper_gain': result.claimed,
                      'gain': result.gain and {**result.gain._asdict(), 'n': result.gain.n}} for result in report.results],
         'times': [{'group': time.cell.group, 'row': time.cell.row, 'parent': time.parent.row, 'minutes': time.minutes,
-                   'parent_minutes': time.parent_minutes, 'images_per_second': time.rate,
-                   'parent_images_per_second': time.parent_rate, 'paper_ratio': time.claimed} for time in report.times]}
+                   'parent_minutes': time.parent_minutes, 'minutes_with_evaluation': time.with_evaluation,
+                   'parent_minutes_with_evaluation': time.parent_with_evaluation, 'paper_ratio': time.claimed}
+                  for time in report.times]}

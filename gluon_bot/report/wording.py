@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.tasks import SCORES
 from gluon_bot.report.compare import Comparison, Delta, Nearby, Result
 from gluon_bot.report.place import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, data_title
 from gluon_bot.report.statistics import REPRODUCED, tolerance, verdict
+from gluon_bot.report.studies import StudyResult
 
 RECALLED_NOTE = "† recalled from the paper's text and not checked against a copy; all other numbers are from the slides"
 DOTS_NOTE = ("Points from the paper's number. Grey: the tolerance. A dot is a run of ours, a bar the mean of several, "
@@ -174,6 +175,11 @@ def _judged(result: Result, near: Nearby) -> str:
     return ('within ±%.2f' if word == REPRODUCED else word + ' by more than %.2f') % allowed
 
 
+def likeness(placed: Placed) -> str:
+    """In which fields a published run differs from the recipe beside it."""
+    return 'differs in ' + (', '.join(field for field, _, _ in placed.differences) or 'nothing it states')
+
+
 def differences(placed: Placed) -> str:
     """'epochs 150 instead of 120, label_smoothing 0.1 instead of 0'."""
     return ', '.join('%s %s instead of %s' % (field, _value(value), _value(wanted))
@@ -187,15 +193,15 @@ def why_not(placed: Placed) -> str:
 
 
 def outcome(placed: Placed) -> str:
-    """The last epoch's numbers: 'epoch 120: top-1 78.47, top-5 94.26, 4.4 minutes an epoch on 8 GPUs'."""
+    """The last epoch's numbers: 'epoch 120: top-1 78.47, 4.3 minutes an epoch, 4.4 with evaluation, on 8 GPUs'."""
     if not placed.last_epoch:
         return 'no evaluated epoch'
     told = ['%s %s' % (metric.label, number(name, placed.value(name))) for name, metric in SCORES.items()
             if placed.value(name) is not None]
-    minutes = placed.value('minutes_an_epoch')
-    if minutes is not None:
-        told.append('%s minutes an epoch' % number('minutes_an_epoch', minutes)
-                    + (' on ' + placed.devices if placed.devices else ''))
+    minutes, whole = placed.value('minutes_an_epoch'), placed.minutes_with_evaluation
+    told += ['%s minutes an epoch' % number('minutes_an_epoch', minutes)] if minutes is not None else []
+    told += ['%s with evaluation' % number('minutes_an_epoch', whole)] if whole is not None else []
+    told += ['on ' + placed.devices] if placed.devices else []
     return 'epoch %d: %s' % (placed.last_epoch, ', '.join(told))
 
 
@@ -227,7 +233,7 @@ def step_name(delta: Delta) -> str:
     return '%s (on %s)' % (delta.cell.row, delta.parent.row)
 
 
-def column(delta: Delta) -> str:
+def column(delta: Union[Delta, StudyResult]) -> str:
     """Where a difference stands: 'Table 6 · MobileNet · top-1'."""
     cell = delta.cell
     return ' · '.join(filter(None, ('Table %d' % cell.table, cell.group, paper.METRICS[cell.metric].label)))

@@ -123,7 +123,7 @@ class LogReader:
             self._add(epoch, {'seconds': float(seconds), **({'images_per_second': float(rate)} if rate else {})}, number)
         elif cost:
             losses = map(float, cost.groups()[2:])
-            self._add(cost.group(1), {'seconds': float(cost.group(2)), 'loss': round(sum(losses), 3)}, number)
+            self._add(cost.group(1), {'training_seconds': float(cost.group(2)), 'loss': round(sum(losses), 3)}, number)
         elif detection:
             self.detection = (int(detection.group(1)[:9]), {})
         elif any(word in line for word in ('validation:', 'training:', ' cost:')):
@@ -144,7 +144,7 @@ class LogReader:
             if phase and name in PLAIN_NAMES:
                 values[('val_' if phase == 'Validation' else 'train_') + PLAIN_NAMES[name]] = round(100 * value, 6)
             elif name == 'Time cost':
-                values['seconds'] = value
+                values['training_seconds'] = value
         if values:
             self._add(found.group(1), values, number)
 

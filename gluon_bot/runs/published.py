@@ -11,7 +11,7 @@ from typing import Any, Dict, List
 from gluon_bot import InputError
 from gluon_bot.console import one_line
 from gluon_bot.files import parse_json, read_bounded
-from gluon_bot.runs.record import Note, Run, cleaned
+from gluon_bot.runs.record import PERCENT, Note, Run, cleaned
 
 NAME = 'published.json'
 MOST_BYTES = 4 << 20
@@ -47,8 +47,10 @@ def _run(entry: Dict[str, Any], note: Note) -> Run:
     run = Run(str(entry['file']), 'gluoncv', str(entry['task']), recipe, data, suspect=str(entry['suspect']),
               header={'facts': True, **{name: entry[name] for name in HEADER if name in entry}})
     values = {name: value for name, value in last.items() if name != 'epoch'}
-    minutes = entry.get('minutes_an_epoch')
-    if not run.add(last['epoch'], {**values, **({} if minutes is None else {'seconds': 60 * minutes})}, 0, note):
+    for name, metric in (('training_seconds', 'minutes_an_epoch'), ('seconds', 'minutes_with_evaluation')):
+        if entry.get(metric) is not None:
+            values[name] = 60 * entry[metric]
+    if not run.add(last['epoch'], values, 0, note):
         raise ValueError
     return run
 
@@ -57,4 +59,4 @@ def is_told_by(facts: Run, whole: Run) -> bool:
     """Whether `whole` is the log that the run `facts` was taken from."""
     return bool(facts.header.get('facts')) and (facts.task, facts.recipe) == (whole.task, whole.recipe) and all(
         whole.epochs.get(epoch, {}).get(name) == value
-        for epoch, values in facts.epochs.items() for name, value in values.items() if name != 'seconds')
+        for epoch, values in facts.epochs.items() for name, value in values.items() if name in PERCENT)

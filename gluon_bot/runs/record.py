@@ -2,7 +2,7 @@
 
     start   task, recipe (every field), data (manifest), versions, git, device, world_size, precision ...   once, first
     step    epoch, step, lr, loss, train_top1, images_per_second, loss_scale, skipped_updates, seconds      every `log_every`
-    epoch   epoch ... images_per_second, seconds, and val_top1, val_top5 with the counts behind them        each epoch
+    epoch   epoch ... images_per_second, training_seconds, seconds (with evaluation), scores, counts        each epoch
     resume  step, world_size                                                                                each restart
     failed  reason                                                                                          where it failed
     done    step, seconds                                                                                   once, last
@@ -32,9 +32,9 @@ RECORD = 'record.jsonl'
 MOST_BYTES = 256 << 20  # of our own record: a million lines
 ENDS_BYTES = 4 << 20  # of which the end is read to know how a run is doing
 # fields that differ between two runs that are otherwise the same, bit for bit
-TIMES = ('time', 'seconds', 'images_per_second')
+TIMES = ('time', 'seconds', 'training_seconds', 'images_per_second')
 PERCENT = tuple(name for name, metric in METRICS.items() if metric.unit == '%')
-QUANTITIES = PERCENT + ('step', 'lr', 'loss', 'images_per_second', 'seconds')
+QUANTITIES = PERCENT + ('step', 'lr', 'loss', 'images_per_second', 'training_seconds', 'seconds')
 MOST_EPOCHS, MOST_RUNS, MOST_TEXT, MOST_ITEMS = 100_000, 1000, 300, 300  # what is kept of an untrusted file
 
 Note = Callable[[int, str], None]  # takes a line number, 0 for the whole file, and what is wrong there

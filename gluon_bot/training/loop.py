@@ -158,7 +158,7 @@ def _end_epoch(task: Task, journal: Journal, interruption: Interruption, epoch: 
     step = number * steps
     line = {'epoch': number, 'step': step, 'lr': learning_rate(recipe, step - 1, steps), **journal.tally.means(), **scores,
             'images_per_second': (steps - epoch.done) * recipe.batch_size / seconds,
-            'seconds': seconds + time.monotonic() - began}
+            'training_seconds': seconds, 'seconds': seconds + time.monotonic() - began}
     journal.write('epoch', line)
     meta = meta_of(job, training, number, step, line=line, tally={}, between_epochs=True)
     path = state.save(training, job.options.out, meta, between_epochs=True)

@@ -127,7 +127,7 @@ def folder(tmp_path_factory):
 
 def test_every_field_of_records_and_logs_in_every_output_of_report(folder, capsys):
     readme = folder / 'README.md'
-    readme.write_text('a\n%s\n%s\nb\n' % (report.BEGIN, report.END))
+    readme.write_text('a\n%s\n%s\nb\n' % (report.BEGIN_EVERY, report.END))
     assert main(['report', str(folder / 'logs'), '--out', str(folder / 'out'), '--update', str(readme)]) == 0
     out, err = capsys.readouterr()
     check_markdown(out)
@@ -135,8 +135,8 @@ def test_every_field_of_records_and_logs_in_every_output_of_report(folder, capsy
     check_markdown((folder / 'out' / 'report.md').read_text(encoding='utf-8'))
     check_html((folder / 'out' / 'report.html').read_text(encoding='utf-8'))
     text = readme.read_text(encoding='utf-8')
-    assert text.count(report.BEGIN) == text.count(report.END) == 1 and text.endswith(report.END + '\nb\n')
-    check_markdown(text.replace(report.BEGIN, '').replace(report.END, ''))
+    assert text.count(report.BEGIN_EVERY) == text.count(report.END) == 1 and text.endswith(report.END + '\nb\n')
+    check_markdown(text.replace(report.BEGIN_EVERY, '').replace(report.END, ''))
     assert main(['report', str(folder / 'logs'), '--json']) == 0
     check_terminal(capsys.readouterr().out)
     assert 'alert(1)' in out and 'alert(1)' in text  # it is shown, and harmless

@@ -37,7 +37,7 @@ def test_one_pair_takes_the_stated_noise():
     found = gain([(0, 78.4)], [(0, 78.0)], claimed=0.4, noise=0.15)
     assert found.standard_error == pytest.approx(0.212132, abs=1e-6)
     assert (found.low, found.high) == pytest.approx((-0.015771, 0.815771), abs=1e-5)
-    assert found.verdict == 'not distinguishable'
+    assert found.verdict == 'consistent, not significant'
     assert '%.2f' % (found.high - found.mean) == '0.42' and '0.42 points' in statistics.GAIN_REASON
 
 
@@ -55,19 +55,21 @@ def test_one_seed_without_stated_noise_has_no_interval():
 
 
 @pytest.mark.parametrize('low, high, claimed, here, elsewhere', [
-    (0.1, 0.7, 0.4, 'reproduced', 'reproduced'),
-    (0.5, 0.7, 0.4, 'above', 'reproduced'),
-    (0.1, 0.3, 0.4, 'below', 'reproduced'),
-    (-0.1, 0.7, 0.4, 'not distinguishable', 'not distinguishable'),  # though it contains the paper's
+    (0.1, 0.7, 0.4, 'reproduced', 'reproduced in sign'),
+    (0.5, 0.7, 0.4, 'above', 'reproduced in sign'),
+    (0.1, 0.3, 0.4, 'below', 'reproduced in sign'),
+    (-0.1, 0.7, 0.4, 'consistent, not significant', 'not distinguishable'),
+    (-0.1, 0.4, 0.4, 'consistent, not significant', 'not distinguishable'),
+    (-0.1, 0.39, 0.4, 'not distinguishable', 'not distinguishable'),
     (-0.3, 0.1, 0.4, 'not distinguishable', 'not distinguishable'),
     (-0.3, -0.1, 0.4, 'opposite', 'opposite'),
-    (0.0, 0.7, 0.4, 'not distinguishable', 'not distinguishable'),
-    (0.4, 0.4, 0.4, 'reproduced', 'reproduced'),
-    (-1.2, -0.8, -0.96, 'reproduced', 'reproduced'),  # a loss in the paper: MobileNet with distillation
-    (-0.5, -0.3, -0.96, 'above', 'reproduced'),
-    (-2.0, -1.0, -0.96, 'below', 'reproduced'),
+    (0.0, 0.7, 0.4, 'consistent, not significant', 'not distinguishable'),
+    (0.4, 0.4, 0.4, 'reproduced', 'reproduced in sign'),
+    (-1.2, -0.8, -0.96, 'reproduced', 'reproduced in sign'),  # a loss in the paper: MobileNet with distillation
+    (-0.5, -0.3, -0.96, 'above', 'reproduced in sign'),
+    (-2.0, -1.0, -0.96, 'below', 'reproduced in sign'),
     (0.1, 0.3, -0.96, 'opposite', 'opposite'),
-    (0.1, 0.3, 0.0, 'above', 'reproduced')])
+    (0.1, 0.3, 0.0, 'above', 'reproduced in sign')])
 def test_what_an_interval_says(low, high, claimed, here, elsewhere):
     assert gain_verdict(low, high, claimed) == here
     assert gain_verdict(low, high, claimed, same_data=False) == elsewhere

@@ -52,7 +52,7 @@ def test_last_lines_of_the_detection_log(published):
     assert last['val_map'] == 77.659679  # mAP=0.7765967923775811
     assert len(last['val_ap']) == 20
     assert last['val_ap']['aeroplane'] == 79.412933 and last['val_ap']['tvmonitor'] == 76.588038
-    assert last['seconds'] == 1326.142 and last['loss'] == 0.298  # 0.045 + 0.030 + 0.101 + 0.122
+    assert last['training_seconds'] == 1326.142 and last['loss'] == 0.298  # 0.045 + 0.030 + 0.101 + 0.122
     assert run.recipe['model'] == 'resnet50b' and run.recipe['short_side'] == 600 and run.recipe['lr_decay_epochs'] == [14]
 
 
@@ -200,7 +200,8 @@ def read_text(tmp_path, text):
 def test_the_log_of_gluoncvs_script_for_horovod(tmp_path):
     (run,), notes = read_text(tmp_path, HOROVOD)
     assert (run.task, run.recipe['model'], run.recipe['epochs']) == ('classify', 'resnet50d', 2)
-    assert run.epochs == {1: {'train_top1': 20, 'seconds': 100.5, 'val_top1': 40, 'val_top5': 70}, 2: {'val_top1': 50}}
+    assert run.epochs == {1: {'train_top1': 20, 'training_seconds': 100.5, 'val_top1': 40, 'val_top5': 70},
+                          2: {'val_top1': 50}}
     assert any("'Validation-top_k_accuracy_5=0.75' is cut" in note for note in notes)
     assert 'batch_size' not in run.recipe and 'base_lr' not in run.recipe  # the number of workers is not stated
 
@@ -208,7 +209,7 @@ def test_the_log_of_gluoncvs_script_for_horovod(tmp_path):
 def test_the_log_of_module_fit(tmp_path):
     (run,), _ = read_text(tmp_path, MODULE)
     assert (run.task, run.recipe['model']) == ('classify', 'symbol resnet-50')
-    assert run.epochs == {1: {'train_top1': 30, 'seconds': 100, 'val_top1': 40, 'val_top5': 70}}
+    assert run.epochs == {1: {'train_top1': 30, 'training_seconds': 100, 'val_top1': 40, 'val_top5': 70}}
 
 
 @pytest.mark.parametrize('text', [HOROVOD, MODULE])
