@@ -1,8 +1,8 @@
 """One image on its way into the network: the preprocessing of Section 2.1, from a record's bytes to normalised pixels.
 
 For training, a random crop of area and aspect is scaled to the network's input and flipped; brightness, contrast and
-saturation are scaled in a random order; hue is turned where a recipe asks for it; PCA noise is
-added. For evaluation the short side is scaled and the centre cut out.
+saturation are scaled in a random order; hue is turned where a recipe asks for it; PCA noise is added. For evaluation the
+short side is scaled and the centre cut out.
 As in the paper colours are 32-bit floating point and nothing is clipped, so that all that is done to them is one affine map:
 its nine factors and three offsets are found from the crop's mean colour, and each pixel is computed once.
 """
@@ -20,9 +20,6 @@ from PIL import Image, ImageFilter, ImageOps
 
 from gluon_bot.data import ade20k
 from gluon_bot.recipes.classification import Recipe
-
-pass
-
 
 MEAN = (123.68, 116.779, 103.939)  # red, green, blue
 STD = (58.393, 57.12, 57.375)
