@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need, checks style and types, and runs all tests but those marked slow:
-#   ./scripts/test.sh [--all] [pytest's options]
+# Installs what the tests need, checks style and types, and runs all tests but those marked slow, in two processes:
+#   ./scripts/test.sh [--all] [pytest's options]   -n 0 in one process, as --pdb and -s want it
 #   ./scripts/test.sh --peers                     installs PyTorch, torchvision and timm in .venv-peers, and compares logits with theirs
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
@@ -16,4 +16,4 @@ if [ "${1:-}" = --peers ]; then
   exec .venv/bin/python -m pytest -s tests/peers "$@"
 fi
 if [ "${1:-}" = --all ]; then shift; else set -- -m 'not slow' "$@"; fi
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest -n 2 --dist worksteal "$@"

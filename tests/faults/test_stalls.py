@@ -75,11 +75,11 @@ def test_the_stalled_worker_is_the_one_that_stopped_first(clock):
 
 def test_a_worker_whose_launcher_is_stopped_does_not_wait_for_it(monkeypatch):
     worker = heartbeat.Pulse()
+    monkeypatch.setattr(console, '_heartbeat_pipe', None)  # and so again after the test: another file gets the pipe's number
     monkeypatch.setenv(console.HEARTBEAT_VARIABLE, str(worker.workers_end))
     console.begin_heartbeat()
     for _ in range(200_000):  # more than a pipe holds
         console.beat()
     worker.close()
     console.beat()  # into nothing
-    monkeypatch.setattr(console, '_heartbeat_pipe', None)
     assert console.HEARTBEAT_VARIABLE not in os.environ

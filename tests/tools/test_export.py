@@ -224,12 +224,21 @@ def test_files_that_answer_otherwise_do_not_appear(tmp_path, monkeypatch, capsys
     assert 'differ by' in capsys.readouterr().err and list((tmp_path / 'out').iterdir()) == []
 
 
+WAITING = '''
+import sys, time
+from gluon_bot.cli.main import main
+from gluon_bot.tools import export
+export.difference = lambda *_: time.sleep(60)  # with the files written, and before they have their names
+sys.exit(main(sys.argv[1:]))
+'''
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_an_interrupted_export_leaves_nothing_behind(number, tmp_path):
     """Killed while it writes; what a SIGKILL leaves is cleared by the next export."""
     run, out = saved_run(tmp_path / 'run', 'mobilenet', 32), tmp_path / 'out'
-    words = [sys.executable, '-m', 'gluon_bot', 'export', run, '--format', 'symbol', '--out', str(out)]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    words = ['export', run, '--format', 'symbol', '--out', str(out)]
+    process = subprocess.Popen([sys.executable, '-c', WAITING, *words], stderr=subprocess.PIPE, text=True)
     while not (out.is_dir() and os.listdir(out)):
         assert process.poll() is None
     process.send_signal(number)
@@ -238,7 +247,7 @@ def test_an_interrupted_export_leaves_nothing_behind(number, tmp_path):
         assert process.returncode == 130 and errors.splitlines()[-1] == 'gluon-bot: interrupted' and os.listdir(out) == []
     (out / '.partial-abc_1').mkdir()
     (out / '.partial-abc_1' / 'model-0000.params').write_text('half')
-    assert main(words[3:]) == 0
+    assert main(words) == 0
     assert sorted(os.listdir(out)) == ['metadata.json', 'model-0000.params', 'model-symbol.json']
 
 
