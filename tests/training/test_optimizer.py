@@ -5,8 +5,12 @@ import numpy as np
 import pytest
 
 from gluon_bot import InputError, RunError
+from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.models.build import build
 from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.fields import as_dict
+from gluon_bot.runs import checkpoint
+from gluon_bot.training import state
 from gluon_bot.training.optimizer import create_state, gradients, load_state, nesterov, set_learning_rate, state_arrays
 from gluon_bot.tricks import low_precision
 from gluon_bot.tricks.large_batch import set_weight_decay
@@ -76,6 +80,22 @@ def test_float16_weights_keep_float32_masters():
     np.testing.assert_array_equal(half.weight.data().asnumpy(), master.asnumpy().astype('float16'))
 
 
+def test_masters_are_resumed_bit_for_bit(tmp_path):
+    """From a checkpoint whose weights, in float16, do not have the bits of the masters."""
+    recipe, networks, states = RECIPES['resnet50-baseline'], [dense('float16') for _ in range(2)], []
+    for network, steps in zip(networks, (8, 0)):
+        trainer = trained(network, recipe, [[1e-3, 0.0]] * steps, scale=128.0)
+        states.append(state.State(network, trainer, LossScale(128.0, fixed=False), Ranks(), mx.cpu(), 'float16'))
+    meta = {'recipe': as_dict(recipe), 'classes': ['a'], 'epoch': 1, 'step': 8, 'precision': 'float16', 'world_size': 1,
+            'between_epochs': True}
+    found = checkpoint.find(state.save(states[0], str(tmp_path), meta, between_epochs=True))
+    state.restore(states[1], found, found.meta)
+    first, second = (state_arrays(each.trainer, each.network) for each in states)
+    assert (first['master/weight'].asnumpy() != networks[0].weight.data().asnumpy()).any()
+    for name in first:
+        np.testing.assert_array_equal(second[name].asnumpy(), first[name].asnumpy(), err_msg=name)
+
+
 def test_only_weights_decay():
     network = build('resnet18d', 10)
     set_weight_decay(network, no_bias_decay=True)
@@ -128,14 +148,27 @@ def test_the_scale_doubles_2000_updates_after_an_overflow():
 
 
 def test_a_scale_that_can_not_shrink_further_fails_the_run():
-    network, scale = dense(), LossScale(2.0, fixed=False)
-    trainer = mx.gluon.Trainer(network.collect_params(), nesterov(RECIPES['resnet50-baseline']), kvstore=None)
+    scale, infinite = LossScale(2.0, fixed=False), [mx.nd.full(1, np.nan)]
+    for _ in range(15):  # down to 2^-14
+        assert scale.overflowed(infinite)
     with pytest.raises(RunError, match='not finite at any loss scale'):
-        for _ in range(100):
-            with mx.autograd.record():
-                loss = network(mx.nd.array([[np.nan, 0.0]])).sum()
-            loss.backward()
-            assert scale.overflowed(gradients(trainer))
+        scale.overflowed(infinite)
+
+
+def test_an_overflow_of_the_last_gradient_alone_counts():
+    assert LossScale(2.0, fixed=False).overflowed([mx.nd.ones(2), mx.nd.ones(1), mx.nd.array([1, np.inf])])
+
+
+def test_in_float32_nothing_is_scaled_however_long_it_goes_well():
+    scale = LossScale(1.0, fixed=True)
+    assert not any(scale.overflowed([]) for _ in range(low_precision.GROWTH_INTERVAL + 1)) and scale.value == 1
+
+
+def test_a_float16_network_takes_float16_images():
+    network = dense()
+    low_precision.apply(network, 'float16')
+    assert network(mx.nd.ones((1, 2), dtype=low_precision.input_type('float16'))).dtype == np.float16
+    assert {low_precision.input_type(used) for used in ('bfloat16', 'float32')} == {'float32'}
 
 
 @pytest.mark.parametrize('wanted, context, flags, used', [

@@ -74,7 +74,8 @@ class Effects:
     def rates(self, **settings):
         """Of each update of a run of two steps an epoch and a peak rate of 0.1."""
         rates = doors.rates_of_updates(self.patch)
-        self.run(**{'batch_size': 8, 'base_lr': 3.2, 'epochs': 5, **settings})
+        run = self.run(**{'batch_size': 8, 'base_lr': 3.2, 'epochs': 5, **settings})
+        assert [line['lr'] for line in run.lines('epoch')] == pytest.approx(rates[1::2])  # of the last update
         return rates
 
     def shown(self, folder, **settings):

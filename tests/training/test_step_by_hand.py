@@ -19,6 +19,7 @@ RATES = [0.0125, 0.025, 0.025, 0.0125]  # 0.4 * 16 / 256 = 0.025: warmup of two 
 
 def test_updates_with_every_trick_are_those_of_the_equations(data, built, teacher, tmp_path, monkeypatch):
     doors.scaled_loss_in_float32(monkeypatch)
+    seeds = doors.seeds_set(monkeypatch)
     run = doors.train('train', 'resnet50-baseline', data.folder, tmp_path / 'run', '--teacher', teacher.folder,
                       '--accumulate', '2', **EVERY_TRICK)
     student = student_of(built)
@@ -27,6 +28,7 @@ def test_updates_with_every_trick_are_those_of_the_equations(data, built, teache
     taught, = [network for network in built if network.model == 'resnet152d']
     np.testing.assert_array_equal(taught.watched, student.shown)  # the teacher sees what the student sees
     assert run.meta(4)['loss_scale']['value'] == 128
+    assert len(set(seeds[-4:])) == 4  # of dropout, in each update
     np.testing.assert_allclose([line['lr'] for line in run.lines('epoch')], RATES)
     np.testing.assert_allclose([line['lr'] for line in run.lines('step')], RATES)
 
@@ -78,7 +80,15 @@ def test_the_loss_scale_doubles_after_2000_good_updates_and_goes_on_with_its_run
         (128, 0), (128, 0), (128, 5), (128, 5), (256, 5)]
     goes_on_from(first, 3, lambda meta: meta['loss_scale'].update(value=65536, updates_since_overflow=1999))
     assert scales(run('--resume'))[3:] == [(65536, 2000), (65536, 2001)]  # the largest there is
+    goes_on_from(first, 3, lambda meta: meta.update(precision='float16'))
+    assert scales(run('--resume'))[3:] == [(128, 1), (128, 2)]  # on another device, from the recipe's
 
+
+def test_a_teacher_of_other_classes_is_refused(data, built, teacher, tmp_path, capsys):
+    jpeg = encoded(solid(254, 20, 60, SIZE, SIZE))
+    doors.train('train', 'resnet50-baseline', packed(tmp_path, [jpeg] * 4, [jpeg] * 4, classes=2), tmp_path / 'run',
+                '--teacher', teacher.folder, code=2, **dict(PLAIN, batch_size=4, epochs=1, teacher='resnet152d-smooth'))
+    assert 'was trained on 4 classes (00 ...), the data has 2' in capsys.readouterr().err
 
 
 def test_red_is_red_in_training_and_in_evaluation(built, tmp_path):

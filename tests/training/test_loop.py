@@ -1,0 +1,45 @@
+"""What the loop does besides updates: when it stops, what it records, and which checkpoints it keeps."""
+
+import os
+import signal
+
+import doors
+import pytest
+from small_data import PLAIN
+
+from gluon_bot.tasks import classification
+
+
+def train(data, out, *words, **settings):
+    return doors.train('train', 'resnet50-baseline', data.folder, out, *words, **{**PLAIN, 'epochs': 4, **settings})
+
+
+@pytest.mark.parametrize('epochs, code, events', [(1, 0, ['done']), (2, 130, [])])
+def test_who_is_stopped_in_an_evaluation_goes_on_to_its_end(epochs, code, events, data, built, tmp_path, monkeypatch):
+    """To the end of the epoch, with a checkpoint, or of the run where that was its last one."""
+    evaluate = classification.evaluate
+
+    def stopped(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments)
+    monkeypatch.setattr(classification, 'evaluate', stopped)
+    run = train(data, tmp_path / 'run', epochs=epochs, code=code)
+    assert [line['event'] for line in run.record if line['event'] != 'step'] == ['start', 'epoch', *events]
+    assert run.steps == [1]
+
+
+def test_every_third_step_is_recorded(data, built, tmp_path):
+    run = train(data, tmp_path / 'run', '--log-every', '3', epochs=7)
+    assert [line['step'] for line in run.lines('step')] == [3, 6]
+
+
+def test_the_newest_and_the_best_checkpoint_are_kept(data, built, tmp_path, monkeypatch):
+    scores = iter([10.0, 40.0, 30.0, 20.0])
+    monkeypatch.setattr(classification, 'evaluate', lambda *_: {'val_top1': next(scores)})
+    assert train(data, tmp_path / 'run', '--keep', '1').steps == [2, 4]
+
+
+def test_an_evaluation_by_workers_heeds_the_limit(data, built, tmp_path):
+    run = train(data, tmp_path / 'run', epochs=1)
+    for limit, images in ((3, 3), (None, 4)):
+        assert classification.run(run.folder, data.folder, limit=limit)['val_images'] == images
