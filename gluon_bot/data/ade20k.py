@@ -25,6 +25,7 @@ from gluon_bot.console import counted
 from gluon_bot.data import trees
 from gluon_bot.data.records.layout import EXTENSIONS
 from gluon_bot.data.trees import Checked, FileCheck
+from gluon_bot.recipes.finetuning import Segmentation
 
 FOLDER = 'ADEChallengeData2016'
 OBJECT_FILE = 'objectInfo150.txt'
@@ -141,13 +142,20 @@ def mask_problems(mask: Image.Image, size: Tuple[int, int], classes: int, ignore
     return problems
 
 
+def size_problems(part: str, size: Tuple[int, int]) -> List[str]:
+    """What is wrong with the size of an image: in evaluation the network sees it as it is; training enlarges it."""
+    small = part == SPLITS['val'] and min(size) < Segmentation.least_side
+    return ['%d x %d pixels are too small to evaluate on: a side needs %d' % (*size, Segmentation.least_side)] * small
+
+
 def open_pair(folder: str, name: str, classes: int, ignore_label: Optional[int] = None) -> Tuple[Image.Image, Image.Image]:
     """The RGB image called 'training/ADE_train_00000001' and its mask; InputError names the file that cannot be used."""
     image = _open(folder, 'images', name, 'image').convert('RGB')
     mask = _open(folder, 'annotations', name, 'mask')
-    problems = mask_problems(mask, image.size, classes, ignore_label)
-    if problems:
-        raise InputError('%s: %s%s' % (_path(folder, 'annotations', name), problems[0], HINT))
+    for kind, problems in (('images', size_problems(name.split('/')[0], image.size)),
+                           ('annotations', mask_problems(mask, image.size, classes, ignore_label))):
+        if problems:
+            raise InputError('%s: %s%s' % (_path(folder, kind, name), problems[0], HINT))
     return image, mask
 
 
@@ -155,6 +163,7 @@ def _image_problems(folder: str, classes: int, ignore_label: Optional[int], name
     problems, size = [], None
     try:
         size = trees.open_image(_path(folder, 'images', name), 'image').size
+        problems += size_problems(name.split('/')[0], size)
     except InputError as error:
         problems.append(str(error))
     try:

@@ -176,7 +176,7 @@ def random_crop_with_mask(image: np.ndarray, mask: np.ndarray, seed: int, base_s
     if draw.random() < 0.5 and flip:
         picture, labels = (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for part in (picture, labels))
     long_side = draw.randint(int(base_size * scale_min), int(base_size * scale_max))
-    width, height = (int(side * long_side / max(picture.size) + 0.5) for side in picture.size)
+    width, height = (max(1, int(side * long_side / max(picture.size) + 0.5)) for side in picture.size)
     size = width, height
     picture, labels = picture.resize(size, Image.Resampling.BILINEAR), labels.resize(size, Image.Resampling.NEAREST)
     border = (0, 0, max(crop_size - size[0], 0), max(crop_size - size[1], 0))

@@ -20,7 +20,7 @@ import re
 import unicodedata
 from collections import Counter
 from functools import partial
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -38,13 +38,14 @@ from gluon_bot.data.voc_annotations import (
     read_annotation,
     shown,
 )
+from gluon_bot.recipes.finetuning import Detection
 
 CLASSES = ('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog',
            'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
 CLASS_FILE = 'classes.txt'
 SPLITS = {'train': 'trainval', 'test': 'test'}
 PUBLISHED = {'train': 16551, 'test': 4952}  # images of VOC 2007+2012 trainval and of VOC 2007 test
-MOST_ASPECT = 31  # a narrower image has fewer than the 2,000 proposals that training takes of it
+PAPERS = Detection('voc', 'resnet50d-mixup')  # images are resized alike in all rows of Table 8
 CLIPPED = 'boxes of %s exceed their image by up to one pixel: clipped'
 MOST_CLASSES = 1000
 
@@ -66,7 +67,8 @@ def verify(root: str, processes: Optional[int] = None) -> Checked:
     problems += ['%s: no images listed in VOC*/ImageSets/Main/%s.txt' % (devkit, SPLITS[split])
                  for split, names in lists.items() if not names]
     names = sorted({name for listed in lists.values() for name in listed})
-    found = trees.verify_files(names, partial(_image_problems, devkit, classes), 'verify VOC', processes)
+    check = partial(_image_problems, Use(devkit, classes, PAPERS, frozenset(lists['train'])))
+    found = trees.verify_files(names, check, 'verify VOC', processes)
     notes = left_out_years(devkit) + found.notes + _class_notes(devkit, classes, lists, set(found.bad))
     if classes == CLASSES:
         notes += ['%s of %s %s images: a part of VOC' % (format(len(lists[split]), ','), format(whole, ','), split)
@@ -167,38 +169,46 @@ def annotation_path(devkit: str, name: str) -> str:
     return os.path.join(folder, trees.find_image(folder, stem, ('.xml',)) or stem + '.xml')
 
 
-def _judged(devkit: str, classes: Sequence[str], name: str,
-            size: Tuple[int, int] = (0, 0)) -> Tuple[Annotation, int, List[str]]:
+class Use(NamedTuple):
+    """What images are judged for: a recipe that trains on those called `trained` and tests on the others."""
+
+    devkit: str
+    classes: Sequence[str]
+    recipe: Detection
+    trained: FrozenSet[str]
+
+
+def _judged(use: Use, name: str, size: Tuple[int, int] = (0, 0)) -> Tuple[Annotation, int, List[str]]:
     """An annotation as training takes it, its boxes clipped, how many were, and what is wrong with it.
 
     size: of its image, where that is known; else the header of the image is read if the annotation does not state it.
     """
-    annotation = read_annotation(annotation_path(devkit, name))
+    annotation = read_annotation(annotation_path(use.devkit, name))
     if not all(annotation.size):
-        annotation = annotation._replace(size=size if all(size) else trees.image_size(image_path(devkit, name)))
+        annotation = annotation._replace(size=size if all(size) else trees.image_size(image_path(use.devkit, name)))
     annotation, count = clipped(annotation)
-    problems = annotation_problems(annotation, classes)
+    problems = annotation_problems(annotation, use.classes)
     stem, stated = (unicodedata.normalize('NFC', text)
                     for text in (os.path.basename(name), annotation.file_name.replace('\\', '/')))
     if stated and stem not in (stated, os.path.splitext(stated)[0], os.path.splitext(os.path.basename(stated))[0]):
         problems.append("the annotation is of another file, '%s'" % shown(annotation.file_name))
-    if max(annotation.size) > MOST_ASPECT * min(annotation.size) > 0:
-        problems.append('%d x %d pixels are too narrow to train on: one side is more than %d times the other'
-                        % (*annotation.size, MOST_ASPECT))
+    training = name in use.trained
+    narrow = use.recipe.too_narrow(*annotation.size, training) if annotation.things or not training else ''
+    problems += [narrow] if narrow else []
     return annotation, count, problems
 
 
-def _image_problems(devkit: str, classes: Sequence[str], name: str) -> FileCheck:
+def _image_problems(use: Use, name: str) -> FileCheck:
     problems, size = [], (0, 0)
     try:
-        size = trees.open_image(image_path(devkit, name), 'image').size
+        size = trees.open_image(image_path(use.devkit, name), 'image').size
     except InputError as error:
         problems.append(str(error))
     try:
-        annotation, count, found = _judged(devkit, classes, name, size)
+        annotation, count, found = _judged(use, name, size)
     except InputError as error:
-        return FileCheck(problems + [str(error).replace(annotation_path(devkit, name), 'annotation')] * (not problems
-                         or annotation_path(devkit, name) in str(error)))
+        path = annotation_path(use.devkit, name)
+        return FileCheck(problems + [str(error).replace(path, 'annotation')] * (not problems or path in str(error)))
     if all(size) and size != annotation.size:
         found.insert(0, '%d x %d pixels, but its annotation says %d x %d' % (*size, *annotation.size))
     return FileCheck(problems + found, {CLIPPED: count} if count else {})
@@ -221,22 +231,23 @@ class Boxes(mx.gluon.data.Dataset):
 
     Item i is (image, label): uint8 RGB (height, width, 3) and float32 (boxes, 6), a row xmin, ymin, xmax, ymax in pixels
     counted from 0, class index, difficult. The training split has only images with at least one box.
-    All annotations are read at the start. Raises InputError for the first file that cannot be used; skip_broken leaves such
-    files out instead, and decodes all images now to find them. `left_out` are the names of these files.
+    All annotations are read at the start. Raises InputError for the first file that `recipe` cannot use; skip_broken leaves
+    such files out instead, and decodes all images now to find them. `left_out` are the names of these files.
     """
 
-    def __init__(self, root: str, split: str, skip_broken: bool = False) -> None:
+    def __init__(self, root: str, split: str, skip_broken: bool = False, recipe: Detection = PAPERS) -> None:
         self.devkit = find_devkit(root)
         self.classes = read_classes(self.devkit)
         self.names, self.sizes, self.labels = [], [], []
         listed, clipped_boxes = split_names(self.devkit, split), 0
+        use = Use(self.devkit, self.classes, recipe, frozenset(listed if split == 'train' else ()))
         self.left_out: List[str] = []
         if skip_broken:
-            checked = trees.verify_files(listed, partial(_image_problems, self.devkit, self.classes), 'verify VOC')
+            checked = trees.verify_files(listed, partial(_image_problems, use), 'verify VOC')
             self.left_out = checked.bad
             trees.say_left_out(self.devkit, checked)
         for name in [name for name in listed if name not in set(self.left_out)]:
-            annotation, count, problems = _judged(self.devkit, self.classes, name)
+            annotation, count, problems = _judged(use, name)
             clipped_boxes += count
             if problems:
                 raise InputError('%s: %s%s' % (annotation_path(self.devkit, name), problems[0], HINT))

@@ -15,10 +15,8 @@ from gluoncv.model_zoo.rcnn.faster_rcnn import FasterRCNN
 from mxnet.gluon import nn
 
 from gluon_bot.models.resnet import STAGE_WIDTHS, ResNet, frozen_norm, resnet
-from gluon_bot.recipes.finetuning import Detection
+from gluon_bot.recipes.finetuning import ANCHOR_RATIOS, STRIDE, Detection
 
-STRIDE = 16
-ANCHOR_RATIOS = (0.5, 1, 2)  # height over width
 ANCHORS_ALLOCATED = 128  # cells a side: images up to 2048 pixels
 MOST_BOXES = 100  # in one image
 NMS_OVERLAP = 0.3  # of two detections of one class

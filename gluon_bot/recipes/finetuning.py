@@ -15,6 +15,9 @@ from gluon_bot.console import did_you_mean
 from gluon_bot.recipes.classification import RECIPES, RESNETS, Recipe
 from gluon_bot.recipes.fields import check_training, must, rising
 
+STRIDE = 16  # pixels of the image a cell of the features that Faster-RCNN's RPN sees
+ANCHOR_RATIOS = (0.5, 1, 2)  # height over width
+
 BACKBONES = ('resnet50b-baseline', 'resnet50d-efficient', 'resnet50d-cosine', 'resnet50d-smooth', 'resnet50d-distill',
              'resnet50d-mixup', 'resnet50d-distill-mixup')  # the rows of Tables 8 and 9, in their order
 
@@ -82,12 +85,36 @@ class Detection(FineTuning):
     roi_samples: int = 128  # RoIs in the loss of one image, at most a quarter of them positive
     roi_size: int = 14  # cells a side, before stage 4 halves it
 
+    def resized(self, width: int, height: int) -> Tuple[int, int]:
+        """Width and height in pixels of an image as the network sees it: those of GluonCV's resize_short_within."""
+        scale = self.short_side / min(width, height)
+        if round(scale * max(width, height)) > self.long_side:
+            scale = self.long_side / max(width, height)
+        return round(width * scale), round(height * scale)
+
+    def too_narrow(self, width: int, height: int, training: bool) -> str:
+        """Why an image of this size cannot be used; '' where it can.
+
+        The average pooling in a D-ResNet's stage 3 needs two cells, at stride 8, and GluonCV's RPN at least as many anchors
+        as the proposals that it is to return.
+        """
+        resized = self.resized(width, height)
+        anchors = len(ANCHOR_RATIOS) * len(self.anchor_scales) * -(-resized[0] // STRIDE) * -(-resized[1] // STRIDE)
+        field = 'rpn_train_post_nms' if training else 'rpn_test_post_nms'
+        if min(resized) < 9:
+            return '%d x %d pixels are too narrow: resized to %d x %d, and a side needs 9' % (width, height, *resized)
+        if anchors < getattr(self, field):
+            return '%d x %d pixels are too narrow: resized to %d x %d they have %s anchors, and %s is %s' % (
+                width, height, *resized, format(anchors, ','), field, format(getattr(self, field), ','))
+        return ''
+
 
 @dataclass(frozen=True)
 class Segmentation(FineTuning):
     """FCN with stages 3 and 4 dilated to stride 8, an auxiliary head on stage 3, synchronised BN in training."""
 
     task: ClassVar[str] = 'segment'
+    least_side: ClassVar[int] = 5  # pixels of an image in evaluation: a D-ResNet's stage 2 pools two cells, at stride 4
 
     epochs: int = 120
     batch_size: int = 16

@@ -110,7 +110,7 @@ def prepare(recipe: Detection, options: RunOptions) -> DetectionTask:
 
 def describe(recipe: Detection, options: RunOptions, workers: int) -> Job:
     """Check data and batch sizes for `workers` ranks."""
-    train, test = (voc.Boxes(options.data, split, options.skip_broken) for split in ('train', 'test'))
+    train, test = (voc.Boxes(options.data, split, options.skip_broken, recipe) for split in ('train', 'test'))
     manifest = voc.manifest(options.data, train.left_out + test.left_out)
     return finetuning.describe(recipe, options, workers, manifest, (train, test))
 
@@ -205,8 +205,8 @@ def load(path: str, context: mx.Context, class_names: Optional[Sequence[str]] = 
 def run(path: str, data: str, limit: Optional[int] = None, skip_broken: bool = False) -> Optional[Dict[str, Any]]:
     """Evaluate a checkpoint on the test split of the VOC devkit in `data`. The result on rank 0, None on the others."""
     ranks = horovod.join()
-    test_set = voc.Boxes(data, 'test', skip_broken)
-    trained = load(path, horovod.device(ranks), test_set.classes)
+    trained = load(path, horovod.device(ranks), voc.read_classes(voc.find_devkit(data)))
+    test_set = voc.Boxes(data, 'test', skip_broken, trained.recipe)
     result = evaluate(trained, test_set, ranks, limit)
     name = voc.manifest(data, test_set.left_out)['name']
     return {'recipe': trained.recipe.name, 'step': trained.meta['step'], 'data': name,

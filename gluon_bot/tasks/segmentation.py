@@ -151,7 +151,8 @@ def probabilities(tested: Trained, image: np.ndarray, multi_scale: bool = False)
     total = 0
     for scale in SCALES:
         factor = tested.recipe.base_size * scale / max(height, width)
-        size = {'height': max(1, round(height * factor)), 'width': max(1, round(width * factor))}
+        size = {'height': max(Segmentation.least_side, round(height * factor)),
+                'width': max(Segmentation.least_side, round(width * factor))}
         resized = mx.nd.contrib.BilinearResize2D(pixels, **size)
         for direct in (True, False):
             seen = mx.nd.softmax(tested.network(resized if direct else resized.flip(axis=3))[0], axis=1)

@@ -23,7 +23,6 @@ from gluon_bot.tools import pictures
 from gluon_bot.tricks import low_precision
 
 SHOWN_PIXELS = 1600  # of the longer side of an image in a picture
-NARROWEST_PIXELS = 16  # of the shorter side of what a detector or segmenter is given: it is halved four times
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.gif')
 OUTPUT_BROKEN = 'the network gives numbers that are not finite: its parameters are damaged or have diverged'
 
@@ -113,7 +112,9 @@ def detector(path: str, context: mx.Context, score_threshold: float) -> Opened:
     recipe, names = trained.recipe, trained.meta['classes']
 
     def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
-        _check_width(image, min(recipe.short_side / min(image.shape[:2]), recipe.long_side / max(image.shape[:2])))
+        narrow = recipe.too_narrow(image.shape[1], image.shape[0], training=False)
+        if narrow:
+            raise InputError(narrow)
         classes, scores, boxes = detection.detections(trained, mx.nd.array(image, dtype='uint8'))
         kept = _finite(scores) >= score_threshold
         classes, scores, boxes = classes[kept], scores[kept], _finite(boxes[kept])
@@ -141,7 +142,9 @@ def segmenter(path: str, context: mx.Context) -> Opened:
 
     def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
         shown = _at_most(image, round(recipe.base_size * recipe.scale_max))
-        _check_width(image, max(shown.shape) / max(image.shape))
+        if min(shown.shape[:2]) < recipe.least_side:
+            raise InputError('%d x %d pixels are too narrow: this network needs %d a side, of at most %d' % (
+                image.shape[1], image.shape[0], recipe.least_side, round(recipe.base_size * recipe.scale_max)))
         probabilities = segmentation.probabilities(trained, shown)
         _finite(probabilities.sum().asnumpy())
         mask = probabilities.argmax(axis=1).asnumpy()[0].astype(int)
@@ -200,12 +203,6 @@ def _at_most(image: np.ndarray, pixels: int) -> np.ndarray:
         return image
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-
-
-def _check_width(image: np.ndarray, scale: float) -> None:
-    height, width = image.shape[:2]
-    if min(height, width) * scale < NARROWEST_PIXELS:
-        raise InputError('%d x %d pixels are too narrow for this network' % (width, height))
 
 
 @contextmanager

@@ -192,3 +192,17 @@ def test_unusable_pairs_can_be_left_out(root):
 def test_a_fragment_is_said_to_be_one(shared_data):
     notes = ade20k.verify(str(shared_data / 'ade20k-mini'), 1).notes
     assert any(' of 20,210 training images: a part of ADE20K' in note for note in notes)
+
+
+@pytest.mark.parametrize('size, sound', [((5, 5), True), ((200, 5), True), ((4, 40), False), ((1, 1), False)])
+def test_an_image_too_small_to_evaluate_on_is_found(root, size, sound):
+    for part, name in (('training', 't'), ('validation', 'v')):
+        Image.new('RGB', size).save(str(root / ade20k.FOLDER / 'images' / part / (name + '.jpg')))
+        Image.new('L', size).save(str(root / ade20k.FOLDER / 'annotations' / part / (name + '.png')))
+    assert [line.split(' pixels')[0] for line in ade20k.verify(str(root), processes=1).lines()] == (
+        [] if sound else ['validation/v: %d x %d' % size])
+    if not sound:
+        with pytest.raises(InputError, match='v.jpg: .* too small to evaluate on: a side needs 5'):
+            Masks(str(root), 'val')[0]
+    for seed in range(8):  # training enlarges
+        assert random_crop_with_mask(*Masks(str(root), 'train')[0], seed, base_size=32, crop_size=32)[0].shape == (32, 32, 3)

@@ -12,6 +12,7 @@ from PIL import Image
 from gluon_bot import InputError
 from gluon_bot.data import trees, verify, voc
 from gluon_bot.data.voc import Boxes
+from gluon_bot.recipes.fields import override
 
 OBJECT = ('<object><name>%s</name><difficult>0</difficult><bndbox>'
           '<xmin>%s</xmin><ymin>%s</ymin><xmax>%s</xmax><ymax>%s</ymax></bndbox></object>')
@@ -309,9 +310,19 @@ def test_what_cannot_be_used_can_be_left_out(devkit, capsys, text):
 def test_an_image_too_narrow_for_its_proposals_is_found(devkit):
     Image.fromarray(np.zeros((10, 400, 3), np.uint8)).save(str(devkit / 'VOC2007/JPEGImages/a.jpg'))
     (devkit / 'VOC2007/Annotations/a.xml').write_text(annotation(OBJECT % ('dog', 1, 1, 40, 10), size=(400, 10)))
-    assert '400 x 10 pixels are too narrow to train on' in problem(devkit)
+    assert problem(devkit).endswith(
+        '400 x 10 pixels are too narrow: resized to 1000 x 25 they have 1,890 anchors, and rpn_train_post_nms is 2,000')
     with pytest.raises(InputError, match='too narrow'):
         Boxes(str(devkit), 'train')
+    assert len(Boxes(str(devkit), 'train', recipe=override(voc.PAPERS, ['rpn_train_post_nms=1890']))) == 1
+    (devkit / 'VOC2007/Annotations/a.xml').write_text(annotation('', size=(400, 10)))  # without objects, not trained on
+    assert voc.verify(str(devkit), processes=1).problems == []
+
+
+def test_a_narrow_image_can_be_tested_on(devkit):
+    Image.fromarray(np.zeros((10, 400, 3), np.uint8)).save(str(devkit / 'VOC2007/JPEGImages/b.jpg'))
+    (devkit / 'VOC2007/Annotations/b.xml').write_text(annotation(OBJECT % ('dog', 1, 1, 40, 10), (400, 10), 'b.jpg'))
+    assert voc.verify(str(devkit), processes=1).problems == [] and len(Boxes(str(devkit), 'test')) == 1
 
 
 def test_a_fragment_is_said_to_be_one_and_missing_classes_are_named(devkit):

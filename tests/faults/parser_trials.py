@@ -23,7 +23,7 @@ from mutations import mutated  # noqa: E402
 
 from gluon_bot import InputError  # noqa: E402
 from gluon_bot.data import ade20k, trees, voc  # noqa: E402
-from gluon_bot.data.records import ilsvrc, images, layout, manifest, pack, recordio, sources  # noqa: E402
+from gluon_bot.data.records import devkit, ilsvrc, images, layout, manifest, pack, recordio, sources  # noqa: E402
 from gluon_bot.recipes.classification import RECIPES, Recipe  # noqa: E402
 from gluon_bot.recipes.fields import as_dict, from_dict, override  # noqa: E402
 from gluon_bot.runs import checkpoint  # noqa: E402
@@ -178,7 +178,7 @@ PARSERS = {
     'manifest': (lambda path: manifest.load(os.path.dirname(path), 'val'), lambda folder: [a_manifest(folder)], 'val.json'),
     'tar': (read_tar, lambda _: [tar_bytes(dataset(1, 1)), pax_tar()], 'x.tar'),
     'devkit': (ilsvrc._read_devkit,
-               lambda _: [gzip.compress(tar_bytes({ilsvrc.META: b'x' * 300, ilsvrc.TRUTH: b'1\n2\n'}))], 'x.tar.gz'),
+               lambda _: [gzip.compress(tar_bytes({devkit.META: b'x' * 300, devkit.TRUTH: b'1\n2\n'}))], 'x.tar.gz'),
     'annotation': (read_annotation,
                    lambda _: [XML.encode(), ('<?xml version="1.0" encoding="utf-16"?>' + XML).encode('utf-16')], 'a.xml'),
     'list of names': (trees.read_names, lambda _: [b'000001\n000002 1\n000003 -1\n'], 'test.txt'),

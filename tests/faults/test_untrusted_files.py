@@ -19,7 +19,7 @@ from parser_trials import PARSERS, npz
 
 from gluon_bot import InputError
 from gluon_bot.data import trees, voc
-from gluon_bot.data.records import ilsvrc, images, manifest, pack, sources
+from gluon_bot.data.records import devkit, ilsvrc, images, manifest, pack, sources
 from gluon_bot.runs import checkpoint
 from gluon_bot.runs.arrays import Arrays
 from gluon_bot.runs.read import read
@@ -241,7 +241,7 @@ def test_links_and_outside_paths_in_a_tar_lead_nowhere(tmp_path):
 
 def test_a_devkit_that_expands_is_not_unpacked(tmp_path):
     path = tmp_path / 'x.tar.gz'
-    member = tarfile.TarInfo(ilsvrc.META)
+    member = tarfile.TarInfo(devkit.META)
     member.size = 100 << 30
     path.write_bytes(gzip.compress(member.tobuf() + b'\0' * (1 << 20)))
     refused(lambda: ilsvrc._read_devkit(str(path)), 'more than 64 MB')

@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from gluon_bot.data.records import ilsvrc
+from gluon_bot.data.records import devkit, ilsvrc
 
 
 def encoded(pixels, kind='JPEG', **options):
@@ -68,6 +68,18 @@ def write_ilsvrc(folder, synsets, train, val, truth):
     synsets: (ILSVRC2012_ID, WNID, children) each; train: {WNID: {name: bytes}}; val: {name: bytes}; truth: the ID of each of
     the sorted `val`.
     """
+    meta, truth = devkit_files(synsets, truth)
+    files = tar_bytes({'ILSVRC2012_devkit_t12/readme.txt': b'x', 'ILSVRC2012_devkit_t12/data/' + devkit.META: meta,
+                       'ILSVRC2012_devkit_t12/data/' + devkit.TRUTH: truth})
+    os.makedirs(str(folder), exist_ok=True)
+    for name, data in {ilsvrc.TRAIN: tar_bytes({wnid + '.tar': tar_bytes(files) for wnid, files in train.items()}),
+                       ilsvrc.VAL: tar_bytes(val), devkit.DEVKIT: gzip.compress(files)}.items():
+        with open(os.path.join(str(folder), name), 'wb') as file:
+            file.write(data)
+
+
+def devkit_files(synsets, truth):
+    """The bytes of meta.mat and of the ground truth, of (ILSVRC2012_ID, WNID, children) each and the ID of each image."""
     from scipy import io as matlab
 
     table = np.zeros((len(synsets), 1), [(name, object) for name in ('ILSVRC2012_ID', 'WNID', 'words', 'num_children')])
@@ -75,10 +87,4 @@ def write_ilsvrc(folder, synsets, train, val, truth):
         row[0] = (float(number), wnid, 'a word, another', float(children))
     meta = io.BytesIO()
     matlab.savemat(meta, {'synsets': table})
-    devkit = tar_bytes({'ILSVRC2012_devkit_t12/readme.txt': b'x', ilsvrc.META: meta.getvalue(),
-                        ilsvrc.TRUTH: ''.join('%d\n' % number for number in truth).encode()})
-    os.makedirs(str(folder), exist_ok=True)
-    for name, data in {ilsvrc.TRAIN: tar_bytes({wnid + '.tar': tar_bytes(files) for wnid, files in train.items()}),
-                       ilsvrc.VAL: tar_bytes(val), ilsvrc.DEVKIT: gzip.compress(devkit)}.items():
-        with open(os.path.join(str(folder), name), 'wb') as file:
-            file.write(data)
+    return meta.getvalue(), ''.join('%d\n' % number for number in truth).encode()

@@ -156,3 +156,31 @@ def test_every_fine_tuning_recipe_has_a_network():
     assert {RECIPES[recipe.backbone].model for recipe in FINE_TUNINGS.values()} == {'resnet50b', 'resnet50d', 'resnet18d'}
     detector, backbone = faster_rcnn.faster_rcnn(FINE_TUNINGS['voc-resnet50d-cosine'], ['a'])
     assert detector.rpn.anchor_generator.num_depth == 15 and backbone.expansion == 4
+
+
+@pytest.mark.parametrize('training, width, height', [(True, 160, 33), (False, 9, 160)])
+def test_the_narrowest_image_is_the_narrowest_that_the_detector_takes(training, width, height):
+    recipe = replace(FINE_TUNINGS['scenes-detection'], backbone_model='resnet18d', rpn_channels=16)
+    network, _ = faster_rcnn.faster_rcnn(recipe, ['a'])
+    faster_rcnn.initialize(network, mx.cpu(), seed=0)
+
+    def seen(width, height):
+        assert recipe.resized(width, height) == (width, height)
+        objects = [mx.nd.array([[[0, 0, 8, 8]]]), mx.nd.array([[[0]]])] if training else []
+        with autograd.record(train_mode=training):
+            return [output.shape for output in network(mx.nd.zeros((1, 3, height, width)), *objects)]
+
+    assert seen(width, height) and not recipe.too_narrow(width, height, training)
+    narrower = (width - 1, height) if width < height else (width, height - 1)
+    assert 'are too narrow: resized to %d x %d' % narrower in recipe.too_narrow(*narrower, training)
+    with pytest.raises(mx.MXNetError):
+        seen(*narrower)
+
+
+def test_the_smallest_image_is_the_smallest_that_the_segmenter_takes():
+    network, _ = fcn.fcn(replace(SEGMENTATION, backbone_model='resnet18d'), 3)
+    fcn.initialize(network, mx.cpu(), seed=0)
+    side = SEGMENTATION.least_side
+    assert network(mx.nd.zeros((1, 3, side, 40)))[0].shape == (1, 3, side, 40)
+    with pytest.raises(mx.MXNetError):
+        network(mx.nd.zeros((1, 3, side - 1, 40)))[0].asnumpy()

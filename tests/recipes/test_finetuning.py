@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import mxnet as mx
 import pytest
+from gluoncv.data.transforms.image import resize_short_within
 
 from gluon_bot import InputError
 from gluon_bot.recipes.classification import RECIPES
@@ -78,3 +80,11 @@ def test_a_name_belongs_to_a_task():
     with pytest.raises(InputError, match='did you mean resnet50d-mixup'):
         recipe_named('resnet50d-mixp', 'train')
     assert recipe_named('digits').task == 'classify' and recipe_named('scenes-segmentation').task == 'segment'
+
+
+@pytest.mark.parametrize('width, height', [
+    (500, 375), (375, 500), (600, 600), (1000, 33), (310, 10), (77, 3), (1, 1), (333, 4)])
+def test_images_are_resized_as_gluoncv_resizes_them(width, height):
+    recipe = FINE_TUNINGS['voc-resnet50d-mixup']
+    image = mx.nd.zeros((height, width, 3), dtype='uint8')
+    assert resize_short_within(image, recipe.short_side, recipe.long_side).shape[1::-1] == recipe.resized(width, height)

@@ -1,31 +1,28 @@
 """ImageNet (ILSVRC2012) straight from its three published archives, which are never unpacked to disk.
 
 The training tar holds one tar for each class; tars are uncompressed, so every JPEG lies at a known offset of the outer file.
-Classes are the sorted WNIDs of the 1,000 leaf synsets, the order of all published ImageNet models. The validation ground
-truth counts by ILSVRC2012_ID instead, which the devkit's meta.mat translates.
+Classes are the sorted WNIDs of the 1,000 leaf synsets, the order of all published ImageNet models.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import tarfile
 from typing import Dict, Iterator, List, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import Progress
+from gluon_bot.data.records import devkit
+from gluon_bot.data.records.devkit import DEVKIT
 from gluon_bot.data.records.layout import Listing
 from gluon_bot.data.records.sources import Item, members
 
-TRAIN, VAL, DEVKIT = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar', 'ILSVRC2012_devkit_t12.tar.gz'
+TRAIN, VAL = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
 MD5 = {
     TRAIN: '1d675b47d978889d74fa0da5fadfb00e',
     VAL: '29b22e2961454d5413ddabcf34fc5622',
     DEVKIT: 'fa75699e90414af021442c21a62c3abf',
 }
-META, TRUTH = 'ILSVRC2012_devkit_t12/data/meta.mat', 'ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt'
-MOST_BYTES = 1 << 26  # of the devkit, uncompressed; the published one has 4 MB
 
 
 def is_ilsvrc(source: str) -> bool:
@@ -45,12 +42,11 @@ def list_ilsvrc(source: str, check_md5: bool = True) -> Listing:
     if check_md5:
         for name in (DEVKIT, VAL, TRAIN):
             _check_md5(paths[name], MD5[name])
-    wnids, truth = _read_devkit(paths[DEVKIT])
-    classes = sorted(wnids.values())
+    classes, truth = _read_devkit(paths[DEVKIT])
     labels = {wnid: label for label, wnid in enumerate(classes)}
     return Listing('ILSVRC2012', classes, {
         'train': list(_train_items(paths[TRAIN], labels)),
-        'val': list(_val_items(paths[VAL], [labels[wnids[number]] for number in truth])),
+        'val': list(_val_items(paths[VAL], [labels[wnid] for wnid in truth])),
     })
 
 
@@ -77,30 +73,12 @@ def _val_items(path: str, labels: List[int]) -> Iterator[Item]:
         yield Item(label, name, path, offset, size)
 
 
-def _read_devkit(path: str) -> Tuple[Dict[int, str], List[int]]:
-    """WNID of each leaf synset by its ILSVRC2012_ID, and the ID of each validation image."""
-    from scipy.io import loadmat  # slow to import, and needed for this one file
-
-    found = {}
+def _read_devkit(path: str) -> Tuple[List[str], List[str]]:
     try:
-        with tarfile.open(path, 'r:gz') as tar:
-            for member in tar:
-                if member.offset_data + member.size > MOST_BYTES:
-                    raise ValueError('more than %d MB' % (MOST_BYTES >> 20))
-                if member.name in (META, TRUTH) and member.isreg():
-                    content = tar.extractfile(member)
-                    found[member.name] = content.read() if content else b''
-        synsets = loadmat(io.BytesIO(found[META]), squeeze_me=True)['synsets']
-        wnids = {int(synset['ILSVRC2012_ID']): str(synset['WNID']) for synset in synsets if int(synset['num_children']) == 0}
-        truth = [int(word) for word in found[TRUTH].split()]
-    except KeyError as error:
-        raise InputError('%s: has no %s' % (path, error)) from None
-    except Exception as error:  # the readers of gzip, tar and MATLAB files raise nearly anything on damaged ones
-        raise InputError('%s: cannot be read as the ILSVRC2012 devkit: %s' % (path, error)) from None
-    unknown = next((number for number in truth if number not in wnids), None)
-    if unknown is not None:
-        raise InputError('%s: the ground truth names class %d, which meta.mat does not have' % (path, unknown))
-    return wnids, truth
+        with open(path, 'rb') as file:
+            return devkit.read_archive(file)
+    except (OSError, ValueError) as error:
+        raise InputError('%s: %s' % (path, getattr(error, 'strerror', None) or error)) from None
 
 
 def _check_md5(path: str, wanted: str) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from typing import Dict, List, Sequence, Tuple
 
+from gluon_bot.data.records import devkit
 from gluon_bot.data.records.sources import Item, read
 
 KAGGLE, TINY = 'LOC_val_solution.csv', 'val_annotations.txt'
 ANNOTATION_CLASS = re.compile(rb'<name>\s*(n\d{8})\s*</name>')
 MOST_LIST_BYTES = 64 << 20
 MOST_ANNOTATION_BYTES = 1 << 20
-IMAGENET_IMAGE = re.compile(r'ILSVRC2012_val_\d{8}$')
+IMAGENET_IMAGE = re.compile(r'ILSVRC2012_val_(\d{8})$')
 
 
 def find_labels(images: Sequence[str], others: Sequence[Item]) -> Dict[str, str]:
@@ -22,15 +24,17 @@ def find_labels(images: Sequence[str], others: Sequence[Item]) -> Dict[str, str]
     """
     by_stem: Dict[str, str] = {}
     source = ''
+    stems = {_stem(name) for name in images}
     for item in others:
         base = os.path.basename(item.name)
         if base in (KAGGLE, TINY):
             by_stem, source = _pairs(item, ',' if base == KAGGLE else None), item.name
             break
+    if not source and all(map(is_imagenets, images)):
+        by_stem, source = _of_devkit(others)
     if not source:
-        stems = {_stem(name) for name in images}
         annotations = [item for item in others if item.name.endswith('.xml') and _stem(item.name) in stems]
-        by_stem, source = _annotated(annotations), 'the annotations'
+        by_stem, source = _annotated(annotations), 'the folder of annotations'
     if not by_stem:
         return {}
     missing = next((name for name in images if _stem(name) not in by_stem), None)
@@ -39,12 +43,17 @@ def find_labels(images: Sequence[str], others: Sequence[Item]) -> Dict[str, str]
     return {name: by_stem[_stem(name)] for name in images}
 
 
+def is_imagenets(image: str) -> bool:
+    """Whether an image is called like one of ImageNet's validation images."""
+    return bool(IMAGENET_IMAGE.match(_stem(image)))
+
+
 def hint(image: str) -> str:
     """What else there is to say of an image without a class folder, where its name is ImageNet's."""
-    if not IMAGENET_IMAGE.match(_stem(image)):
+    if not is_imagenets(image):
         return ''
-    return "; ImageNet's validation classes are in %s, in Annotations/CLS-LOC/val or in the devkit: put the first or " \
-        'second beside the images, or give the folder with the three published tars' % KAGGLE
+    return "; the classes of ImageNet's validation images are in Kaggle's %s, Annotations/CLS-LOC/val or %s: put one of " \
+        'these into the folder or tar that is packed' % (KAGGLE, devkit.DEVKIT)
 
 
 def _stem(name: str) -> str:
@@ -53,10 +62,8 @@ def _stem(name: str) -> str:
 
 def _pairs(item: Item, separator: 'str | None') -> Dict[str, str]:
     """{image: class} of lines of a name and a class, of which more may follow."""
-    if item.size > MOST_LIST_BYTES:
-        raise ValueError('%s: larger than %d MB' % (item.name, MOST_LIST_BYTES >> 20))
     found: Dict[str, str] = {}
-    lines: List[str] = read(item).decode('utf-8-sig', 'replace').splitlines()
+    lines: List[str] = _content(item).decode('utf-8-sig', 'replace').splitlines()
     for number, line in enumerate(lines, 1):
         words: Tuple[str, ...] = tuple(line.replace(separator, ' ', 1).split()[:2] if separator else line.split()[:2])
         if len(words) == 2 and words[0] != 'ImageId':
@@ -64,6 +71,30 @@ def _pairs(item: Item, separator: 'str | None') -> Dict[str, str]:
         elif words and words[0] != 'ImageId':
             raise ValueError('%s: line %d must be an image and its class' % (item.name, number))
     return found
+
+
+def _of_devkit(others: Sequence[Item]) -> Tuple[Dict[str, str], str]:
+    """{image: class} of ImageNet's devkit, unpacked or as its archive, and the file it is from; ({}, '') without one."""
+    found = {os.path.basename(item.name): item for item in others
+             if os.path.basename(item.name) in (devkit.META, devkit.TRUTH, devkit.DEVKIT)}
+    if devkit.TRUTH in found and devkit.META in found:
+        source = found[devkit.TRUTH].name
+        _, classes = devkit.read(*(_content(found[name]) for name in (devkit.META, devkit.TRUTH)))
+    elif devkit.DEVKIT in found:
+        source = found[devkit.DEVKIT].name
+        _, classes = devkit.read_archive(io.BytesIO(_content(found[devkit.DEVKIT])))
+    elif devkit.TRUTH in found:
+        raise ValueError('%s: there is no %s, which lies beside it in the devkit and translates its numbers to classes'
+                         % (found[devkit.TRUTH].name, devkit.META))
+    else:
+        return {}, ''
+    return {'ILSVRC2012_val_%08d' % number: name for number, name in enumerate(classes, 1)}, source
+
+
+def _content(item: Item) -> bytes:
+    if item.size > MOST_LIST_BYTES:
+        raise ValueError('%s: larger than %d MB' % (item.name, MOST_LIST_BYTES >> 20))
+    return read(item)
 
 
 def _annotated(annotations: Sequence[Item]) -> Dict[str, str]:

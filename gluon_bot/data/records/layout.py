@@ -67,6 +67,8 @@ def _listed(found: Found, validation_share: float, seed: int) -> Tuple[Listing, 
         raise ValueError('no images (%s) in it%s' % (' '.join(EXTENSIONS), ''.join('; ' + line for line in said)))
     images, around = _without_folders_around(images)
     folders = _split_folders(images, around)
+    if not folders and all(image_lists.is_imagenets(item.name) for _, item in images):
+        folders = {'val': []}  # as they come out of the published archive
     splits = {split: [(parts[len(where):], item) for parts, item in images if parts[:len(where)] == where]
               for split, where in folders.items()}
     if splits:

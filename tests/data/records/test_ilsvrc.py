@@ -7,7 +7,7 @@ import pytest
 from data_samples import encoded, noise, tar_bytes, write_ilsvrc
 
 from gluon_bot import InputError
-from gluon_bot.data.records import ilsvrc, manifest, pack, recordio
+from gluon_bot.data.records import devkit, ilsvrc, manifest, pack, recordio
 
 # ILSVRC2012_ID, WNID, children: the IDs are in another order than the WNIDs, and 4 is an inner node of the tree
 SYNSETS = [(1, 'n02119789', 0), (2, 'n02100735', 0), (3, 'n01440764', 0), (4, 'n00001740', 3)]
@@ -86,9 +86,9 @@ def damage(folder, name, change):
     (ilsvrc.TRAIN, lambda data: tar_bytes({'n01440764.tar': tar_bytes(images('n01440764', 2)).rstrip(b'\0')}), 'cut off'),
     (ilsvrc.VAL, lambda data: tar_bytes({'ILSVRC2012_val_00000001.JPEG': b'x'}), '1 images, but the ground truth has 4'),
     (ilsvrc.VAL, lambda data: tar_bytes({'ILSVRC2012_val_%08d.JPEG' % n: b'x' for n in (1, 2, 3, 5)}), '04.JPEG should be'),
-    (ilsvrc.DEVKIT, lambda data: data[:100], 'cannot be read as the ILSVRC2012 devkit'),
-    (ilsvrc.DEVKIT, lambda data: gzip.compress(tar_bytes({'readme.txt': b''})), 'has no .*meta.mat'),
-    (ilsvrc.DEVKIT, lambda data: gzip.compress(tar_bytes({ilsvrc.META: b'x' * 500, ilsvrc.TRUTH: b'1'})), 'cannot be read'),
+    (devkit.DEVKIT, lambda data: data[:100], 'cannot be read as the ILSVRC2012 devkit'),
+    (devkit.DEVKIT, lambda data: gzip.compress(tar_bytes({'readme.txt': b''})), 'has no .*meta.mat'),
+    (devkit.DEVKIT, lambda data: gzip.compress(tar_bytes({devkit.META: b'x' * 500, devkit.TRUTH: b'1'})), 'cannot be read'),
 ])
 def test_damaged_archives_are_one_line(archives, tmp_path, name, change, said):
     damage(archives[0], name, change)

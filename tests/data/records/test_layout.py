@@ -1,13 +1,14 @@
 """What folders mean: splits are never classes, nothing is left out in silence, what is read in two ways is refused."""
 
 import csv
+import gzip
 import io
 import os
 import tarfile
 import unicodedata
 
 import pytest
-from data_samples import encoded, noise, tar_bytes, write_tree
+from data_samples import devkit_files, encoded, noise, tar_bytes, write_tree
 from PIL import Image
 
 from gluon_bot import InputError
@@ -112,7 +113,37 @@ def test_kaggles_tree_takes_them_from_its_annotations(tmp_path):
     listing = listed(tmp_path, {**kaggle(), **annotations})
     assert [item.label for item in sorted(listing.splits['val'], key=lambda item: item.name)] == [0, 1, 0]
     annotations.popitem()
-    refused(tmp_path / 'b', {**kaggle(), **annotations}, 'the annotations gives? no class for')
+    refused(tmp_path / 'b', {**kaggle(), **annotations}, 'the folder of annotations gives no class for')
+
+
+# ILSVRC2012_ID, WNID, children: the IDs are in another order than the WNIDs
+META, TRUTH = devkit_files([(1, 'n01443537', 0), (2, 'n01440764', 0), (3, 'n00001740', 2)], [1, 2, 1])
+DEVKIT = 'ILSVRC2012_devkit_t12/data/'
+UNPACKED = {DEVKIT + 'meta.mat': META, DEVKIT + 'ILSVRC2012_validation_ground_truth.txt': TRUTH, DEVKIT + 'readme.txt': b''}
+
+
+@pytest.mark.parametrize('kit', [UNPACKED, {os.path.basename(name): data for name, data in UNPACKED.items()}, {
+    'ILSVRC2012_devkit_t12.tar.gz': gzip.compress(tar_bytes(UNPACKED))}])
+def test_imagenets_validation_images_in_one_folder_beside_the_devkit(tmp_path, kit):
+    listing = listed(tmp_path, {**kaggle(), **kit})
+    assert listing.classes == ['n01440764', 'n01443537'] and counts(listing) == {'train': 4, 'val': 3}
+    assert [item.label for item in sorted(listing.splits['val'], key=lambda item: item.name)] == [1, 0, 1]
+
+
+@pytest.mark.parametrize('folder', ['', 'ILSVRC2012_img_val/', 'imagenet/val/'])
+def test_they_may_be_all_there_is(tmp_path, folder):
+    images = {folder + 'ILSVRC2012_val_%08d.JPEG' % number: IMAGE for number in (1, 2, 3)}
+    assert counts(listed(tmp_path, {**images, **UNPACKED})) == {'val': 3}
+    refused(tmp_path / 'b', images, "val_0000000.*no class folder.*Kaggle's LOC_val_solution.csv.*devkit_t12.tar.gz")
+
+
+@pytest.mark.parametrize('name, data, said', [
+    ('meta.mat', None, 'there is no meta.mat, which lies beside it'), ('meta.mat', b'x', 'cannot be read as the ILSVRC2012'),
+    ('ILSVRC2012_validation_ground_truth.txt', b'1\n2\n', "gives no class for '.*val_00000003.JPEG'"),
+    ('ILSVRC2012_validation_ground_truth.txt', b'1\n9\n1\n', 'names class 9, which meta.mat does not have')])
+def test_a_devkit_that_does_not_fit_is_refused(tmp_path, name, data, said):
+    kit = {**UNPACKED, DEVKIT + name: data}
+    refused(tmp_path, {**kaggle(), **{name: data for name, data in kit.items() if data is not None}}, said)
 
 
 def test_imagenets_validation_images_without_any_list_are_refused_by_name(tmp_path):
