@@ -11,7 +11,7 @@ import os
 import time
 from typing import Any, Dict
 
-from gluon_bot.files import not_through_links, parse_json, read_bounded
+from gluon_bot.files import not_through_links, parse_json, read_bounded, rename
 
 HEARTBEAT = 'heartbeat.json'
 EVERY_SECONDS = 2.0
@@ -33,7 +33,7 @@ class Heartbeat:
         with contextlib.suppress(OSError):
             with open(self.path + '.partial', 'w', opener=not_through_links) as file:
                 json.dump(values, file)
-            os.replace(self.path + '.partial', self.path)
+            rename(self.path + '.partial', self.path)
 
     def close(self) -> None:
         """The run has ended."""

@@ -14,6 +14,7 @@ Epochs count from 1, steps are updates done so far, accuracies are in percent.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -21,15 +22,15 @@ import platform
 import subprocess
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, Callable, Dict, List, Optional
+from typing import IO, Any, Callable, Dict, Iterator, List, Optional
 
 from gluon_bot import InputError, __version__
 from gluon_bot.console import is_plain_text
-from gluon_bot.files import atomic_write, fsync, not_through_links, open_regular, parse_json, read_bounded, size_text
+from gluon_bot.files import atomic_write, fsync, not_through_links, open_regular, parse_json, size_text
 from gluon_bot.recipes.tasks import METRICS
 
 RECORD = 'record.jsonl'
-MOST_BYTES = 256 << 20  # of our own record: a million lines
+MOST_LINE_BYTES = 64 << 20  # of a record: the first one has the names of all classes
 ENDS_BYTES = 4 << 20  # of which the end is read to know how a run is doing
 # fields that differ between two runs that are otherwise the same, bit for bit
 TIMES = ('time', 'seconds', 'training_seconds', 'images_per_second')
@@ -103,8 +104,14 @@ def read_lines(path: str) -> List[Dict[str, Any]]:
 
     Raises InputError, with file and line, for anything that is not JSON lines.
     """
+    return list(each_line(path))
+
+
+def each_line(path: str) -> Iterator[Dict[str, Any]]:
+    """`read_lines` line by line, for records of any length: memory does not grow."""
     try:
-        return _parsed(path, read_bounded(path, MOST_BYTES))
+        with open_regular(path, 1 << 62) as file:
+            yield from _parsed(path, file)
     except OSError as error:
         raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
 
@@ -115,34 +122,31 @@ def read_ends(path: str) -> List[Dict[str, Any]]:
         with open_regular(path, 1 << 62) as file:
             size = os.fstat(file.fileno()).st_size
             if size <= ENDS_BYTES:
-                return _parsed(path, file.read())
-            first = _parsed(path, file.readline(ENDS_BYTES))
+                return list(_parsed(path, file))
+            first = list(_parsed(path, io.BytesIO(file.readline(ENDS_BYTES))))
             file.seek(size - ENDS_BYTES)
             file.readline()  # the rest of a line
-            return first + _parsed(path, file.read(ENDS_BYTES), ' of its last %s' % size_text(ENDS_BYTES))
+            return first + list(_parsed(path, file, ' of its last %s' % size_text(ENDS_BYTES)))
     except OSError as error:
         raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
 
 
-def _parsed(path: str, content: bytes, where: str = '') -> List[Dict[str, Any]]:
-    lines = []
-    if content[:1] == b'\0':
-        raise InputError('%s: is not a run record: it begins with zeros' % path)
-    texts = content.decode('utf-8', 'replace').split('\n')
-    for number, text in enumerate(texts, 1):
+def _parsed(path: str, file: IO[bytes], where: str = '') -> Iterator[Dict[str, Any]]:
+    for number, text in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES), b''), 1):
+        if number == 1 and text[:1] == b'\0':
+            raise InputError('%s: is not a run record: it begins with zeros' % path)
         if not text.strip():
             continue
         try:
-            line = parse_json(text)
+            line = parse_json(text.decode('utf-8', 'replace'))
             if not isinstance(line, dict) or not isinstance(line.get('event'), str) or type(line.get('step', 0)) is not int:
                 raise ValueError
         except ValueError:
-            if number == len(texts):  # no newline behind it: the writer was killed
-                break
+            if text[-1:] != b'\n' and len(text) < MOST_LINE_BYTES:  # the last one: its writer was killed
+                return
             raise InputError('%s: line %d%s is not a line of a run record (JSON with an event)'
                              % (path, number, where)) from None
-        lines.append(line)
-    return lines
+        yield line
 
 
 class RecordReader:
@@ -216,17 +220,18 @@ def check_agrees(run: str, saved: Dict[str, Any], source: str) -> bool:
     Compared are recipe, data, the number of workers and, of a checkpoint between epochs, every number of the epoch's line.
     """
     path = os.path.join(run, RECORD)
-    lines = read_lines(path) if os.path.lexists(path) else []
-    if not lines:
+    lines = each_line(path) if os.path.lexists(path) else iter(())
+    start, line = next(lines, None), _jsonable(saved.get('line', {}))
+    if start is None:
         return False
-    start, line = lines[0], _jsonable(saved.get('line', {}))
     odd = [name for name in ('recipe', 'data') if not isinstance(start.get(name), dict)
            or any(saved[name].get(key) != value for key, value in start[name].items() if key in saved[name])]
-    if saved['world_size'] not in [each['world_size'] for each in lines if 'world_size' in each]:
-        odd.append('number of workers')
+    sizes = [start.get('world_size')]
     for each in lines:
+        sizes += [each['world_size']] if 'world_size' in each else []
         if each['event'] == 'epoch' and each.get('step') == saved['step'] and saved['between_epochs']:
             odd += [key for key, value in each.items() if key in line and line[key] != value]
+    odd += ['number of workers'] * (saved['world_size'] not in sizes)
     if start['event'] != 'start' or odd:
         raise InputError('%s: is not the record of %s (%s); remove whichever is of another run, or choose another --out'
                          % (path, source, ', '.join(sorted(set(odd))) or 'it has no start line'))
@@ -241,8 +246,8 @@ def rewind(run: str, step: int, between_epochs: bool) -> None:
     path = os.path.join(run, RECORD)
     if not os.path.exists(path):
         return
-    kept = [line for line in read_lines(path) if line['event'] not in ('done', 'failed') and line.get('step', 0) <= step
-            and (between_epochs or line['event'] != 'epoch' or line.get('step') != step)]
+    kept = (line for line in each_line(path) if line['event'] not in ('done', 'failed') and line.get('step', 0) <= step
+            and (between_epochs or line['event'] != 'epoch' or line.get('step') != step))
     with atomic_write(path) as file:
         file.writelines(json.dumps(line) + '\n' for line in kept)
 

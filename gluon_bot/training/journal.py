@@ -17,7 +17,7 @@ from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.tasks import METRICS, TASKS
 from gluon_bot.runs import checkpoint, curves
 from gluon_bot.runs.heartbeat import Heartbeat
-from gluon_bot.runs.record import RECORD, RunLog, provenance, read_lines, rewind
+from gluon_bot.runs.record import RECORD, RunLog, each_line, provenance, read_ends, rewind
 from gluon_bot.training.metrics import Tally
 from gluon_bot.training.setup import Job
 from gluon_bot.training.state import State
@@ -126,18 +126,18 @@ def worded(line: Dict[str, Any]) -> str:
 def conclusion(job: Job) -> str:
     """What a finished run has come to: its best epoch, the checkpoint of it, and the command that evaluates that."""
     metric, out = TASKS[job.recipe.task].best, job.options.out
-    epochs = [line for line in read_lines(os.path.join(out, RECORD)) if line['event'] == 'epoch' and metric in line]
-    best = max(epochs, key=lambda line: line[metric])
+    epochs = [line for line in each_line(os.path.join(out, RECORD)) if line['event'] == 'epoch' and metric in line]
+    best = max(epochs, key=lambda line: float(line[metric]))  # 'nan' where the test images have no objects
     path = os.path.join(out, checkpoint.FOLDER, 'step-%08d' % best['step'])
     return 'best of %s: epoch %d, %s %.2f %%, in %s\nnext: gluon-bot evaluate %s --data %s' % (
-        counted(job.recipe.epochs, 'epoch'), best['epoch'], METRICS[metric].label, best[metric], path,
+        counted(job.recipe.epochs, 'epoch'), best['epoch'], METRICS[metric].label, float(best[metric]), path,
         shlex.quote(path), shlex.quote(job.options.data))
 
 
 def finished(job: Job, training: State, meta: Dict[str, Any]) -> Dict[str, Any]:
     """A run with all its epochs: its record says so from now on, which a kill may have prevented. Returns its last line."""
     path = os.path.join(job.options.out, RECORD)
-    lines = read_lines(path) if os.path.exists(path) else []
+    lines = read_ends(path) if os.path.exists(path) else []
     if not lines or lines[-1]['event'] != 'done':
         log = _open_record(job, training, meta)
         log.write('done', step=meta['step'])
@@ -159,7 +159,7 @@ def _open_record(job: Job, training: State, resumed: Optional[Dict[str, Any]]) -
     if not ranks.first:
         return RunLog(options.out, enabled=False)
     path = os.path.join(options.out, RECORD)
-    fresh = not resumed or not os.path.exists(path) or not read_lines(path)
+    fresh = not resumed or not os.path.exists(path) or not read_ends(path)
     if resumed:
         rewind(options.out, resumed['step'], resumed['between_epochs'])
     elif os.path.lexists(path):

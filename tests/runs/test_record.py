@@ -15,6 +15,7 @@ from gluon_bot.runs.record import (
     RunLog,
     cleaned,
     comparable,
+    each_line,
     read_lines,
     rewind,
 )
@@ -55,6 +56,19 @@ def test_strict_reading_forgives_only_the_last_line(tmp_path):
     assert read_lines(str(path)) == [{'event': 'start'}]
     path.write_text('{"event": "start"}\n{"event": "ep\n{"event": "done"}\n')
     with pytest.raises(InputError, match='line 2 is not a line of a run record'):
+        read_lines(str(path))
+
+
+def test_a_record_of_any_length_is_read_line_by_line(tmp_path, monkeypatch):
+    path = tmp_path / RECORD
+    path.write_text(json.dumps(START) + '\nnot a line\n')
+    lines = each_line(str(path))
+    assert next(lines)['event'] == 'start'  # what follows is not read yet
+    with pytest.raises(InputError, match='line 2 is not a line'):
+        next(lines)
+    monkeypatch.setattr(record, 'MOST_LINE_BYTES', 1000)
+    path.write_text(json.dumps(START) + '\n' + '{' * 5000)
+    with pytest.raises(InputError, match='line 2 is not a line'):
         read_lines(str(path))
 
 
