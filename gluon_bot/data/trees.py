@@ -76,19 +76,29 @@ def _images_in(folder: str, mtime_ns: int, extensions: Sequence[str]) -> Dict[st
 
 
 def read_names(path: str, is_name: Callable[[str], bool] = lambda line: False) -> List[str]:
-    """The names in a text file, one a line: the whole line where `is_name` knows it, else its first word.
+    """The names in a text file, one a line: the whole line or its first word, whichever `is_name` knows.
 
+    It may have the extension of an image, which is taken off where the name is known without it.
     Raises InputError for a file that cannot be read, is no text, repeats a name or has one that leads out of its folder.
     """
     lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    names = [line if line == line.split()[0] or is_plain_name(line) and is_name(line) else line.split()[0] for line in lines]
+    names = [_name(line, is_name) for line in lines]
     for name in names:
         if not is_plain_name(name):
-            raise InputError("%s: '%s' is not a plain file name; remove it" % (path, one_line(name, 80)))
+            raise InputError("%s: '%s' is not a plain file name; list images by name, without folder or extension"
+                             % (path, one_line(name, 80)))
     repeated = [name for name, times in Counter(names).items() if times > 1]
     if repeated:
         raise InputError("%s: '%.80s' is listed more than once; remove the repetitions" % (path, repeated[0]))
     return names
+
+
+def _name(line: str, is_name: Callable[[str], bool]) -> str:
+    word = line.split()[0]
+    if line == word and not line.lower().endswith(EXTENSIONS):
+        return line
+    stems = [os.path.splitext(text)[0] if text.lower().endswith(EXTENSIONS) else text for text in (line, word)]
+    return next((text for text in (line, word, *stems) if is_plain_name(text) and is_name(text)), word)
 
 
 def read_text(path: str) -> str:

@@ -255,6 +255,12 @@ def test_names_with_spaces_and_lists_with_labels(devkit):
     assert len(sound(devkit)[0]) == 3
 
 
+@pytest.mark.parametrize('line', ['a', 'a.jpg', 'a.JPG', 'a.jpg 1', 'a  -1'])
+def test_a_list_may_have_extensions_or_labels(devkit, line):
+    (devkit / 'VOC2007/ImageSets/Main/trainval.txt').write_text(line + '\n')
+    assert len(sound(devkit)[0]) == 1 and Boxes(str(devkit), 'train').names == ['VOC2007/a']
+
+
 def test_the_test_set_is_that_of_2007(devkit):
     add(devkit, 'c', 'test', 'VOC2012')
     add(devkit, 'd', 'trainval', 'VOC2012')

@@ -12,7 +12,7 @@ import random
 import re
 import unicodedata
 from collections import Counter
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import counted, did_you_mean, is_plain_text, say
@@ -25,7 +25,8 @@ EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.pjpeg', '.pjp', '.png', '.bmp'
 SPLIT_NAMES = {'train': 'train', 'training': 'train', 'ilsvrc2012_img_train': 'train',
                'val': 'val', 'valid': 'val', 'validation': 'val', 'ilsvrc2012_img_val': 'val',
                'test': 'test', 'testing': 'test', 'ilsvrc2012_img_test': 'test'}
-SPLIT_WORD = re.compile(r'(?:^|[\W\d_])(train|training|val|valid|validation|test|testing)(?:$|[\W\d_])', re.IGNORECASE)
+SPLIT_WORD = re.compile(r'(?:^|[\W\d_])(?:train|training|val|valid|validation|test|testing)(?:set)?(?:$|[\W\d_])',
+                        re.IGNORECASE)
 ARRANGE = 'each class needs a folder of its own: arrange the images as train/CLASS/IMAGE and val/CLASS/IMAGE'
 MOST_SHOWN = 10  # names in a message
 
@@ -147,13 +148,21 @@ def _split_folders(images: Sequence[Placed], around: List[str]) -> Dict[str, Lis
 
 
 def _check_split_words(images: Sequence[Placed]) -> None:
-    """ValueError where folders are called like 'train_images', which is neither a split nor likely a class."""
+    """ValueError where folders may be splits or classes: called like 'train_images', or with the same folders in all."""
     direct = {parts[0] for parts, _ in images if len(parts) == 2}
     tops = {parts[0] for parts, _ in images if len(parts) > 1}
     doubtful = sorted(name for name in tops if SPLIT_WORD.search(name))
     if doubtful and (set(doubtful) - direct or set(doubtful) == tops):
         raise ValueError('%s: are these splits? Rename them to train and val, or give a class another name'
                          % _shown(doubtful))
+    inside: Dict[str, Set[str]] = {top: set() for top in tops}
+    for parts, _ in images:
+        if len(parts) > 2:
+            inside[parts[0]].add(parts[1])
+    shared = sorted(set.intersection(*inside.values())) if len(tops) > 1 and not direct else []
+    if len(shared) > 1:
+        raise ValueError('%s each hold the folders %s, so either may be the classes; %s'
+                         % (_shown(sorted(tops)), _shown(shared), ARRANGE))
 
 
 def _with_class_folders(placed: List[Placed], others: Sequence[Item]) -> List[Placed]:

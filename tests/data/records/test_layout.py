@@ -71,6 +71,9 @@ def test_what_is_found_is_said(tmp_path, capsys):
     (('seg_train/seg_train/sea', 'seg_test/seg_test/sea', 'seg_pred'), 'seg_test, seg_train: are these splits'),
     (('training_set/cats', 'test_set/cats'), 'are these splits'),
     (('train_images', 'test_images'), 'are these splits'),
+    (('trainset/cat', 'trainset/dog', 'testset/cat'), 'are these splits'),
+    (('TrainingSet/cat', 'TrainingSet/dog', 'TestSet/cat'), 'are these splits'),
+    (('photo/cat', 'photo/dog', 'art/cat', 'art/dog', 'art/owl'), 'art, photo each hold the folders cat, dog'),
     (('test/cat', 'test/dog'), 'only a test split'),
     (('train/train',), "'train/train/0.jpg' lies in no class folder|each class needs a folder of its own"),
     (('.',), "'0.jpg' lies in no class folder; each class needs a folder of its own"),
@@ -86,6 +89,7 @@ def test_what_can_be_read_in_two_ways_is_refused(tmp_path, folders, said):
 def test_a_class_may_be_called_train_where_splits_are_known(tmp_path):
     assert listed(tmp_path, names('train/train', 'train/boat', 'val/train')).classes == ['boat', 'train']
     assert listed(tmp_path / 'b', names('bullet_train', 'tube')).classes == ['bullet_train', 'tube']
+    assert listed(tmp_path / 'c', names('cat/images', 'dog/images')).classes == ['cat', 'dog']
 
 
 KAGGLE = 'ILSVRC/Data/CLS-LOC/'
