@@ -32,7 +32,7 @@ class _Console:
 
     def __init__(self, stream: Optional[TextIO] = None, lines: bool = False) -> None:
         self.stream = stream
-        self.lines = lines  # what a live line would show next comes as a line of its own
+        self.lines = lines  # each update of the live line is printed as a line of its own
 
     def write(self, text: str) -> None:
         if self.lines:

@@ -1,6 +1,6 @@
 """Writing that is all or nothing: a reader sees the old file or the whole new one, also after a power cut.
 
-Reading that ends: of regular files, up to a size that is said.
+Bounded reading: of regular files, up to a stated size.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
 
 @contextmanager
 def owned(folder: str, patience_seconds: float = 0) -> Iterator[bool]:
-    """Make `folder` and own it, without what killed writers left; InputError where another process owns it for that long.
+    """Make `folder`, own it and remove what killed writers left; InputError where another process owns it for that long.
 
-    Gives whether another process had to be waited for. Where the file system has no locks, there is none.
+    Yields whether another process had to be waited for. Where the file system has no locks, none is noticed.
     """
     os.makedirs(folder, exist_ok=True)
     handle, deadline, waited = os.open(folder, os.O_RDONLY), time.monotonic() + patience_seconds, False
@@ -79,7 +79,7 @@ def is_owned(folder: str) -> Optional[bool]:
     try:
         handle = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which an owner who comes this moment waits for
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # an owner that starts at this moment waits for it
         finally:
             os.close(handle)
     except BlockingIOError:

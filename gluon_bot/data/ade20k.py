@@ -40,7 +40,7 @@ HINT = '; gluon-bot verify lists all such files, and --skip-broken leaves them o
 def verify(root: str, processes: Optional[int] = None, ignore_label: Optional[int] = None) -> Checked:
     """Every problem of a tree as a line 'training/NAME: what is wrong'.
 
-    Decodes every image and mask. Raises InputError if `root` holds no ADEChallengeData2016 at all.
+    Decodes every image and mask. Raises InputError if `root` holds no ADEChallengeData2016.
     processes: default one a core. ignore_label: of pixels that count as unlabelled, besides 0.
     """
     folder = find_folder(root)

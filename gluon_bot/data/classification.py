@@ -5,7 +5,7 @@ an update takes the next batch of them, and each worker a part of that. How an i
 epoch, record). So the number of workers, of threads and of small batches changes only which worker computes what.
 
 MXNet's own ImageRecordIter is not used: on a core it decodes fewer images a second (benchmarks/notes.md), it ends its
-process at a record that is no image, and draws crops by an image's place in the batch, the same in all batches.
+process at a record that is not an image, and draws crops by an image's place in the batch, the same in all batches.
 """
 
 from __future__ import annotations

@@ -62,14 +62,14 @@ def for_validation(image: np.ndarray, recipe: Recipe, pixels: np.ndarray) -> Non
 def decoded(data: bytes) -> np.ndarray:
     """An encoded image, turned as its EXIF orientation says: uint8 (height, width, 3), BGR as OpenCV has it.
 
-    Raises ValueError for bytes that are no image.
+    Raises ValueError for bytes that are not an image.
     """
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         image = None
     if image is None:
-        raise ValueError('it is no image that OpenCV decodes')
+        raise ValueError('OpenCV cannot decode the image')
     return image
 
 

@@ -35,7 +35,7 @@ class FileCheck(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """The problems of a tree as lines, how many there are, the names of the files that have them, and what else to say."""
+    """The problems of a tree as lines, how many there are, the names of the files that have them, and further notes."""
 
     problems: List[str]
     total: int
@@ -79,7 +79,7 @@ def read_names(path: str, is_name: Callable[[str], bool] = lambda line: False) -
     """The names in a text file, one a line: the whole line or its first word, whichever `is_name` knows.
 
     It may have the extension of an image, which is taken off where the name is known without it.
-    Raises InputError for a file that cannot be read, is no text, repeats a name or has one that leads out of its folder.
+    Raises InputError for a file that cannot be read, is not text, repeats a name or has one that leads out of its folder.
     """
     lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     names = [_name(line, is_name) for line in lines]
@@ -127,7 +127,7 @@ def open_image(path: str, role: str) -> Image.Image:
 
 
 def image_size(path: str) -> Tuple[int, int]:
-    """Width and height of an image by its header; InputError for what is no image."""
+    """Width and height of an image by its header; InputError for what is not an image."""
     try:
         with Image.open(path) as image:
             return image.size

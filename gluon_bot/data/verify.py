@@ -18,8 +18,8 @@ FINDERS = {VOC: voc.find_devkit, ADE20K: ade20k.find_folder}
 def verify(path: str, workers: Optional[int] = None, skip_broken: bool = False, ignore_label: Optional[int] = None) -> str:
     """Check a VOC devkit, an ADEChallengeData2016 tree (or both, side by side), a folder of records, or one .rec.
 
-    Returns what it is, a line each. skip_broken: images that --skip-broken leaves out of training are no error; ignore_label
-    is that of unlabelled pixels in masks, besides 0.
+    Returns what it is, a line each. skip_broken: images that --skip-broken leaves out of training are not an error;
+    ignore_label is that of unlabelled pixels in masks, besides 0.
     Problems are listed on standard error, and InputError says how many there are.
     """
     checks: Dict[str, Callable[..., Checked]] = {VOC: voc.verify, ADE20K: partial(ade20k.verify, ignore_label=ignore_label)}

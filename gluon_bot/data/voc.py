@@ -53,7 +53,7 @@ MOST_CLASSES = 1000
 def verify(root: str, processes: Optional[int] = None) -> Checked:
     """Every problem of a devkit tree as a line 'VOC2007/NAME: what is wrong'.
 
-    Decodes every listed image and compares it with its annotation. Raises InputError if `root` is no devkit at all.
+    Decodes every listed image and compares it with its annotation. Raises InputError if `root` is not a devkit.
     processes: default one a core.
     """
     devkit = find_devkit(root)

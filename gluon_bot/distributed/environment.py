@@ -65,7 +65,7 @@ def prepare(workers: int) -> None:
     given = os.environ.get('OMP_NUM_THREADS', '')
     threads = given.split(',')[0].strip()  # a list has the threads of nested regions behind
     if threads and not (threads.isdecimal() and 0 < int(threads[:9]) < 1 << 20):
-        raise InputError("OMP_NUM_THREADS: '%s' is no number of threads from 1 on; unset it, or set it to one" % given)
+        raise InputError("OMP_NUM_THREADS: '%s' is not a number of threads; unset it, or set it to 1 or more" % given)
     os.environ['OMP_NUM_THREADS'] = threads or str(max(1, cores() // workers))
     _keep_memory()
 
@@ -91,7 +91,7 @@ def _keep_memory() -> None:
 
 
 def address_space_limit() -> str:
-    """What `ulimit -v` allows this process, in words, where that is a limit; '' where there is none, or one to work with."""
+    """What `ulimit -v` allows this process, in words; '' where there is no limit, or one that is large enough."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     small = limit not in (resource.RLIM_INFINITY, -1) and limit < LEAST_ADDRESS_SPACE_BYTES
     return 'the address space is limited to %s (ulimit -v)' % size_text(limit) if small else ''

@@ -171,7 +171,7 @@ def explanation(gpu: Optional[Gpu]) -> str:
 
 
 def _nvidia_smi(query: str) -> List[str]:
-    """Lines of nvidia-smi's answer; none where it fails, for then they are no answer."""
+    """Lines of nvidia-smi's answer; [] where it fails."""
     command = ['nvidia-smi', query] + ([] if query == '-L' else ['--format=csv,noheader'])
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors='replace',
@@ -182,7 +182,7 @@ def _nvidia_smi(query: str) -> List[str]:
 
 
 def _number(text: str) -> float:
-    """The first two parts of a version as a number; 0 where it is none."""
+    """The first two parts of a version as a number; 0 where it is not a version."""
     found = re.match(r'\d+(\.\d+)?', text)
     return float(found.group()) if found else 0.0
 

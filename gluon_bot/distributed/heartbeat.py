@@ -1,6 +1,6 @@
 """Heartbeats from each worker to its launcher, by a pipe: a worker that makes no progress is known by its rank.
 
-Horovod's own check for stalls runs in rank 0 and waits itself for a worker that was stopped; and it cannot see a worker that
+Horovod's own check for stalls runs in rank 0 and itself waits for a worker that was stopped; it cannot see a worker that
 hangs outside of Horovod. `console.Progress` beats: at each update, each batch that is evaluated, each record verified.
 """
 

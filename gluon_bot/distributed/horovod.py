@@ -81,7 +81,6 @@ class Ranks:
             return array.asnumpy()[None]
         return self.horovod.allgather(array.expand_dims(0), name=name).asnumpy()
 
-
     def concatenate(self, array: mx.nd.NDArray, name: str) -> np.ndarray:
         """The rows of all ranks' arrays, each with at least one row, one under the other."""
         return array.asnumpy() if self.size == 1 else self.horovod.allgather(array, name=name).asnumpy()

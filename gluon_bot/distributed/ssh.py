@@ -58,7 +58,7 @@ def is_here(name: str) -> bool:
     try:
         address = socket.gethostbyname(name)
     except OSError as error:
-        raise InputError("--hosts: '%s' is no machine that can be found (%s)" % (name, error.strerror)) from None
+        raise InputError("--hosts: cannot find the machine '%s' (%s)" % (name, error.strerror)) from None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
         try:
             trial.bind((address, 0))

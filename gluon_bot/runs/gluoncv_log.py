@@ -96,7 +96,7 @@ class LogReader:
             self._segmentation_header(number, line)
 
     def finish(self) -> None:
-        """After the last line: leave out training accuracies that are none, or cannot be told from such.
+        """After the last line: leave out what is called training accuracy but is not, or may not be.
 
         With label smoothing the script of 2018 compared smoothed targets and logits of the same shape, which MXNet's
         metric does number by number: 75 % in the first epoch of a network that is right in 5 %.

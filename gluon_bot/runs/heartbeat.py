@@ -1,6 +1,7 @@
 """RUN/heartbeat.json: the step, loss, rate and speed of a run between two lines of its record, for `runs` and `watch`.
 
-Written by rank 0 at most every few seconds, gone when the run ends. It decides nothing, and a failure to write it is none.
+Written by rank 0 at most every few seconds, gone when the run ends. Nothing depends on it: a failure to write it is
+ignored.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Heartbeat:
 
 
 def read(run: str) -> Dict[str, Any]:
-    """The values written last and 'age_seconds'; {} where there are none that can be read."""
+    """The values written last and 'age_seconds'; {} where they cannot be read."""
     path = os.path.join(run, HEARTBEAT)
     try:
         values = parse_json(read_bounded(path, MOST_BYTES).decode('utf-8'))

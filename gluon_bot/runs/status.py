@@ -18,7 +18,7 @@ RUNNING, DONE, FAILED, STOPPED, UNREADABLE = 'running', 'done', 'failed', 'stopp
 IMPORTED = 'imported'  # a checkpoint that no run of ours has trained
 RECENT_EPOCHS = 5  # whose median time tells the time left
 SILENT_SECONDS = 600  # without a lock to ask: what was quiet for so long, and for two epochs, does not run any more
-MOST_NUMBER, MOST_SECONDS = 10 ** 12, 10 ** 9  # what is above is no measurement, or as good as never
+MOST_NUMBER, MOST_SECONDS = 10 ** 12, 10 ** 9  # larger numbers are not measurements, longer times as good as never
 MOST_WIDTH = 36  # of a name in the table
 
 
@@ -89,7 +89,7 @@ def _unreadable(name: str, reason: str) -> Status:
 
 
 def _imported(run: str, name: str) -> List[Status]:
-    """The network of a checkpoint without a record, as `gluon-bot import` leaves it; none where there is no good one."""
+    """The network of a checkpoint without a record, as `gluon-bot import` leaves it; nothing where there is no good one."""
     newest = checkpoint.newest(run)[0]
     if newest is None:
         return []

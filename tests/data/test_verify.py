@@ -84,7 +84,7 @@ def test_untrusted_images_whose_checksums_agree_are_still_decoded_before_trainin
 
 
 @pytest.mark.parametrize('frame, changes, said', [
-    (recordio.image_record(2, 1, encoded(noise(2))), {}, 'record 1: label 2.0 is none of the 2 classes'),
+    (recordio.image_record(2, 1, encoded(noise(2))), {}, 'record 1: label 2.0 is not one of the 2 classes'),
     (recordio.image_record(0.5, 1, encoded(noise(2))), {}, 'record 1: label 0.5'),
     (recordio.image_record(float('nan'), 1, encoded(noise(2))), {}, 'record 1: label nan'),
     (recordio.image_record(1, 7, encoded(noise(2))), {}, 'record 1: it is numbered 7'),

@@ -82,7 +82,7 @@ def test_what_is_no_number_of_threads_is_one_line(monkeypatch, given, capsys):
     monkeypatch.setenv('OMP_NUM_THREADS', given)
     assert main(['recipes', 'digits']) == 2
     said = capsys.readouterr().err
-    assert said.startswith("gluon-bot: OMP_NUM_THREADS: '%s' is no number of threads" % given) and said.count('\n') == 1
+    assert said.startswith("gluon-bot: OMP_NUM_THREADS: '%s' is not a number of threads" % given) and said.count('\n') == 1
 
 
 @pytest.mark.parametrize('own, files, limit', [

@@ -39,7 +39,7 @@ def test_machines_and_slots():
 def test_which_machine_is_this_one():
     assert ssh.is_here('localhost') and ssh.is_here('127.0.0.1')
     assert not ssh.is_here('192.0.2.1')  # reserved for documentation
-    with pytest.raises(InputError, match="'no.such.machine.invalid' is no machine"):
+    with pytest.raises(InputError, match="cannot find the machine 'no.such.machine.invalid'"):
         ssh.is_here('no.such.machine.invalid')
     assert ssh.interface('127.0.0.1') == 'lo' and ssh.own_address_towards('127.0.0.1') == '127.0.0.1'
     with pytest.raises(InputError, match='no network interface'):

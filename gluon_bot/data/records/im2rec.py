@@ -125,7 +125,7 @@ def _label(header: bytes, path: str, number: int) -> Tuple[int, int]:
 
 
 def _listed(path: str) -> Dict[int, Tuple[int, str]]:
-    """{id: (label, name)} of the .lst file beside a record file; {} where there is none that is whole."""
+    """{id: (label, name)} of the .lst file beside a record file; {} where it is missing or damaged."""
     try:
         lines = read_bounded(os.path.splitext(path)[0] + '.lst', MOST_LIST_BYTES).decode('utf-8-sig').splitlines()
         rows = [line.split('\t') for line in lines if line.strip()]

@@ -1,4 +1,4 @@
-"""One image on its way into a record: wholly decoded, and encoded again only where it is no JPEG that every decoder reads.
+"""One image on its way into a record: wholly decoded, and encoded again only where it is not a JPEG for every decoder.
 
 OpenCV, which training decodes with, shows the half of a truncated image and fills the rest with grey, so nothing reaches a
 record that was not decoded to its end here. It turns an image as its EXIF orientation says, and so does what is encoded
@@ -104,7 +104,7 @@ def _without_metadata(data: bytes) -> bytes:
 
 
 def _kind(data: bytes) -> str:
-    """What is known of bytes that are no image that is read here: ' (an HTML page)', or nothing."""
+    """What kind of file these bytes are, where that is known: ' (an HTML page)', or ''."""
     start = data[:100].lstrip()
     if data[4:8] == b'ftyp':
         return ' (an HEIC or AVIF image, or a film; convert it to JPEG)'

@@ -175,7 +175,7 @@ def _with_class_folders(placed: List[Placed], others: Sequence[Item]) -> List[Pl
 
 
 def _check_folders(splits: Dict[str, List[Placed]], known: bool) -> None:
-    """ValueError for images outside class folders, and for class folders that are none."""
+    """ValueError for images outside class folders, and for splits in the place of classes."""
     for placed in splits.values():
         outside = next((item.name for parts, item in placed if len(parts) < 2), None)
         if outside:

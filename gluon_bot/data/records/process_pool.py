@@ -28,8 +28,8 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
             workers: Optional[int] = None) -> Generator[Any, None, None]:
     """Yield function(task) for each task, in their order, computed in `workers` processes (default: one a core).
 
-    At most two tasks a process are under way; with one worker all happens in this process. `function` must be a module's
-    own and may raise nothing. Raises RunError if a process is killed.
+    At most two tasks a process are under way; with one worker all happens in this process. `function` must be defined
+    in a module and may not raise. Raises RunError if a process is killed.
     """
     workers = workers or cores()
     if workers == 1:

@@ -110,7 +110,7 @@ def _sound(frame: bytes, number: int, classes: int) -> Tuple[int, bool]:
     if numbered != number:
         raise ValueError('it is numbered %d' % numbered)
     if not (0 <= label < classes and label == int(label)):
-        raise ValueError('label %s is none of the %d classes' % (label, classes))
+        raise ValueError('label %s is not one of the %d classes' % (label, classes))
     image = images.decode(data)
     if not images.is_plain_jpeg(image, data):
         raise ValueError('a %s image of mode %s instead of a greyscale or RGB JPEG' % (image.format, image.mode))

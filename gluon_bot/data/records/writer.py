@@ -22,7 +22,7 @@ PARTIAL = '.partial'
 
 @contextmanager
 def writing_into(folder: str) -> Iterator[None]:
-    """Own `folder` while records are written into it, without what a killed writer left, and clear up behind an error.
+    """Own `folder` while records are written into it; remove what a killed writer left, and what an error leaves.
 
     Raises InputError where the folder has finished records, or another process writes into it, RunError where writing fails.
     """
