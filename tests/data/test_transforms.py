@@ -80,9 +80,9 @@ def test_a_crop_that_never_fits_is_the_largest_square_around_the_centre():
     assert transforms.random_crop(10, 100, recipe, random.Random(0)) == (0, 45, 10, 10)
 
 
-def test_pixels_that_are_no_image_are_refused():
+def test_bytes_that_are_not_an_image_are_refused():
     for data in (b'', b'\xff\xd8\xff', b'GIF89a'):
-        with pytest.raises(ValueError, match='no image'):
+        with pytest.raises(ValueError, match='cannot decode the image'):
             transforms.decoded(data)
 
 
