@@ -179,20 +179,28 @@ def _segment(options: argparse.Namespace) -> int:
 
 
 def _fit(options: argparse.Namespace, task: Any, plan: Any, chosen: Any) -> int:
-    """Train as one worker by `task`, a module of gluon_bot.tasks, or plan the job and start its workers."""
-    from gluon_bot.recipes.finetuning import recipe_named
-    recipe = _overridden(recipe_named(options.recipe, options.command), options)
-    if not options.dry_run and not _is_launcher(options):
-        task.fit(recipe, chosen)
-        return 0
-    launcher.check(options.workers, options.hosts)
-    job = task.describe(recipe, chosen, options.workers)
-    return _plan_or_launch(options, job, plan(job, options.workers), task.prepare)
+    """Say what is planned, then train as one worker by `task`, a module of gluon_bot.tasks, or start the workers.
 
-
-def _overridden(recipe: Any, options: argparse.Namespace) -> Any:
+    A dry run says what it would take too, and trains nothing. A worker that was started by another process plans nothing.
+    """
     from gluon_bot.recipes.fields import override
-    return override(recipe, options.set + (['seed=%d' % options.seed] if options.seed is not None else []))
+    from gluon_bot.recipes.finetuning import recipe_named
+    recipe = override(recipe_named(options.recipe, options.command),
+                      options.set + (['seed=%d' % options.seed] if options.seed is not None else []))
+    if options.dry_run or 'HOROVOD_RANK' not in os.environ:
+        launcher.check(options.workers, options.hosts)
+        job = task.describe(recipe, chosen, options.workers)
+        planned = plan(job, options.workers)
+        if options.dry_run:
+            from gluon_bot.training import dry_run
+            tell(planned)
+            tell(dry_run.estimate(job, options.workers, task.prepare))
+            return 0
+        say(planned)
+        if _is_launcher(options):
+            return _launch(options)
+    task.fit(recipe, chosen)
+    return 0
 
 
 def _run_options(options: argparse.Namespace, weights: str, teacher: str = '') -> Any:
@@ -202,17 +210,6 @@ def _run_options(options: argparse.Namespace, weights: str, teacher: str = '') -
                       keep=options.keep, tensorboard=options.tensorboard,
                       skip_broken=getattr(options, 'skip_broken', False),
                       ignore_label=getattr(options, 'ignore_label', None))
-
-
-def _plan_or_launch(options: argparse.Namespace, job: Any, planned: str, prepare: Any) -> int:
-    """Print what the job would do and take, or say the former and start its workers."""
-    if not options.dry_run:
-        say(planned)
-        return _launch(options)
-    from gluon_bot.training import dry_run
-    tell(planned)
-    tell(dry_run.estimate(job, options.workers, prepare))
-    return 0
 
 
 def _study(options: argparse.Namespace) -> None:

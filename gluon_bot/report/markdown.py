@@ -47,7 +47,7 @@ def study_glance(report: StudyReport, picture: str) -> str:
         '%s: %s' % (code(report.study.name), escaped('%s; %s. %s.' % (
             report.study.title, studies.runs_text(report), studies.SHORT_SCALE))),
         '![%s](%s)' % (alternative_text(report), picture) if lines else '',
-        _table(('Of', *heads), lines) if lines else '']))
+        _table(('Table', *heads), lines) if lines else '']))
 
 
 def markdown(comparison: Comparison, full: bool = False, linked: bool = False) -> str:

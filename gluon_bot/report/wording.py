@@ -265,7 +265,7 @@ def tiles(comparison: Comparison) -> List[Tuple[str, str]]:
     within = [near for near in same if abs(near.difference) <= tolerance(near.metric, 1)]
     if published:
         numbers += [(len(published), 'published runs beside a row'),
-                    ('%d of %d' % (len(within), len(same)), "published runs of a row's own recipe within tolerance")]
+                    ('%d of %d' % (len(within), len(same)), 'of the same recipe within tolerance')]
     numbers += [(len(comparison.placed), 'runs read'), (len(comparison.of(FILLS)), 'runs that fill a cell')]
     return [(str(number), what) for number, what in numbers]
 

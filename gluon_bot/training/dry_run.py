@@ -10,7 +10,7 @@ from typing import Any, Callable, List, NamedTuple, Tuple
 
 import mxnet as mx
 
-from gluon_bot.console import duration, without_native_lines
+from gluon_bot.console import counted, duration, without_native_lines
 from gluon_bot.training.loop import Task
 from gluon_bot.training.setup import Job, RunOptions
 
@@ -73,13 +73,14 @@ def _lines(whole: Job, workers: int, measured: Measured) -> List[Tuple[str, str]
     real = measured.images == whole.micro_batch
     update = measured.seconds * whole.micro_batch / measured.images * whole.options.accumulate
     epoch = update * whole.steps_an_epoch
-    how = 'from %d update%s of %d images' % (measured.updates, 's' * (measured.updates > 1), measured.images)
+    images = counted(measured.images, 'image')
+    how = 'from %s of %s' % (counted(measured.updates, 'update'), images)
     how += '' if real else ', scaled up'
     if workers > 1:
         how += ', by one worker alone'
-    worded = '%.2g s' % update if update < 10 else duration(update)
+    times = ['%.2g s' % time if time < 10 else duration(time) for time in (update, epoch, epoch * whole.recipe.epochs)]
     return [
         ('time', 'about %s an update, %s an epoch, %s in all, without evaluations (%s on %s)' % (
-            worded, duration(epoch), duration(epoch * whole.recipe.epochs), how, measured.place)),
-        ('memory', '%s %.1f GB a worker (%d images at a time)' % (
-            'about' if real else 'more than', measured.gigabytes, measured.images))]
+            *times, how, measured.place)),
+        ('memory', '%s %.1f GB a worker (%s at a time)' % (
+            'about' if real else 'more than', measured.gigabytes, images))]

@@ -120,7 +120,7 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
 
 
 class Plan(NamedTuple):
-    """What the lines of a dry run say of a task besides its job."""
+    """What the lines at the start of a run say of a task besides its job."""
 
     what: str  # the recipe does
     network: str
@@ -128,7 +128,7 @@ class Plan(NamedTuple):
 
 
 def planned(job: Job, plan: Plan, workers: int) -> str:
-    """The lines of the dry run of any task. Raises InputError where the output folder or its checkpoint does not fit."""
+    """What a run of any task would do, a line each. InputError where the output folder or its checkpoint does not fit."""
     check_out(job.options.out, job.options.resume)
     found = checkpoint.newest(job.options.out)[0] if job.options.resume else None
     if found:
@@ -137,7 +137,7 @@ def planned(job: Job, plan: Plan, workers: int) -> str:
     lines = [
         ('recipe', '%s: %s' % (recipe.name, plan.what)),
         ('network', plan.network),
-        ('data', '%s, %s, %d to train, %d to evaluate' % (
+        ('data', '{}, {}, {:,} to train, {:,} to evaluate'.format(
             job.manifest['name'], counted(classes, 'class'), job.manifest['train_images'], job.manifest['val_images'])),
         ('batch', '%d = %s x %d accumulated x %s' % (
             recipe.batch_size, counted(workers, 'worker'), job.options.accumulate, counted(job.micro_batch, 'image'))),

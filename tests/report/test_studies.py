@@ -137,7 +137,7 @@ def test_pages_show_it(ladder):
             '| reproduced in sign |' in text
         assert studies.SCALE in text and text.count('resnet50d-cosine+image_size') == 0
     page = html.page(comparison, report.drawing())
-    wanted = ('In small · ', '+6.64 to +7.96', 'one seed, no verdict', studies.SCALE.split("'")[0])
+    wanted = ('Study imagenette-64', '+6.64 to +7.96', 'one seed, no verdict', studies.SCALE.split("'")[0])
     assert [word for word in wanted if word not in page] == []
     told = json.loads(json.dumps(as_json(comparison)))['studies'][0]
     cosine = next(one for one in told['results'] if one['row'] == '+ cosine decay')
@@ -161,7 +161,7 @@ def test_update_renews_the_study_and_its_picture(ladder, tmp_path):
     assert '](docs/gains-imagenette-64.png)\n' in study and 'old' not in study and 'not run' not in study
     assert '| Table 6 · ResNet-50-D · top-1 | + cosine decay (on efficient) | +0.75 | +7.30 | +6.64 to +7.96 | 3 ' \
         '| reproduced in sign |' in study
-    assert study.count('\n| Table ') == 3 and rest.startswith('\nb\n')
+    assert study.count('\n| Table 6') == 3 and rest.startswith('\nb\n')
     picture = tmp_path / 'docs' / 'gains-imagenette-64.png'
     assert picture.stat().st_size > 10000
     picture.unlink()

@@ -34,6 +34,8 @@ def test_a_run_says_its_best_epoch_and_what_is_next(two_classes, tmp_path, capsy
     monkeypatch.setattr(heartbeat.Heartbeat, 'beat', watched)
     assert main(['train', 'digits', '--data', two_classes, '--out', out, *TINY]) == 0
     said = capsys.readouterr().err.splitlines()
+    assert said[2].endswith('images, 2 classes, 12 to train, 6 to evaluate')
+    assert said[6] == 'start          from initialisation'
     assert 'top-5' not in ''.join(said)  # of two classes
     assert [(one['epoch'], one['step']) for one in seen] == [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5), (2, 6)]
     assert all(one['loss'] > 0 and one['images_per_second'] > 0 for one in seen)

@@ -224,9 +224,10 @@ def say_part(found: Manifest) -> None:
 def summary(found: Manifest) -> str:
     """One line about a split for a person."""
     changed = ', '.join('%d %s' % (count, reason) for reason, count in sorted(found.reencoded.items()) if count)
-    return '%s %s: %s of %s, %d greyscale, median %d x %d pixels, %.1f MB%s%s' % (
-        found.name, found.split, counted(found.images, 'image'), counted(len(found.classes), 'class'), found.greyscale,
-        found.width[1], found.height[1], found.rec_bytes / 1e6, ', encoded again: ' + changed if changed else '',
+    return '%s %s: %s of %s, %s greyscale, median %d x %d pixels, %.1f MB%s%s' % (
+        found.name, found.split, counted(found.images, 'image'), counted(len(found.classes), 'class'),
+        format(found.greyscale, ','), found.width[1], found.height[1], found.rec_bytes / 1e6,
+        ', encoded again: ' + changed if changed else '',
         ', left out: %d' % len(found.left_out) if found.left_out else '')
 
 
