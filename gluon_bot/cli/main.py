@@ -153,6 +153,8 @@ def _verify(options: argparse.Namespace) -> None:
         from gluon_bot.recipes.classification import RECIPES
         from gluon_bot.tools import pictures
         pictures.picture(options.path, 'train', options.picture, RECIPES['resnet50-baseline'])
+    if options.picture:
+        say('wrote %s' % options.picture)
 
 
 def _doctor(options: argparse.Namespace) -> int:
