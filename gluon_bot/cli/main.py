@@ -242,6 +242,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise InputError("%s: was trained to '%s', which this version does not know" % (options.checkpoint, task))
     if options.multi_scale and task != 'segment':
         raise InputError('--multi-scale is for segmentation; %s was trained to %s' % (options.checkpoint, task))
+    few = task == 'classify' and len(meta['classes']) <= 5
     detailed = bool(options.per_class or options.out or options.predictions)
     if detailed and task != 'classify':
         raise InputError('--per-class, --out and --predictions are for classifiers; %s was trained to %s'
@@ -251,7 +252,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             if _is_launcher(options):
                 raise InputError('--workers: one worker evaluates images that are not packed, some of the classes, or each '
                                  'class; leave it out')
-            return _evaluate_images(options)
+            return _evaluate_images(options, RESULT_OF_FEW_CLASSES if few else TASKS[task].result)
     if _is_launcher(options):
         launcher.check(options.workers, options.hosts)
         return _launch(options)
@@ -266,7 +267,6 @@ def _evaluate(options: argparse.Namespace) -> int:
         from gluon_bot.tasks import classification
         result = classification.run(options.checkpoint, options.data, options.batch_size, options.limit)
     if result is not None:
-        few = task == 'classify' and len(meta['classes']) <= 5
         tell(json.dumps(result) if options.json else (RESULT_OF_FEW_CLASSES if few else TASKS[task].result) % result)
         for name, precision in {} if options.json else result.get('val_ap', {}).items():
             tell('%-20s AP %5.2f %%' % (name, precision))
@@ -281,15 +281,14 @@ def _are_its_records(data: str, path: str) -> bool:
         and list(manifest.load(data, 'val').classes) == checkpoint.find(path).meta['classes']
 
 
-def _evaluate_images(options: argparse.Namespace) -> int:
-    from gluon_bot.recipes.tasks import TASKS
+def _evaluate_images(options: argparse.Namespace, wording: str) -> int:
     from gluon_bot.tools import evaluation
     result = evaluation.run(options.checkpoint, options.data, options.batch_size, options.limit, options.out or '',
                             options.predictions)
     if options.json:
         tell(json.dumps({key: value for key, value in result.items() if key != 'per_class' or options.per_class}))
         return 0
-    for text in (TASKS['classify'].result % result, evaluation.said(result), options.per_class and evaluation.table(result)):
+    for text in (wording % result, evaluation.said(result), options.per_class and evaluation.table(result)):
         if text:
             tell(text)
     return 0

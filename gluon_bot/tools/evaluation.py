@@ -168,9 +168,9 @@ def write_csv(path: str, lines: Sequence[Dict[str, Any]]) -> None:
 
 def table(result: Dict[str, Any]) -> str:
     """The classes of a result, a line each, for people."""
-    rows = [('%s' % line['name'], '%d' % line['images'], '%.2f' % line['top1'], '%.2f' % line['top5'],
+    rows = [('%s' % line['name'], '%d' % line['images'], '%d' % line['correct_top1'], '%.2f' % line['top1'],
              '%d' % line['predicted']) for line in result['per_class']]
-    heads = ('class', 'images', 'top-1 %', 'top-5 %', 'predicted')
+    heads = ('class', 'images', 'correct', 'top-1 %', 'predicted')
     width = max(len(row[0]) for row in [heads, *rows])
     return '\n'.join('%-*s %8s %8s %8s %10s' % (width, *row) for row in [heads, *rows])
 
@@ -179,8 +179,10 @@ def said(result: Dict[str, Any]) -> str:
     """The accuracy over the subset of the classes in one line; '' where the images are of all classes."""
     if 'subset_top1' not in result:
         return ''
-    return ('over the %(subset_classes)d classes of the images alone: top-1 %(subset_top1).3f %%, top-5 %(subset_top5).3f '
-            '%% (%(subset_correct_top1)d and %(subset_correct_top5)d)') % result
+    text = 'over the %(subset_classes)d classes of the images alone: top-1 %(subset_top1).3f %% (%(subset_correct_top1)d)'
+    if result['subset_classes'] > TOP:
+        text += ', top-5 %(subset_top5).3f %% (%(subset_correct_top5)d)'
+    return text % result
 
 
 def _is_packed(data: str) -> bool:
