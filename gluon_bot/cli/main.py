@@ -129,18 +129,19 @@ def _models(options: argparse.Namespace) -> None:
 
 def _pack(options: argparse.Namespace) -> None:
     from gluon_bot.data.records import pack
-    from gluon_bot.data.samples import digits, scenes
     if options.source == 'digits':
+        from gluon_bot.data.samples import digits
         digits.write_digits(options.out)
         return
     if options.source == 'scenes':
+        from gluon_bot.data.samples import scenes
         counts = scenes.write_scenes(options.out, seed=options.seed)
         say('%s: %s to train and %d to test, in VOC and ADE20K layout'
             % (options.out, counted(counts['train'], 'scene'), counts['test']))
         return
     pack.pack(options.source, options.out, name=options.name, resize=options.resize, quality=options.quality,
-                  seed=options.seed, workers=options.workers, skip_broken=options.skip_broken, check_md5=not options.no_md5,
-                  validation_share=options.validation_share, class_names=options.classes)
+              seed=options.seed, workers=options.workers, skip_broken=options.skip_broken, check_md5=not options.no_md5,
+              validation_share=options.validation_share, class_names=options.classes)
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -366,7 +367,7 @@ def _completion(options: argparse.Namespace) -> None:
 
 TRAINING = ('train', 'detect', 'segment')
 WRITING = ('import', 'export', 'predict', 'report', 'figures')  # files for others, at once
-COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict',
+COMPUTING = ('models', 'verify', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict',
              'benchmark')  # what needs MXNet
 ON_DEVICE = ('train', 'detect', 'segment', 'evaluate', 'predict')  # what computes on a GPU, where there is one
 ANY_SIZE = ('detect', 'segment', 'evaluate', 'predict')  # whose images differ in size

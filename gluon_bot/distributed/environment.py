@@ -41,6 +41,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
 import resource
 import shutil
 
@@ -64,7 +65,7 @@ def prepare(workers: int) -> None:
     """Before MXNet is imported: set what is not set yet, for one of `workers` on this machine."""
     given = os.environ.get('OMP_NUM_THREADS', '')
     threads = given.split(',')[0].strip()  # a list has the threads of nested regions behind
-    if threads and not (threads.isdecimal() and 0 < int(threads[:9]) < 1 << 20):
+    if threads and not (re.fullmatch('[0-9]{1,7}', threads) and 0 < int(threads) < 1 << 20):
         raise InputError("OMP_NUM_THREADS: '%s' is not a number of threads; unset it, or set it to 1 or more" % given)
     os.environ['OMP_NUM_THREADS'] = threads or str(max(1, cores() // workers))
     _keep_memory()

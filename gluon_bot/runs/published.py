@@ -25,10 +25,11 @@ def read(path: str, note: Note) -> List[Run]:
     """
     try:
         entries = parse_json(read_bounded(path, MOST_BYTES).decode('utf-8', 'replace'))['published']
-        assert isinstance(entries, list)
+        if not isinstance(entries, list):
+            raise TypeError
     except OSError as error:
         raise InputError('%s: cannot be read: %s' % (one_line(path), error.strerror)) from None
-    except (ValueError, TypeError, KeyError, AssertionError):
+    except (ValueError, TypeError, KeyError):
         raise InputError("%s: not a list of published runs; make it with 'python -m gluon_bot.report.published LOGS'"
                          % one_line(path)) from None
     runs = []

@@ -34,8 +34,12 @@ def test_names_are_utf8_in_every_locale(tmp_path, environment, as_tar):
     assert json.loads((tmp_path / 'out' / 'train.json').read_text(encoding='utf-8'))['classes'] == ['caf\u00e9', '\u732b']
 
 
-def test_docstrings_that_are_optimised_away_are_named():
+def test_docstrings_that_are_optimised_away_are_named(tmp_path):
     assert gluon_bot('recipes', 'digits', PYTHONOPTIMIZE='2').returncode == 0
+    packed = gluon_bot('pack', write_tree(tmp_path / 'tree', FILES), str(tmp_path / 'out'), '--workers', '1',
+                       PYTHONOPTIMIZE='2', XDG_CACHE_HOME=str(tmp_path / 'cache'))
+    assert packed.returncode == 0 and b'Traceback' not in packed.stderr, packed.stderr
+    assert b'PYTHONOPTIMIZE=2' in gluon_bot('verify', str(tmp_path / 'out'), PYTHONOPTIMIZE='2').stderr
     done = gluon_bot('train', 'digits', '--data', 'x', '--out', 'y', PYTHONOPTIMIZE='2')
     assert done.returncode == 2 and done.stderr.count(b'\n') == 1
     assert b'PYTHONOPTIMIZE=2' in done.stderr or b'no such folder' in done.stderr

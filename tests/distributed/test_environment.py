@@ -77,8 +77,8 @@ def test_untidy_numbers_of_threads(monkeypatch, given, threads):
     assert os.environ['OMP_NUM_THREADS'] == threads
 
 
-@pytest.mark.parametrize('given', ['x', '0', '-1', '1.5', '2;3', '9' * 30])
-def test_what_is_no_number_of_threads_is_one_line(monkeypatch, given, capsys):
+@pytest.mark.parametrize('given', ['x', '0', '-1', '1.5', '2;3', '9' * 30, '\u0663'])
+def test_what_is_not_a_number_of_threads_is_one_line(monkeypatch, given, capsys):
     monkeypatch.setenv('OMP_NUM_THREADS', given)
     assert main(['recipes', 'digits']) == 2
     said = capsys.readouterr().err
