@@ -180,17 +180,18 @@ def new_state(recipe: Recipe, classes: int, ranks: horovod.Ranks, accumulate: in
 
 def plan(job: Job, workers: int) -> str:
     """What a run would do, a line each, after every check that needs no network trained: the dry run."""
-    recipe, options = job.recipe, job.options
+    recipe, options, classes = job.recipe, job.options, len(job.class_names)
     if options.weights:
-        new_state(recipe, len(job.class_names), horovod.Ranks(), options.accumulate, options.weights)
+        network = build(recipe.model, classes)
+        initialize(network, mx.cpu(), recipe.seed, recipe.image_size)
+        pretrained.start_from(network, options.weights)
     if options.teacher or recipe.teacher:
         teacher_network(recipe, options.teacher, job.class_names, mx.cpu())
-    classes = len(job.class_names)
     parameters, multiply_adds = flops.figures(recipe.model, recipe.image_size, classes)
-    network = '%s, %.2f M parameters (%s), %.2f GFLOPs at %d pixels' % (
+    sizes = '%s, %.2f M parameters (%s), %.2f GFLOPs at %d pixels' % (
         recipe.model, parameters / 1e6, counted(classes, 'class'), multiply_adds / 1e9, recipe.image_size)
     what = ' '.join(tricks(recipe)) or 'no trick'
-    return planned(job, Plan(what, network, start=options.weights or 'initialisation'), workers)
+    return planned(job, Plan(what, sizes, start=options.weights or 'initialisation'), workers)
 
 
 def evaluate(tested: Trained, records: Manifest, part: Part, ranks: horovod.Ranks) -> Dict[str, Any]:
