@@ -11,6 +11,7 @@ process at a record that is not an image, and draws crops by an image's place in
 from __future__ import annotations
 
 import collections
+import functools
 import os
 import random
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -77,7 +78,7 @@ def train_batches(records: Manifest, recipe: Recipe, part: Part, epoch: int, fir
 
     wanted = batch_numbers(images, recipe.seed, epoch, part, first, end)
     with closing(Records(records)) as reader:
-        yield from _on_device(loaded(load, wanted, recipe.image_size, part.decoding_threads()), part.context)
+        yield from on_device(loaded(load, wanted, recipe.image_size, part.decoding_threads()), part.context)
 
 
 def validation_batches(records: Manifest, recipe: Recipe, part: Part) -> Batches:
@@ -97,12 +98,26 @@ def validation_batches(records: Manifest, recipe: Recipe, part: Part) -> Batches
 
     wanted = (range(begin, min(begin + part.batch_size, end)) for begin in range(first, end, part.batch_size))
     with closing(Records(records)) as reader:
-        yield from _on_device(loaded(load, wanted, recipe.image_size, part.decoding_threads()), part.context)
+        yield from on_device(loaded(load, wanted, recipe.image_size, part.decoding_threads()), part.context)
 
 
-def _on_device(pairs: Iterator[Tuple[np.ndarray, np.ndarray]], context: Optional[mx.Context]) -> Batches:
+def on_device(pairs: Iterable[Tuple[np.ndarray, np.ndarray]], context: Optional[mx.Context]) -> Batches:
+    """Each pair on `context`, where the next one is on its way by then: a GPU does not wait for it after an update.
+
+    Nothing is copied on a CPU. Pixels are float32, of colours computed by the threads that decode: to compute them on the
+    device, from uint8, takes a CPU longer (benchmarks/notes.md).
+    """
+    sent: Deque[Tuple[mx.nd.NDArray, mx.nd.NDArray]] = collections.deque()
     for images, labels in pairs:
-        yield mx.nd.array(images, ctx=context or mx.cpu()), mx.nd.array(labels, ctx=context or mx.cpu())
+        sent.append((_sent(images, context), _sent(labels, context)))
+        if len(sent) > 1:
+            yield sent.popleft()
+    yield from sent
+
+
+def _sent(array: np.ndarray, context: Optional[mx.Context]) -> mx.nd.NDArray:
+    """The array, which must not change any more, on its way to `context`."""
+    return mx.nd.from_numpy(array).as_in_context(context or mx.cpu())
 
 
 class Records:
@@ -110,7 +125,7 @@ class Records:
 
     def __init__(self, manifest: Manifest) -> None:
         self.path = manifest.rec
-        self.offsets = recordio.read_index(manifest.idx, manifest.images, manifest.rec_bytes)
+        self.offsets = _offsets(manifest.idx, manifest.images, manifest.rec_bytes)
         try:
             self.file = open(manifest.rec, 'rb')
         except OSError as error:
@@ -129,6 +144,11 @@ class Records:
 
     def close(self) -> None:
         self.file.close()
+
+
+@functools.lru_cache(maxsize=2)  # of training and of validation: a second for ImageNet's, once a run and not each epoch
+def _offsets(path: str, records: int, rec_bytes: int) -> np.ndarray:
+    return recordio.read_index(path, records, rec_bytes)
 
 
 BATCHES_AHEAD = 2

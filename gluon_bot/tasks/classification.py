@@ -23,7 +23,7 @@ from gluon_bot.recipes.tasks import TASKS, TaskFacts
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import pretrained
 from gluon_bot.training import loop, metrics
-from gluon_bot.training.optimizer import gradients, nesterov, new_trainer, set_learning_rate
+from gluon_bot.training.optimizer import gradients, nesterov, new_trainer, set_learning_rate, update
 from gluon_bot.training.setup import Job, Plan, RunOptions, check_out, micro_batch, planned
 from gluon_bot.training.state import State, Trained, average_running_statistics
 from gluon_bot.tricks import low_precision
@@ -88,7 +88,7 @@ class ClassificationTask:
             totals = totals + mx.nd.concat(loss.sum(), 100 * metrics.correct(logits, targets.argmax(axis=1)), dim=0)
         state.trainer.allreduce_grads()
         if not state.loss_scale.overflowed(gradients(state.trainer)):
-            state.trainer.update(scale * accumulate)  # NAG; weight decay as `set_weight_decay` has set it
+            update(state.trainer, scale * accumulate)  # NAG; weight decay as `set_weight_decay` has set it
         if accumulate > 1:
             state.network.collect_params().zero_grad()
         return totals

@@ -28,7 +28,7 @@ from gluon_bot.tasks import finetuning
 from gluon_bot.training import loop
 from gluon_bot.training.losses import detection_losses
 from gluon_bot.training.metrics import MeanAveragePrecision
-from gluon_bot.training.optimizer import set_learning_rate
+from gluon_bot.training.optimizer import set_learning_rate, update
 from gluon_bot.training.setup import Job, RunOptions, check_out
 from gluon_bot.training.state import State, Trained
 from gluon_bot.tricks.learning_rate import learning_rate
@@ -81,7 +81,8 @@ class DetectionTask:
                 loss.backward()
             self.compiled.add(images.shape)
             totals = totals + mx.nd.concat(loss, losses, dim=0) * len(images)
-        state.trainer.step(accumulate)  # SGD with momentum, gradients averaged over ranks
+        state.trainer.allreduce_grads()
+        update(state.trainer, accumulate)  # SGD with momentum, gradients averaged over ranks
         if accumulate > 1:
             state.network.collect_params().zero_grad()
         return totals

@@ -23,7 +23,7 @@ from gluon_bot.tasks import finetuning
 from gluon_bot.training import loop
 from gluon_bot.training.losses import pixel_cross_entropy
 from gluon_bot.training.metrics import PixelMetric
-from gluon_bot.training.optimizer import set_learning_rate
+from gluon_bot.training.optimizer import set_learning_rate, update
 from gluon_bot.training.setup import Job, RunOptions, check_out
 from gluon_bot.training.state import State, Trained
 from gluon_bot.tricks.learning_rate import learning_rate
@@ -85,7 +85,8 @@ class SegmentationTask:
                 scaled_loss = loss * (parts / recipe.batch_size)
             scaled_loss.backward()
             total = total + loss * (recipe.batch_size / -(-recipe.batch_size // IMAGES_A_MEAN))
-        state.trainer.step(accumulate)  # SGD with momentum, gradients averaged over ranks
+        state.trainer.allreduce_grads()
+        update(state.trainer, accumulate)  # SGD with momentum, gradients averaged over ranks
         if accumulate > 1:
             state.network.collect_params().zero_grad()
         return total

@@ -10,8 +10,16 @@ from gluon_bot.models.build import build
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.runs import checkpoint
-from gluon_bot.training import state
-from gluon_bot.training.optimizer import create_state, gradients, load_state, nesterov, set_learning_rate, state_arrays
+from gluon_bot.training import optimizer, state
+from gluon_bot.training.optimizer import (
+    gradients,
+    load_state,
+    nesterov,
+    new_trainer,
+    set_learning_rate,
+    state_arrays,
+    update,
+)
 from gluon_bot.tricks import low_precision
 from gluon_bot.tricks.large_batch import set_weight_decay
 from gluon_bot.tricks.low_precision import LossScale, supported
@@ -41,14 +49,13 @@ def trained(network, recipe, gradients, scale=1.0, rates=None):
     """The network after one update for each gradient of its (1, 2) weight, with the trainer."""
     rates = rates or [recipe.peak_lr] * len(gradients)
     set_weight_decay(network, recipe.no_bias_decay)
-    trainer = mx.gluon.Trainer(network.collect_params(), nesterov(recipe), kvstore=None)
-    create_state(trainer)
+    trainer = new_trainer(network, nesterov(recipe), Ranks(), accumulate=1)
     for step, gradient in enumerate(gradients):
         set_learning_rate(trainer, rates[step], rates[max(step - 1, 0)])
         with mx.autograd.record():
             output = network(mx.nd.array([gradient], dtype=network.weight.dtype)).sum() * scale
         output.backward()
-        trainer.update(scale)
+        update(trainer, scale)
     return trainer
 
 
@@ -96,6 +103,46 @@ def test_masters_are_resumed_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(second[name].asnumpy(), first[name].asnumpy(), err_msg=name)
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'float16'])
+@pytest.mark.parametrize('bucket_bytes', [1, 1 << 20])
+def test_buckets_take_the_updates_of_single_parameters_bit_for_bit(dtype, bucket_bytes):
+    recipe, networks, trainers = RECIPES['resnet50-256-no-bias-decay'], [dense(dtype), dense(dtype)], []
+    for network in networks:
+        set_weight_decay(network, no_bias_decay=True)
+    trainers = [new_trainer(networks[0], nesterov(recipe), Ranks(), accumulate=1, bucket_bytes=bucket_bytes),
+                mx.gluon.Trainer(networks[1].collect_params(), nesterov(recipe), kvstore=None)]
+    assert len(trainers[0]._params) == 2  # one decays and one does not
+    for step, gradient in enumerate([[1.1, -2.3], [0.7, 3.1], [-1.9, 0.2]]):
+        for network, trainer, change in zip(networks, trainers, (update, mx.gluon.Trainer.update)):
+            with mx.autograd.record():
+                output = network(mx.nd.array([gradient], dtype=dtype)).sum()
+            output.backward()
+            if step:
+                set_learning_rate(trainer, recipe.peak_lr / 3 ** step, recipe.peak_lr / 3 ** (step - 1))
+            change(trainer, 1)
+    for ours, plain in zip(*(network.collect_params().values() for network in networks)):
+        assert ours.data().asnumpy().tobytes() == plain.data().asnumpy().tobytes()
+
+
+def test_buckets_are_of_one_type_and_decay_in_order_and_of_a_limited_size():
+    network = build('resnet18d', 10)
+    network.initialize()
+    network.cast('float16')  # all but batch normalisation
+    set_weight_decay(network, no_bias_decay=True)
+    given = [parameter for parameter in network.collect_params().values() if parameter.grad_req != 'null']
+    before = {parameter: parameter.data().asnumpy() for parameter in given}
+    buckets = optimizer.buckets(given, 100000)
+    assert sorted(map(id, given)) == sorted(id(parameter) for bucket in buckets for parameter in bucket.starts)
+    for bucket in buckets:
+        assert len({(str(parameter.data().dtype), parameter.wd_mult) for parameter in bucket.starts}) == 1
+        assert len(bucket.starts) == 1 or 2 * bucket.data().size <= 100000
+        places = [given.index(parameter) for parameter in bucket.starts]
+        assert places == sorted(places)
+        bucket.data()[:] += 1
+    for parameter, array in before.items():
+        np.testing.assert_array_equal(parameter.data().asnumpy(), array + 1)
+
+
 def test_only_weights_decay():
     network = build('resnet18d', 10)
     set_weight_decay(network, no_bias_decay=True)
@@ -112,18 +159,18 @@ def test_no_decay_leaves_a_bias_without_gradient_alone():
         network = dense()
         network.bias.set_data(mx.nd.ones(1))
         set_weight_decay(network, no_bias_decay)
-        trainer = mx.gluon.Trainer(network.collect_params(), nesterov(recipe), kvstore=None)
+        trainer = new_trainer(network, nesterov(recipe), Ranks(), accumulate=1)
         with mx.autograd.record():
             loss = (network(mx.nd.ones((1, 2))) * 0).sum()
         loss.backward()
-        trainer.update(1)
+        update(trainer, 1)
         assert network.weight.data().asnumpy()[0, 0] < 1
         assert (network.bias.data().asscalar() < 1) == moved
 
 
 def test_an_overflow_halves_the_scale_and_skips_the_update():
     network, scale = dense(), LossScale(1024.0, fixed=False)
-    trainer = mx.gluon.Trainer(network.collect_params(), nesterov(RECIPES['resnet50-baseline']), kvstore=None)
+    trainer = new_trainer(network, nesterov(RECIPES['resnet50-baseline']), Ranks(), accumulate=1)
     for value, updated in ((np.inf, False), (np.nan, False), (1.0, True)):
         before = network.weight.data().asnumpy().copy()
         with mx.autograd.record():
@@ -131,7 +178,7 @@ def test_an_overflow_halves_the_scale_and_skips_the_update():
         loss.backward()
         used = scale.value
         if not scale.overflowed(gradients(trainer)):
-            trainer.update(used)
+            update(trainer, used)
         assert (network.weight.data().asnumpy() != before).any() == updated
     assert scale.value == 256.0 and scale.skipped == 2 and scale.updates_since_overflow == 1
     assert np.isfinite(network.weight.data().asnumpy()).all()
