@@ -356,7 +356,7 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot benchmark step resnet50-efficient resnet50-baseline --set batch_size=32\n'
                        '  gluon-bot benchmark train resnet50d-mixup --data data/imagenet --set batch_size=128\n'
                        '  gluon-bot benchmark scaling resnet50-efficient --set batch_size=64 --workers 8\n')
-    command.add_argument('what', choices=('step', 'data', 'train', 'scaling', 'evaluate'))
+    command.add_argument('what', choices=('step', 'data', 'train', 'scaling', 'evaluate', 'host'))
     command.add_argument('recipe', nargs='+', metavar='RECIPE')
     command.add_argument('--data', default='', metavar='DIR',
                          help='folder made by gluon-bot pack, for data, train and evaluate')

@@ -5,6 +5,7 @@
     train     training from records, against the step alone, and the share of the time spent waiting for images
     scaling   the step on 1, 2, 4, ... workers of the same batch together: efficiency, bytes and seconds of the allreduce
     evaluate  an evaluation from records against forward passes alone
+    host      what an update costs the host while the device waits, by part, the network's kernels left out
 
 Every measurement has processes of its own: bfloat16 and the number of threads hold for a whole process. It is repeated in
 rounds that alternate between what is compared; a figure is the median of the rounds, with the lowest and highest beside it.
@@ -38,9 +39,11 @@ WARM_UP_STEPS = 2  # the first compiles the graph, the second still allocates
 IMAGENET_TRAINING_IMAGES = 1281167
 IMAGENET_CLASSES = 1000
 NEEDS_DATA = ('data', 'train', 'evaluate')
+HOST_PARTS = ('between', 'next batch', 'rate', 'targets', 'forward', 'loss', 'backward', 'overflow', 'update', 'rest')
 COLUMNS = {
     'recipe': 'recipe', 'model': 'model', 'batch_size': 'batch', 'precision': 'precision', 'layout': 'layout',
-    'workers': 'workers', 'omp_threads': 'threads', 'decode_threads': 'decoding', 'images_per_second': 'images/s',
+    'workers': 'workers', 'omp_threads': 'threads', 'decode_threads': 'decoding', 'parameters': 'parameters',
+    'host_milliseconds': 'host ms', **{part: part for part in HOST_PARTS}, 'images_per_second': 'images/s',
     'cached_images_per_second': 'step alone',
     'forward_images_per_second': 'forward alone', 'ratio': 'ratio', 'waiting_share': 'waiting', 'efficiency': 'efficiency',
     'allreduce_bytes': 'allreduce bytes', 'allreduce_seconds': 'allreduce s', 'epoch_minutes': 'min/epoch of the data',
@@ -135,6 +138,8 @@ def _in_processes(request: Dict[str, Any], workers: int) -> List[Dict[str, Any]]
 def _measure(request: Dict[str, Any]) -> None:
     """In a process of its own: measure and, as the first rank, write the rows."""
     launcher.follow_parent()
+    if request['what'] == 'host':  # the calls of a GPU, and kernels that take no other core
+        os.environ.update(environment.GPU, OMP_NUM_THREADS='1')
     environment.prepare(int(os.environ.get('HOROVOD_LOCAL_SIZE', 1)))
     environment.prepare_device()
     from gluon_bot.distributed import horovod
@@ -297,6 +302,11 @@ def _evaluate(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -
              'forward_images_per_second': spread(speeds['forward']), 'ratio': ratio(speeds['exact'], speeds['forward'])}]
 
 
+def _host(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
+    from gluon_bot.tools import benchmark_host
+    return benchmark_host.measure(recipe, data, ranks, repeats, steps)
+
+
 def ratio(these: Sequence[float], those: Sequence[float]) -> Dict[str, float]:
     """Of neighbouring rounds, not of medians: they had the same minute."""
     return spread([this / that for this, that in zip(these, those)])
@@ -308,7 +318,8 @@ def _cell(value: Any) -> str:
     return three_digits(value) if isinstance(value, float) else '-' if value is None else str(value)
 
 
-MEASUREMENTS = {'step': _step, 'data': _data, 'train': _train, 'scaling': _scaling, 'evaluate': _evaluate}
+MEASUREMENTS = {'step': _step, 'data': _data, 'train': _train, 'scaling': _scaling, 'evaluate': _evaluate,
+                'host': _host}
 
 if __name__ == '__main__':
     try:

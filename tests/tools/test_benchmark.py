@@ -69,6 +69,18 @@ def test_what_reads_records(what, figures, digits_folder, capsys, monkeypatch):
         assert figures <= set(row) and all(row[name]['median'] > 0 for name in figures)
 
 
+def test_the_host_s_work_is_the_sum_of_its_parts_beside_more_and_more_threads(capsys):
+    assert main(['benchmark', 'host', 'digits', '--repeats', '1', '--steps', '2', '--json']) == 0
+    rows = json.loads(capsys.readouterr().out)['rows']
+    threads = [row['decode_threads'] for row in rows]
+    assert threads[0] == 0 and threads == sorted(threads) and len(rows) > 1
+    for row in rows:
+        host, parts = row['host_milliseconds']['median'], [row[part] for part in benchmark.HOST_PARTS if part != 'between']
+        assert min(parts) > 0 and sum(parts) == pytest.approx(host)
+        assert row['between'] == pytest.approx(host - row['loss'] - row['backward'])
+        assert row['parameters'] == 68  # of a ResNet-18-D: 22 convolutions, their gammas and betas, a layer of two
+
+
 def test_what_is_missing_or_too_small_is_one_line(digits_folder):
     recipe = RECIPES['digits']
     with pytest.raises(InputError, match='--data'):
