@@ -1,8 +1,10 @@
 """The estimates of what runs cost, against numbers worked out by hand, and the page that shows them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cost
+import mxnet as mx
 import pytest
 
 from gluon_bot.recipes.classification import RECIPES
@@ -27,10 +29,29 @@ def test_other_networks_and_teachers_by_their_flops(monkeypatch):
 
 
 def test_memory_by_hand(monkeypatch):
-    monkeypatch.setattr(cost, 'kept_values', lambda model, size: (10_000_000, 1_000_000))
+    monkeypatch.setattr(cost, 'kept_by', lambda recipe: (10_000_000, 1_000_000))
     # 128 images of ten million float16 values, and 12 bytes for each of a million parameters
     assert cost.gigabytes(RECIPES['resnet50-efficient']) == pytest.approx(2.56 + 0.012)
     assert cost.gigabytes(RECIPES['resnet50-baseline']) == pytest.approx(32 * 1e7 * 4e-9 + 0.012)
+    assert cost.gigabytes(FINE_TUNINGS['ade20k-resnet50d-cosine'], 4) == pytest.approx(4 * 1e7 * 4e-9 + 0.012)
+
+
+def test_values_kept_by_hand():
+    data = mx.sym.var('data')
+    layer = mx.sym.Activation(mx.sym.BatchNorm(mx.sym.Convolution(data, kernel=(3, 3), num_filter=5)), act_type='relu')
+    # 5 maps of 6 x 8 twice, from 2 of 8 x 10; 5 kernels of 2 x 3 x 3 with biases, gamma and beta
+    assert cost.kept_values(layer, 1, 2, 8, 10) == (2 * 5 * 6 * 8, 5 * 2 * 9 + 5 + 10)
+
+
+def test_fine_tuning_keeps_what_grows_with_its_pixels_and_regions():
+    detect, segment = FINE_TUNINGS['voc-resnet50d-cosine'], FINE_TUNINGS['ade20k-resnet50d-cosine']
+    kept, _ = cost.kept_by(detect)
+    twice, _ = cost.kept_by(replace(detect, roi_samples=256))
+    # on each RoI of 1024 x 14 x 14: three blocks of three convolutions and normalisations, and a shortcut, at 7 x 7 from the
+    # second convolution on
+    assert 128 * 1024 * 14 * 14 < twice - kept < 128 * 20 * 2048 * 7 * 7
+    assert cost.kept_by(replace(detect, frozen_stages=3))[0] < kept
+    assert cost.kept_by(replace(segment, crop_size=960))[0] == pytest.approx(4 * cost.kept_by(segment)[0], rel=1e-3)
 
 
 def test_the_page_shows_the_table():
