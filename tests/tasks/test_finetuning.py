@@ -173,10 +173,10 @@ def test_an_update_is_of_the_same_images_on_any_number_of_workers(scenes_folder)
     dataset = voc.Boxes(scenes_folder, 'train')
     names = [(name,) for name in dataset.names]
 
-    def batches(rank, size, accumulate=1, done=0, epoch=1):
+    def batches(rank, size, accumulate=1, done=0, epoch=1, limit=None):
         recipe = replace(FINE_TUNINGS['scenes-segmentation'], seed=3, batch_size=4)
         manifest = {'classes': [], 'train_images': 18, 'val_images': 1}
-        options = RunOptions(data='', out='', accumulate=accumulate)
+        options = RunOptions(data='', out='', accumulate=accumulate, limit=limit)
         asked = finetuning.describe(recipe, options, size, manifest, (range(18), range(1)))
         ranks = horovod.Ranks()
         ranks.rank, ranks.size = rank, size
@@ -191,6 +191,17 @@ def test_an_update_is_of_the_same_images_on_any_number_of_workers(scenes_folder)
     assert [sorted(first + second) for first, second in accumulated] == [sorted(batch) for batch in whole]
     assert batches(0, 1, done=3) == whole[3:] and batches(1, 2, 2, done=3) == batches(1, 2, 2)[3:]
     assert whole != batches(0, 1, epoch=2)
+    assert sorted(sum(batches(0, 1, limit=8), [])) == sorted(dataset.names[:8])
+
+
+def test_a_label_is_ignored_in_training_and_in_evaluation(scenes_folder):
+    recipe = replace(FINE_TUNINGS['scenes-segmentation'], batch_size=2)
+    with_all, without = (segmentation.describe(recipe, RunOptions(data=scenes_folder, out='', ignore_label=label), 1)
+                         for label in (None, 11))
+    assert without.manifest['ignore_label'] == 11 and 'ignore_label' not in with_all.manifest
+    for job, there in ((with_all, True), (without, False)):
+        for masks in (job.train_data, job.val_data):
+            assert any((mask == 10).any() for _, mask in (masks[index] for index in range(len(masks)))) == there
 
 
 @pytest.mark.parametrize('task', ['detect', 'segment'])
@@ -218,11 +229,11 @@ def test_eight_threads_load_and_no_process_is_left_behind(task, recipe, scenes_f
     small = [word for field, value in SMALL[task].items()
              for word in ('--set', '%s=%s' % (field, ','.join(map(str, value)) if isinstance(value, tuple) else value))]
     words = [task, recipe, '--data', scenes_folder, '--set', 'pretrained=false', '--set', 'epochs=500', '--set',
-             'batch_size=2', '--limit', '4', *small, '--out']
+             'batch_size=2', '--limit', '16', '--log-every', '1', *small, '--out']
     for number, (stop, code) in enumerate([(signal.SIGTERM, 130), (signal.SIGKILL, -9)]):
         run = str(tmp_path / str(number))
         process = gluon_bot(*words, run, threads=8)
-        wait_for_step(run, 6, process)  # of the third epoch
+        wait_for_step(run, 3, process)  # of eight in an epoch
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(stop)
         assert process.wait(60) == code
@@ -376,7 +387,7 @@ def arguments(task, folder, out, *more):
 
 
 @pytest.mark.parametrize('task', ['detect', pytest.param('segment', marks=pytest.mark.slow)])
-def test_a_killed_worker_is_started_again_and_changes_nothing(task, scenes_folder, tmp_path):
+def test_a_killed_worker_is_started_again_and_changes_nothing(task, scenes_folder, tmp_path, capsys):
     straight, killed = tmp_path / 'straight', tmp_path / 'killed'
     words = ['--workers', '2', '--accumulate', '2']
     finish(gluon_bot(*arguments(task, scenes_folder, straight, *words)))
@@ -392,16 +403,14 @@ def test_a_killed_worker_is_started_again_and_changes_nothing(task, scenes_folde
     assert {*TASKS[task].means, *TASKS[task].scores} < set(lines[-2])
 
     # each image once, on any number of ranks
-    scores = []
-    for workers in ('1', '2'):
-        output, _ = finish(gluon_bot('evaluate', str(straight), '--data', scenes_folder, '--json', '--workers', workers))
-        scores.append(json.loads(output))
-    assert scores[0] == scores[1] and scores[0]['val_images'] == 6
-    if task == 'segment':
-        finish(gluon_bot('evaluate', str(straight), '--data', scenes_folder, '--multi-scale'))
-    else:
-        _, errors = finish(gluon_bot('evaluate', str(straight), '--data', scenes_folder, '--multi-scale'), 2)
-        assert '--multi-scale is for segmentation' in errors
+    evaluate = ['evaluate', str(straight), '--data', scenes_folder, '--json']
+    capsys.readouterr()
+    assert main(evaluate) == 0
+    scores = json.loads(capsys.readouterr().out)
+    output, _ = finish(gluon_bot(*evaluate, '--workers', '2'))
+    assert scores == json.loads(output) and scores['val_images'] == 6
+    assert main([*evaluate, '--multi-scale']) == (0 if task == 'segment' else 2)
+    assert ('--multi-scale is for segmentation' in capsys.readouterr().err) == (task == 'detect')
 
 
 def test_where_a_run_starts_from(tmp_path, digits_run):

@@ -147,6 +147,28 @@ def test_difficult_objects_through_evaluate(monkeypatch):
     assert found['val_objects'] == 3 and found['val_images'] == 3
     assert found['val_ap'] == {'cat': pytest.approx(100 * cats), 'dog': pytest.approx(100)}  # cows: none in the data
     assert found['val_map'] == pytest.approx(100 * (cats + 1) / 2)
+    answers = iter(FOUND)
+    few = detection.evaluate(Trained(None, FINE_TUNINGS['scenes-detection'], mx.cpu()), BOXES, horovod.Ranks(), limit=1)
+    assert few['val_images'] == 1 and few['val_objects'] == 1 and list(few['val_ap']) == ['cat']
+
+
+def test_boxes_are_in_pixels_of_the_image_and_within_it():
+    """100 x 61 pixels are resized to a short side of 32, so that the two sides are not scaled alike."""
+    seen = []
+
+    def network(pixels):
+        seen.append(pixels.shape)
+        height, width = pixels.shape[2:]
+        boxes = [[2, 4, 10, 20], [0, 0, 0, 0], [-50, -40, 3 * width, 2 * height]]
+        return tuple(mx.nd.array([values]) for values in ([[1], [-1], [0]], [[0.25], [0.9], [0.5]], boxes))
+    recipe = replace(FINE_TUNINGS['scenes-detection'], short_side=32, long_side=64)
+    image = mx.nd.zeros((61, 100, 3), dtype='uint8')
+    classes, scores, boxes = detection.detections(Trained(network, recipe, mx.cpu()), image)
+    (_, _, height, width), = seen
+    assert height == 32 and width == 52
+    assert classes.tolist() == [0, 1] and scores.tolist() == [0.5, 0.25]  # the best first
+    np.testing.assert_allclose(boxes[1], [2 * 100 / 52, 4 * 61 / 32, 10 * 100 / 52, 20 * 61 / 32], rtol=1e-5)
+    np.testing.assert_allclose(boxes[0], [0, 0, 100, 61], rtol=1e-5)
 
 
 class Scores:
@@ -176,6 +198,8 @@ def test_ignored_pixels_through_segment():
     found = segmentation.evaluate(tested, data, horovod.Ranks())
     assert found == {'val_pixel_accuracy': pytest.approx(100 * 6 / 8), 'val_images': 2, 'val_labelled_pixels': 8,
                      'val_miou': pytest.approx(100 * (2 / 4 + 3 / 5 + 1) / 3)}
+    tested = Trained(Scores(said), FINE_TUNINGS['scenes-segmentation'], mx.cpu())
+    assert segmentation.evaluate(tested, data, horovod.Ranks(), limit=1)['val_labelled_pixels'] == 6
 
 
 @pytest.mark.parametrize('rank', [0, 1])

@@ -120,6 +120,9 @@ class Common:
 
     def epochs(self):
         assert [line['epoch'] for line in self.watched.run.lines('epoch')] == [1, 2, 3]
+        first, second = (sorted(image.tobytes() for images, *_ in self.watched.batches[begin:begin + 2] for image in images)
+                         for begin in (0, 2))
+        assert first != second  # cut or flipped anew
 
     def batch_size(self):
         assert [len(batch[0]) for batch in self.watched.batches] == [4] * 6

@@ -33,10 +33,11 @@ def test_every_third_step_is_recorded(data, built, tmp_path):
     assert [line['step'] for line in run.lines('step')] == [3, 6]
 
 
-def test_the_newest_and_the_best_checkpoint_are_kept(data, built, tmp_path, monkeypatch):
+def test_the_newest_and_the_best_checkpoint_are_kept(data, built, tmp_path, monkeypatch, capsys):
     scores = iter([10.0, 40.0, 30.0, 20.0])
     monkeypatch.setattr(classification, 'evaluate', lambda *_: {'val_top1': next(scores)})
     assert train(data, tmp_path / 'run', '--keep', '1').steps == [2, 4]
+    assert 'best of 4 epochs: epoch 2, top-1 40.00 %' in capsys.readouterr().err
 
 
 def test_an_evaluation_by_workers_heeds_the_limit(data, built, tmp_path):
