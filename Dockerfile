@@ -11,12 +11,12 @@ ARG NGC_IMAGE=nvcr.io/nvidia/mxnet:24.06-py3
 
 FROM ${IMAGE} AS build
 RUN apt-get update \
- && apt-get install -y --no-install-recommends g++ make python3-venv \
+ && apt-get install -y --no-install-recommends g++ libjpeg-dev make python3-venv \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/gluon_bot
 # what the installation depends on comes first: another line of source does not build Horovod again
 COPY pyproject.toml setup.cfg README.md ./
-COPY scripts/install.sh scripts/constraints.txt scripts/
+COPY scripts/install.sh scripts/constraints.txt scripts/jpeg_crop.c scripts/
 COPY scripts/gpu scripts/gpu
 COPY gluon_bot/__init__.py gluon_bot/
 
@@ -28,7 +28,7 @@ RUN scripts/install.sh gpu
 
 FROM ${IMAGE} AS run
 RUN apt-get update \
- && apt-get install -y --no-install-recommends libgomp1 libquadmath0 openssh-client openssh-server python3 \
+ && apt-get install -y --no-install-recommends libgomp1 libjpeg62-turbo libquadmath0 openssh-client openssh-server python3 \
  && rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_* \
  && useradd --create-home --uid 1000 gluon \
  && install -d -o gluon -g gluon /work /work/data /work/runs
@@ -53,7 +53,7 @@ USER 1000:1000
 FROM ${NGC_IMAGE} AS ngc
 WORKDIR /opt/gluon_bot
 COPY pyproject.toml setup.cfg README.md ./
-COPY scripts/install.sh scripts/constraints.txt scripts/
+COPY scripts/install.sh scripts/constraints.txt scripts/jpeg_crop.c scripts/
 COPY scripts/gpu scripts/gpu
 COPY gluon_bot/__init__.py gluon_bot/
 RUN scripts/install.sh existing \

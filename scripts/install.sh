@@ -10,7 +10,7 @@ unset CDPATH  # cd would print, or lead elsewhere
 cd "$(dirname "$0")/.."
 case ${1:-} in ''|cpu|gpu|existing) ;; *) echo "install.sh: choose cpu, gpu or existing, not '$1'" >&2; exit 2 ;; esac
 stamp() {
-  set -- "$1" setup.cfg scripts/constraints.txt scripts/install.sh $([ "$1" = cpu ] || echo scripts/gpu/*)
+  set -- "$1" setup.cfg scripts/constraints.txt scripts/install.sh scripts/jpeg_crop.c $([ "$1" = cpu ] || echo scripts/gpu/*)
   echo ".venv/installed-$1-$(cat "${@:2}" | cksum | tr ' ' -)"
 }
 for kind in ${1:-cpu gpu existing}; do [ ! -e "$(stamp "$kind")" ] || exit 0; done
@@ -109,5 +109,9 @@ run python -m pip install --no-deps --no-build-isolation --config-settings edita
 echo ../../../.. >"$(echo "$site"/__editable__.gluon_bot-*.pth)"
 interpreter='#!/bin/sh\n'"'''exec' "'"$(dirname -- "$(realpath -- "$0")")"/python "$0" "$@"\n'"' '''"
 grep -lE "^#!$PWD/.venv/bin/python" .venv/bin/* | xargs -r sed -i "1s|.*|$interpreter|"
+# optional: a decoder of parts of JPEGs, for gluon_bot/data/jpeg.py
+g++ -O2 -shared -fPIC -x c scripts/jpeg_crop.c -o "$site/gluon_bot_jpeg_crop.so" -ljpeg 2>>"$log" \
+  || echo "photographs will be decoded whole, which takes half as long again: no g++ with libjpeg-turbo's header here" \
+          "(Debian, Ubuntu: apt-get install g++ libjpeg-dev, and call this again after rm $(stamp "$extra"))" >&2
 run python -W ignore -c 'import gluoncv, horovod.mxnet, gluon_bot'
 touch "$(stamp "$extra")"

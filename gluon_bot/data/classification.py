@@ -23,13 +23,15 @@ import numpy as np
 
 from gluon_bot import InputError
 from gluon_bot.console import counted
-from gluon_bot.data import transforms
+from gluon_bot.data import jpeg, transforms
 from gluon_bot.data.records import recordio
 from gluon_bot.data.records.manifest import Manifest
 from gluon_bot.distributed import environment
 from gluon_bot.recipes.classification import Recipe
 
 Batches = Iterator[Tuple[mx.nd.NDArray, mx.nd.NDArray]]
+Item = TypeVar('Item')
+PHOTOGRAPH_BYTES = 32 << 10  # smaller images are decoded as fast whole
 
 
 def steps_an_epoch(images: int, batch_size: int) -> int:
@@ -71,11 +73,11 @@ def train_batches(records: Manifest, recipe: Recipe, part: Part, epoch: int, fir
                          'fewer workers' % (records.rec, images, end, part.batch_size, part.size))
 
     def load(record: int, pixels: np.ndarray) -> float:
-        image, label = reader.image(record)
         draw = random.Random('%d %d %d' % (recipe.seed, epoch, record))
-        transforms.for_training(image, recipe, draw, pixels)
-        return label
+        return reader.read(record, lambda data: transforms.for_training(data, recipe, draw, pixels))[1]
 
+    if part.rank == 0 and records.rec_bytes > records.images * PHOTOGRAPH_BYTES:
+        jpeg.say_if_missing()
     wanted = batch_numbers(images, recipe.seed, epoch, part, first, end)
     with closing(Records(records)) as reader:
         yield from on_device(loaded(load, wanted, recipe.image_size, part.decoding_threads()), part.context)
@@ -134,10 +136,14 @@ class Records:
 
     def image(self, number: int) -> Tuple[np.ndarray, float]:
         """Pixels, uint8 (height, width, 3), BGR, and label of a record. InputError where its bytes changed."""
+        return self.read(number, transforms.decoded)
+
+    def read(self, number: int, decode: Callable[[bytes], Item]) -> Tuple[Item, float]:
+        """What `decode` makes of the encoded image of a record, and its label. InputError where its bytes changed."""
         begin, end = self.offsets[number:number + 2].tolist()
         try:
             label, _, data = recordio.read_image_record(os.pread(self.file.fileno(), end - begin, begin))
-            return transforms.decoded(data), label
+            return decode(data), label
         except (OSError, ValueError) as error:
             raise InputError('%s: record %d: %s; the file changed since it was verified: copy or pack it again'
                              % (self.path, number, error)) from None
@@ -154,7 +160,6 @@ def _offsets(path: str, records: int, rec_bytes: int) -> np.ndarray:
 BATCHES_AHEAD = 2
 ITEMS_A_TASK = 4
 
-Item = TypeVar('Item')
 Load = Callable[[int, np.ndarray], float]  # fills the pixels of the item of this number and returns its label
 
 

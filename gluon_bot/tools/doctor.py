@@ -14,6 +14,7 @@ from importlib import metadata
 from typing import Any, Dict, List, Optional
 
 from gluon_bot import InputError
+from gluon_bot.data import jpeg
 from gluon_bot.distributed import environment, gpus, ssh
 from gluon_bot.tools import doctor_disks, doctor_gpus
 from gluon_bot.tools.findings import NOTE, OK, WRONG, Finding
@@ -22,7 +23,8 @@ from gluon_bot.tools.findings import NOTE, OK, WRONG, Finding
 def run(data: Optional[str] = None, out: Optional[str] = None) -> List[Finding]:
     """All checks: of the installation, the GPUs and the cores, of the records in `data` and of the disk under `out`."""
     wheel, built = gpus.wheel(), probe()
-    found = [python(), numpy(), mxnet(wheel, built), gluoncv(), *doctor_gpus.run(wheel, built), horovod(built), cores()]
+    found = [python(), numpy(), mxnet(wheel, built), gluoncv(), *doctor_gpus.run(wheel, built), horovod(built), cores(),
+             decoder()]
     return found + ([doctor_disks.reading(data)] if data else []) + ([doctor_disks.writing(out)] if out else []) + [
         doctor_disks.shared_memory(), doctor_disks.temporary(), *(doctor_disks.file_system(at) for at in (data, out) if at)]
 
@@ -129,6 +131,13 @@ def cores() -> Finding:
         own, os.cpu_count() or own, ', by a limit of %g CPUs' % limit if limit < (os.cpu_count() or own) else '', threads)
     return Finding('cores', NOTE if fewer else OK, found,
                    'OMP_NUM_THREADS=%s says so: unset it, and workers share the cores' % threads if fewer else '')
+
+
+def decoder() -> Finding:
+    """How much of a photograph is decoded for a crop of it."""
+    parts = jpeg.library() is not None
+    return Finding('jpeg', OK if parts else NOTE, 'the crops of training are decoded alone' if parts else
+                   'photographs are decoded whole, which takes half as long again', '' if parts else jpeg.ADVICE)
 
 
 def _version(name: str) -> Optional[str]:

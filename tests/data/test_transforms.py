@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from data_samples import noise, solid
+from data_samples import encoded, noise, solid
 
 from gluon_bot.data import transforms
 from gluon_bot.recipes.classification import RECIPES
@@ -71,13 +71,13 @@ def test_a_flip_exchanges_left_and_right():
     for pixels, flips in zip(shown, (False, True)):
         draw = Chosen(numbers=(1.0, 1.0), flips=flips)
         draw.randint = lambda low, high: low
-        transforms.for_training(image, recipe, draw, pixels)
+        transforms.for_training(encoded(image), recipe, draw, pixels)
     np.testing.assert_allclose(shown[1], shown[0, :, :, ::-1], atol=1e-6)
 
 
 def test_a_crop_that_never_fits_is_the_largest_square_around_the_centre():
     recipe = replace(PAPER, crop_area_min=0.9, crop_area_max=1.0)
-    assert transforms.random_crop(10, 100, recipe, random.Random(0)) == (0, 45, 10, 10)
+    assert transforms.crop_box(10, 100, recipe, random.Random(0)) == (0, 45, 10, 10)
 
 
 def test_bytes_that_are_not_an_image_are_refused():
@@ -126,7 +126,7 @@ def test_crops_are_drawn_like_those_of_mxnets_reader(tmp_path, monkeypatch):
         areas.extend(columns * rows / side ** 2)
         aspects.extend(columns / rows)
     draw = random.Random(0)
-    crops = [transforms.random_crop(side, side, RECIPES['resnet50-baseline'], draw)[2:] for _ in range(4000)]
+    crops = [transforms.crop_box(side, side, RECIPES['resnet50-baseline'], draw)[2:] for _ in range(4000)]
     assert ks_2samp(areas, [height * width / side ** 2 for height, width in crops]).pvalue > 0.01
     assert ks_2samp(aspects, [width / height for height, width in crops]).pvalue > 0.01
     assert math.isclose(np.median([width / height for height, width in crops]), 1, abs_tol=0.02)
@@ -155,5 +155,5 @@ def test_hue_comes_behind_the_other_changes_of_colour():
 
 def test_an_even_colour_stays_even():
     pixels = np.empty((3, 32, 32), np.float32)
-    transforms.for_training(solid(200, 100, 50)[:, :, ::-1].copy(), PAPER, random.Random(1), pixels)
+    transforms.for_training(encoded(solid(200, 100, 50)), PAPER, random.Random(1), pixels)
     assert np.ptp(pixels.reshape(3, -1), axis=1).max() < 1e-5

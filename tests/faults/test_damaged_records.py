@@ -63,7 +63,7 @@ data, place, recipe = open(sys.argv[1], 'rb').read(), 0, RECIPES['digits']
 pixels = np.empty((3, recipe.image_size, recipe.image_size), np.float32)
 for number, end in enumerate(map(int, sys.argv[2:])):
     _, _, image = recordio.read_image_record(data[place:end])
-    transforms.for_training(transforms.decoded(image), recipe, random.Random(number), pixels)
+    transforms.for_training(image, recipe, random.Random(number), pixels)
     assert np.isfinite(pixels).all()
     place = end
 print(number + 1)

@@ -40,7 +40,8 @@ def tree(tmp_path):
 def test_an_installation_of_any_kind_satisfies_a_call_without_a_word(tree):
     assert tree(PYTHON='/nowhere')[0] == 2
     (tree.folder / '.venv').mkdir()
-    sources = [tree.folder / name for name in ('setup.cfg', 'scripts/constraints.txt', 'scripts/install.sh')]
+    sources = [tree.folder / name for name in ('setup.cfg', 'scripts/constraints.txt', 'scripts/install.sh',
+                                                    'scripts/jpeg_crop.c')]
     checksum = subprocess.run(['cksum'], input=b''.join(path.read_bytes() for path in sources), stdout=subprocess.PIPE)
     (tree.folder / '.venv' / ('installed-cpu-' + checksum.stdout.decode().strip().replace(' ', '-'))).touch()
     assert tree(PYTHON='/nowhere') == (0, '') == tree('cpu', PYTHON='/nowhere')

@@ -41,9 +41,10 @@ def read_image_record(frame: bytes) -> Tuple[float, int, bytes]:
     flag, label, number, stated = HEADER.unpack_from(data)
     if flag:
         raise ValueError('the record has %d labels instead of one' % flag)
-    if stated not in (0, checksum(label, number, data[HEADER.size:])):
+    image = data[HEADER.size:]
+    if stated not in (0, checksum(label, number, image)):
         raise ValueError('checksum mismatch: its bytes have changed since it was packed')
-    return label, number, data[HEADER.size:]
+    return label, number, image
 
 
 def image_of(frame: bytes) -> bytes:
