@@ -11,7 +11,6 @@ process at a record that is not an image, and draws crops by an image's place in
 from __future__ import annotations
 
 import collections
-import functools
 import os
 import random
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +23,7 @@ import numpy as np
 from gluon_bot import InputError
 from gluon_bot.console import counted
 from gluon_bot.data import jpeg, transforms
-from gluon_bot.data.records import recordio
+from gluon_bot.data.records import recordio, verify
 from gluon_bot.data.records.manifest import Manifest
 from gluon_bot.distributed import environment
 from gluon_bot.recipes.classification import Recipe
@@ -127,8 +126,8 @@ class Records:
 
     def __init__(self, manifest: Manifest) -> None:
         self.path = manifest.rec
-        self.offsets = _offsets(manifest.idx, manifest.images, manifest.rec_bytes)
         try:
+            self.offsets = verify.offsets(manifest)
             self.file = open(manifest.rec, 'rb')
         except OSError as error:
             raise InputError('%s: cannot be read (%s); the file changed since it was verified: copy or pack it again'
@@ -150,11 +149,6 @@ class Records:
 
     def close(self) -> None:
         self.file.close()
-
-
-@functools.lru_cache(maxsize=2)  # of training and of validation: a second for ImageNet's, once a run and not each epoch
-def _offsets(path: str, records: int, rec_bytes: int) -> np.ndarray:
-    return recordio.read_index(path, records, rec_bytes)
 
 
 BATCHES_AHEAD = 2

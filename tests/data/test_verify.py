@@ -234,3 +234,25 @@ def test_splits_of_different_classes_are_refused(folder, tmp_path):
     for kind in ('rec', 'idx', 'json'):
         os.replace(str(tmp_path / 'b' / ('val.' + kind)), str(folder / ('val.' + kind)))
     refused(lambda: verify_records(str(folder), workers=1), 'different classes')
+
+
+def test_the_offsets_of_many_records_are_read_by_the_first_process_alone(folder, monkeypatch):
+    found = verify.check(str(folder), 'train')
+    wanted = recordio.read_index(found.idx, found.images, found.rec_bytes).tolist()
+    read = []
+    monkeypatch.setattr(recordio, 'read_index', lambda *_: read.append(1) or np.array(wanted))
+    for most, reads in ((13, 1), (12, 1), (12, 0)):  # of few records; of many; again in another process
+        monkeypatch.setattr(verify, 'SHARED_RECORDS', most)
+        for _ in range(2):
+            assert verify.offsets(found).tolist() == wanted
+        assert len(read) == reads
+        verify._offsets.clear()
+        read.clear()
+    kept, = (folder.parent / 'cache').rglob('*.offsets')
+    for damage in (b'', b'x' * 100, np.array(wanted[:1] + wanted[:-1]).tobytes(), np.array([0] + wanted[:0:-1]).tobytes()):
+        kept.write_bytes(damage)
+        assert verify.offsets(found).tolist() == wanted and read.pop() == 1
+        verify._offsets.clear()
+    monkeypatch.setenv('XDG_CACHE_HOME', str(folder / 'train.idx'))  # no folder can be made there
+    assert verify.offsets(found).tolist() == wanted and read == [1]
+    verify._offsets.clear()

@@ -110,12 +110,17 @@ def read_index(path: str, records: int, rec_bytes: int) -> np.ndarray:
     offsets = np.append(numbers[1::2], rec_bytes)
     if wrong.size:
         raise InputError('%s: line %d is not that of record %d' % (path, wrong[0] + 1, wrong[0]))
-    gaps = np.diff(offsets)
-    wrong = np.flatnonzero((gaps < WORDS.size + HEADER.size) | (gaps % 4 != 0))
+    wrong = odd_offsets(offsets)
     if offsets[0] != 0 or wrong.size:
         raise InputError('%s: line %d: offsets must rise from 0 by whole records, inside a record file of %d bytes'
                          % (path, wrong[0] + 1 if wrong.size else 1, rec_bytes))
     return offsets
+
+
+def odd_offsets(offsets: np.ndarray) -> np.ndarray:
+    """Numbers of the records that `offsets` leave no room for, or that do not end where one can."""
+    gaps = np.diff(offsets)
+    return np.flatnonzero((gaps < WORDS.size + HEADER.size) | (gaps % 4 != 0))
 
 
 def _aligned_magics(data: bytes) -> List[int]:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from contextlib import closing
-from typing import Any, Iterator, List, NamedTuple, Optional, Set, TextIO, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, TextIO, Tuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from gluon_bot.console import Progress, counted, say
 from gluon_bot.data.records import images, manifest, recordio
 from gluon_bot.data.records.manifest import SPLITS, Manifest
 from gluon_bot.data.records.process_pool import ordered, spans
-from gluon_bot.files import sha256_of
+from gluon_bot.files import atomic_write, sha256_of
 
 PROBLEMS_LISTED = 50
 WNID = re.compile(r'n\d{8}$')
@@ -119,6 +119,8 @@ def _sound(frame: bytes, number: int, classes: int) -> Tuple[int, bool]:
 
 VERIFIED = 'verified\n'
 _known: Set[str] = set()  # what this process has seen, for when there is no cache folder
+SHARED_RECORDS = 100_000  # an index of fewer is read in a tenth of a second
+_offsets: Dict[str, np.ndarray] = {}
 
 
 @contextlib.contextmanager
@@ -160,9 +162,13 @@ def _state(manifest: Manifest) -> str:
     return hashlib.sha256(repr(words).encode('utf-8', 'surrogateescape')).hexdigest()
 
 
+def _cache() -> str:
+    return os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'gluon_bot', 'verified')
+
+
 def _locked_stamp(key: str) -> Optional[TextIO]:
     """The file that remembers one state of a record file, ours alone until closed; None where nothing can be kept."""
-    folder = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'gluon_bot', 'verified')
+    folder = _cache()
     try:
         os.makedirs(folder, exist_ok=True)
         stamp = open(os.path.join(folder, key), 'a+', encoding='ascii')
@@ -172,6 +178,50 @@ def _locked_stamp(key: str) -> Optional[TextIO]:
         return stamp
     except OSError:
         return None
+
+
+def offsets(found: Manifest) -> np.ndarray:
+    """Offsets of the records of checked files, int64, and the end of the file behind the last: `images` + 1 numbers.
+
+    Read once in a process. Those of many records are kept as numbers in the cache folder and memory-mapped: one process of
+    a machine reads the index, the others share its memory. Raises InputError where the index changed.
+    """
+    key = _state(found)
+    if key not in _offsets:
+        _offsets[key] = _shared_offsets(found, key) if found.images >= SHARED_RECORDS else _read_offsets(found)
+    return _offsets[key]
+
+
+def _read_offsets(found: Manifest) -> np.ndarray:
+    return recordio.read_index(found.idx, found.images, found.rec_bytes)
+
+
+def _shared_offsets(found: Manifest, key: str) -> np.ndarray:
+    path = os.path.join(_cache(), key + '.offsets')
+    stamp = _locked_stamp(key)
+    try:
+        kept = _kept_offsets(found, path)
+        if kept is None:
+            read = _read_offsets(found)
+            with contextlib.suppress(OSError):  # no cache folder, or a full disk: every process has its own
+                with atomic_write(path, 'wb') as file:
+                    file.write(read.astype('<i8').tobytes())
+            kept = _kept_offsets(found, path)
+        return read if kept is None else kept
+    finally:
+        if stamp:
+            with contextlib.suppress(OSError):
+                stamp.close()
+
+
+def _kept_offsets(found: Manifest, path: str) -> Optional[np.ndarray]:
+    """What an earlier process kept; None where that is nothing, or not of these records."""
+    try:
+        kept = np.memmap(path, '<i8', 'r')
+    except (OSError, ValueError):
+        return None
+    sound = len(kept) == found.images + 1 and kept[0] == 0 and kept[-1] == found.rec_bytes
+    return np.asarray(kept) if sound and not recordio.odd_offsets(kept).size else None
 
 
 def check(folder: str, split: str) -> Manifest:
