@@ -70,8 +70,34 @@ def commands(result: dict) -> str:
     return '\n'.join(lines + ['', scaled, '', '%d images; %s' % (result['images'], circumstances(result))])
 
 
+def shuffling(result: dict) -> str:
+    heads = ('window, images', 'classes in a batch', 'variance of a class in a batch', 'the same, records by class',
+             'neighbours in one batch', 'rank correlation')
+    lines = ['## Shuffle windows', '', '| %s |' % ' | '.join(heads), '|---' * len(heads) + '|']
+    for window, row in result['rows'].items():
+        median = {name: value['median'] for name, value in row.items()}
+        lines.append('| %s | %.0f | %.3f | %.0f classes, %.3f | %.2g %% | %.1g |' % (
+            format(int(window), ',') if int(window) else 'none', median['packed_classes'], median['packed_variance'],
+            median['in_order_classes'], median['in_order_variance'], 100 * median['neighbours_together'],
+            median['rank_correlation']))
+    said = 'Medians of %d epochs of %s images of %s classes, batch %d, blocks of %d records: `benchmarks/shuffling.py`.'
+    return '\n'.join(lines + ['', said % (result['repeats'], format(result['images'], ','),
+                                          format(result['classes'], ','), result['batch_size'], result['block'])])
+
+
+def size(result: dict) -> str:
+    lines = ['## %s records' % format(result['images'], ','), '', '| | s | peak memory MiB |', '|---|---|---|'] + [
+        '| %s | %s | %.0f |' % (name, three_digits(row['seconds']), row['mebibytes'])
+        for name, row in result['rows'].items()]
+    said = 'Tiny images with the framing, checksums, index and manifest of real ones: `benchmarks/imagenet_size.py`. '
+    return '\n'.join(lines + ['', said + circumstances(result)])
+
+
+SECTIONS = {'commands': commands, 'shuffling': shuffling, 'imagenet-size': size}
+
+
 def section(result: dict) -> str:
-    return (comparison if 'sides' in result else commands if result['what'] == 'commands' else measurement)(result)
+    return (comparison if 'sides' in result else SECTIONS.get(result['what'], measurement))(result)
 
 
 def main() -> None:

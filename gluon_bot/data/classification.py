@@ -11,6 +11,7 @@ process at a record that is not an image, and draws crops by an image's place in
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import random
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ import numpy as np
 from gluon_bot import InputError
 from gluon_bot.console import counted
 from gluon_bot.data import jpeg, transforms
+from gluon_bot.data.order import ReadAhead, epoch_order
 from gluon_bot.data.records import recordio, verify
 from gluon_bot.data.records.manifest import Manifest
 from gluon_bot.distributed import environment
@@ -77,8 +79,13 @@ def train_batches(records: Manifest, recipe: Recipe, part: Part, epoch: int, fir
 
     if part.rank == 0 and records.rec_bytes > records.images * PHOTOGRAPH_BYTES:
         jpeg.say_if_missing()
-    wanted = batch_numbers(images, recipe.seed, epoch, part, first, end)
-    with closing(Records(records)) as reader:
+    with contextlib.ExitStack() as opened:
+        reader, window = opened.enter_context(closing(Records(records))), recipe.shuffle_window
+        wait = None
+        if window:
+            ahead = ReadAhead(reader.file, reader.offsets, window, environment.place_on_machine())
+            wait = opened.enter_context(closing(ahead)).wait
+        wanted = batch_numbers(images, recipe.seed, epoch, part, first, end, window, wait)
         yield from on_device(loaded(load, wanted, recipe.image_size, part.decoding_threads()), part.context)
 
 
@@ -157,15 +164,19 @@ ITEMS_A_TASK = 4
 Load = Callable[[int, np.ndarray], float]  # fills the pixels of the item of this number and returns its label
 
 
-def batch_numbers(items: int, seed: int, epoch: int, part: Part, first: int, end: int) -> Iterator[List[int]]:
+def batch_numbers(items: int, seed: int, epoch: int, part: Part, first: int, end: int, window: int = 0,
+                  wait: Optional[Callable[[np.ndarray, int, int], None]] = None) -> Iterator[List[int]]:
     """The numbers of the items in the small batches `first` to `end` - 1 of an epoch that belong to `part`.
 
     The order of all items depends on (seed, epoch) alone and each round over the ranks takes the next ones of it, so that an
-    update is of the same items on any number of ranks, in one small batch a rank or several.
+    update is of the same items on any number of ranks, in one small batch a rank or several. `window` is that of
+    `epoch_order`; wait(order, begin, end) is called before the items at these places are given.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(items)
+    order = epoch_order(items, seed, epoch, window)
     for number in range(first, end):
         start = (number * part.size + part.rank) * part.batch_size
+        if wait:
+            wait(order, start, start + part.batch_size)
         yield order[start:start + part.batch_size].tolist()
 
 

@@ -44,6 +44,7 @@ import os
 import re
 import resource
 import shutil
+from typing import Tuple
 
 from gluon_bot import InputError
 from gluon_bot.distributed import gpus
@@ -154,6 +155,11 @@ def own_cores() -> int:
     """Cores of this worker, as OMP_NUM_THREADS says, or all there are."""
     threads = os.environ.get('OMP_NUM_THREADS', '')
     return int(threads) if threads.isdigit() and int(threads) else cores()
+
+
+def place_on_machine() -> Tuple[int, int]:
+    """The number of this process among those of its run on this machine, and how many they are."""
+    return int(os.environ.get('HOROVOD_LOCAL_RANK', 0)), int(os.environ.get('HOROVOD_LOCAL_SIZE', 1))
 
 
 def decoding_threads(device_type: str) -> int:

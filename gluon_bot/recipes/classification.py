@@ -55,6 +55,7 @@ class Recipe:
     color_jitter: float = 0.4  # brightness, contrast, saturation scaled by U[1 - j, 1 + j]
     hue_jitter: float = 0.0  # hue is turned by U[-j, j] half turns; 0, none, as in the authors' released code
     pca_noise: float = 0.1  # standard deviation of the coefficients
+    shuffle_window: int = 0  # images shuffled among each other, read in blocks of 64 consecutive records; 0, all of them
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -99,6 +100,8 @@ def _check(recipe: Recipe) -> None:
     must(recipe, 0 <= recipe.color_jitter < 1, 'color_jitter', 'at least 0 and below 1')
     must(recipe, 0 <= recipe.hue_jitter <= 1, 'hue_jitter', 'between 0 and 1')
     must(recipe, recipe.pca_noise >= 0, 'pca_noise', 'at least 0')
+    must(recipe, recipe.shuffle_window == 0 or 64 <= recipe.shuffle_window <= 1 << 30, 'shuffle_window',
+         '0, or between 64 and 1073741824 images')
 
 
 LARGE_BATCH = dict(batch_size=1024)

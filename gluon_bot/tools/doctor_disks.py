@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import shutil
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from gluon_bot import InputError
 from gluon_bot.data.records import manifest, verify
@@ -18,6 +20,8 @@ READ_BYTES, WRITE_BYTES, PIECE = 256 << 20, 64 << 20, 4 << 20
 LEAST_FREE_BYTES = 2 << 30  # a few checkpoints of the largest network, 0.7 GB each with its momentum
 LEAST_SHARED_BYTES, LEAST_TEMPORARY_BYTES = 1 << 30, 100 << 20
 SLOW_DISK = 50e6  # bytes a second
+RANDOM_READS, RANDOM_SECONDS = 512, 3
+IMAGES_A_CORE = 600  # that are decoded in a second (docs/performance.md)
 
 
 def reading(data: str) -> Finding:
@@ -26,15 +30,22 @@ def reading(data: str) -> Finding:
         found = [manifest.load(data, split) for split in manifest.SPLITS]
         for split in found:
             verify.check_sizes(split)
-        speed = _read_speed(found[0].rec)
+        in_a_row = _read_speed(found[0].rec)
+        at_random = _random_read_speed(found[0].rec, found[0].rec_bytes // found[0].images)
     except InputError as error:
         return Finding('data', WRONG, str(error))
     except OSError as error:
         return Finding('data', WRONG, '%s: %s' % (error.filename, error.strerror))
-    images = found[0].images
-    shown = '%s: %d + %d images; reads %.0f MB/s, that is %.0f images/s' % (
-        found[0].name, images, found[1].images, speed / 1e6, speed * images / found[0].rec_bytes)
-    slow = speed < SLOW_DISK and found[0].rec_bytes > READ_BYTES
+    images, rate = found[0].images, found[0].images / found[0].rec_bytes
+    shown = '%s: %d + %d images; reads %.0f MB/s in a row, that is %.0f images/s, and %.0f at random' % (
+        found[0].name, images, found[1].images, in_a_row / 1e6, in_a_row * rate, at_random * rate)
+    if found[0].rec_bytes <= READ_BYTES:  # memory will hold them
+        return Finding('data', OK, shown)
+    needed = IMAGES_A_CORE * environment.cores()
+    if at_random * rate < needed and at_random < in_a_row / 2:
+        return Finding('data', NOTE, shown, 'a disk that is slow to seek: --set shuffle_window=16384 reads it in blocks '
+                                            '(docs/performance.md), or copy the records to a local NVMe disk')
+    slow = in_a_row < SLOW_DISK
     return Finding('data', NOTE if slow else OK, shown, 'a slow disk: copy the records to a local one' if slow else '')
 
 
@@ -110,6 +121,21 @@ def _read_speed(path: str) -> float:
                 break
             read += len(piece)
         return read / (time.perf_counter() - began)
+
+
+def _random_read_speed(path: str, record_bytes: int) -> float:
+    """Bytes a second of reads of a record's size here and there, side by side as those of the threads that decode."""
+    draw, size = random.Random(0), os.path.getsize(path)
+    with open(path, 'rb', buffering=0) as file, ThreadPoolExecutor(environment.cores()) as pool:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        began = time.perf_counter()
+
+        def read(place: int) -> int:
+            late = time.perf_counter() - began > RANDOM_SECONDS
+            return 0 if late else len(os.pread(file.fileno(), record_bytes, place))
+
+        places = [draw.randrange(max(size - record_bytes, 1)) for _ in range(RANDOM_READS)]
+        return sum(pool.map(read, places)) / (time.perf_counter() - began)
 
 
 def _write_speed(path: str) -> float:

@@ -198,6 +198,17 @@ def test_workers_small_batches_and_threads_change_nothing(tmp_path, size, batch_
         np.testing.assert_array_equal(shown, others)
 
 
+@pytest.mark.parametrize('size, batch_size, skip', [(2, 6, 0), (3, 4, 1)])
+def test_a_window_changes_the_order_alone_and_for_all_workers_alike(tmp_path, size, batch_size, skip):
+    folder, windowed = numbered(tmp_path / 'x', 200), replace(PLAIN, shuffle_window=64)
+    alone = [drawn([batch])[1].tolist() for batch in train_batches(folder, windowed, 1, 0, 1, 12, 16)]
+    ranks = [[drawn([batch])[1].tolist() for batch in
+              train_batches(folder, windowed, 1, rank, size, batch_size, 16, skip=skip)] for rank in range(size)]
+    assert [sorted(sum(parts, [])) for parts in zip(*ranks)] == [sorted(update) for update in alone[skip:]]
+    assert len(set(sum(alone, []))) == 192
+    assert alone != [drawn([batch])[1].tolist() for batch in train_batches(folder, PLAIN, 1, 0, 1, 12, 16)]
+
+
 def test_a_trial_reads_the_first_records(tmp_path):
     folder = numbered(tmp_path / 'x', 200)
     shown = [drawn(train_batches(folder, PLAIN, epoch, 0, 1, 5, 4, limit=20))[1] for epoch in range(3)]

@@ -58,6 +58,29 @@ def test_what_is_wrong_is_said_and_exit_1(data, tmp_path, capsys):
     assert doctor_disks.reading(str(data)).state == doctor.OK
 
 
+@pytest.mark.parametrize('in_a_row, at_random, state, advice', [
+    (2e9, 1e9, doctor.OK, ''), (2e8, 1e6, doctor.NOTE, 'shuffle_window=16384'), (4e7, 3e7, doctor.NOTE, 'copy the records')])
+def test_a_disk_is_told_how_it_wants_to_be_read(data, monkeypatch, in_a_row, at_random, state, advice):
+    monkeypatch.setattr(doctor_disks, 'READ_BYTES', 0)  # the records are more than memory holds
+    monkeypatch.setattr(doctor_disks, 'IMAGES_A_CORE', 4e6 * 1438 / (data / 'train.rec').stat().st_size)
+    monkeypatch.setattr(doctor_disks.environment, 'cores', lambda: 2)
+    monkeypatch.setattr(doctor_disks, '_read_speed', lambda path: in_a_row)
+    monkeypatch.setattr(doctor_disks, '_random_read_speed', lambda path, record_bytes: at_random)
+    found = doctor_disks.reading(str(data))
+    assert found.state == state and advice in found.advice and '%.0f MB/s in a row' % (in_a_row / 1e6) in found.found
+
+
+def test_random_reads_are_of_a_records_size_and_end_in_time(tmp_path, monkeypatch):
+    (tmp_path / 'file').write_bytes(bytes(1 << 20))
+    seen = []
+    monkeypatch.setattr(doctor_disks.os, 'pread', lambda file, count, place: seen.append((count, place)) or b'x' * count)
+    assert doctor_disks._random_read_speed(str(tmp_path / 'file'), 1000) > 0
+    assert len(seen) == doctor_disks.RANDOM_READS and {count for count, _ in seen} == {1000}
+    assert len({place for _, place in seen}) > 400 and max(place for _, place in seen) < (1 << 20) - 1000
+    monkeypatch.setattr(doctor_disks, 'RANDOM_SECONDS', -1)
+    assert doctor_disks._random_read_speed(str(tmp_path / 'file'), 1000) == 0
+
+
 def test_disk_under_out(tmp_path, monkeypatch):
     assert doctor_disks.writing('/proc/nothing').state == doctor.WRONG
     usage = namedtuple('usage', 'total used free')

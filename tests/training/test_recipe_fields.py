@@ -49,6 +49,26 @@ def colours(tmp_path_factory):
     return folder, [normalised(jpeg).reshape(3, -1).T * DEVIATION + MEAN for jpeg in jpegs]
 
 
+@pytest.fixture(scope='session')
+def numbered(tmp_path_factory):
+    """256 images, whose red and green tell which one they are."""
+    jpegs = [encoded(np.full((16, 16, 3), (number // 16 * 16 + 8, number % 16 * 16 + 8, 100))) for number in range(256)]
+    return packed(tmp_path_factory.mktemp('numbered'), jpegs, jpegs[:4])
+
+
+def number_of(colour):
+    return int(colour[0] // 16) * 16 + int(colour[1] // 16)
+
+
+@pytest.fixture(scope='session')
+def records_by_colour(numbered):
+    """The number of the record of each image in `numbered`."""
+    from gluon_bot.data.classification import Records
+    from gluon_bot.data.records import manifest
+    found = manifest.load(numbered, 'train')
+    return {number_of(Records(found).image(number)[0].mean(axis=(0, 1))[::-1]): number for number in range(256)}
+
+
 class Effects:
     def __init__(self, request, data, built, tmp_path, monkeypatch):
         self.request, self.data, self.built, self.out, self.patch = request, data, built, tmp_path, monkeypatch
@@ -260,6 +280,17 @@ class Effects:
         amounts = offsets @ np.linalg.inv(EIGENVECTORS).T / EIGENVALUES
         assert stats.kstest(amounts[:, 0], stats.norm(0, 0.5).cdf).pvalue > 0.01
         assert amounts[:, 0].std() == pytest.approx(0.5, rel=0.2)
+
+    def shuffle_window(self):
+        """Of 256 records the first 64 images are in a few runs of consecutive ones, and each is shown once in an epoch."""
+        folder = self.request.getfixturevalue('numbered')
+        for window, runs in ((0, 40), (64, 4)):
+            self.run(folder=folder, batch_size=64, epochs=1, shuffle_window=window)
+            colours = np.concatenate(self.network.shown)[:, :2].mean(axis=(2, 3)) * DEVIATION[:2] + MEAN[:2]
+            shown = [self.request.getfixturevalue('records_by_colour')[number_of(colour)] for colour in colours]
+            assert sorted(shown) == list(range(256)) and shown[:64] != sorted(shown[:64])
+            found = 1 + np.count_nonzero(np.diff(np.sort(shown[:64])) > 1)
+            assert found <= runs if window else found >= runs
 
     def seed(self):
         runs = [(self.run('--seed', str(seed)), self.network)[1] for seed in (1, 1, 2)]
