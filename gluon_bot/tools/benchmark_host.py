@@ -118,7 +118,7 @@ def decoding(threads: int, recipe: Recipe) -> Iterator[None]:
     def decode(number: int) -> None:
         draw, filled = random.Random(number), np.empty((3, recipe.image_size, recipe.image_size), np.float32)
         while not ended.is_set():
-            transforms.for_training(transforms.decoded(file.getvalue()), recipe, draw, filled)
+            transforms.for_training(file.getvalue(), recipe, draw, filled)
 
     busy = [threading.Thread(target=decode, args=(number,)) for number in range(threads)]
     for thread in busy:
