@@ -5,7 +5,9 @@ None of it ends a run: what cannot be written, to a reader that is gone, a full 
 
 from __future__ import annotations
 
+import csv
 import difflib
+import io
 import os
 import struct
 import sys
@@ -14,7 +16,7 @@ import threading
 import time
 import unicodedata
 from contextlib import contextmanager, suppress
-from typing import Any, Iterable, Iterator, List, Optional, Sequence, TextIO
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, TextIO
 
 HEARTBEAT_VARIABLE = 'GLUON_BOT_HEARTBEAT'  # names the pipe from a worker to its launcher
 HEARTBEAT = struct.Struct('d')  # time of the beat, in seconds, by the clock that all processes share
@@ -116,6 +118,16 @@ def aligned(rows: Iterable[Sequence[str]]) -> str:
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows)]
     return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def csv_text(lines: Sequence[Dict[str, Any]]) -> str:
+    """Lines with the same keys as CSV under a line with these keys; nothing for no line."""
+    text = io.StringIO()
+    if lines:
+        writer = csv.DictWriter(text, list(lines[0]), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(lines)
+    return text.getvalue()
 
 
 def short_name(recipe: str) -> str:

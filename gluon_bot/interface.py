@@ -43,7 +43,7 @@ def load(path: str, score_threshold: float = 0.5) -> Model:
     found, context = checkpoint.find(path), horovod.device(horovod.Ranks())
     task, predictor, network, recipe, preprocess = predict.opened(found.path, context, score_threshold)
     classes = found.meta['classes']
-    return Model(task, network, recipe, classes, class_names.of_checkpoint(found.path, classes),
+    return Model(task, network, recipe, classes, class_names.of_checkpoint(found),
                  lambda image: preprocess(_pixels(image)),
                  lambda image: cast(List[Dict[str, Any]], next(iter(predictor(_pixels(image), '').values()))))
 

@@ -28,6 +28,7 @@ def test_the_recipes():
 def test_the_example_of_the_page(tmp_path, monkeypatch):
     (tmp_path / 'data').mkdir()
     digits.write_digits(str(tmp_path / 'data/digits'))
+    (tmp_path / 'data/digits/names.txt').write_text('3\tthree\n')
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)).save(tmp_path / 'digit.png')
     monkeypatch.chdir(tmp_path)
     text = (REPOSITORY / 'docs/python.md').read_text(encoding='utf-8')
@@ -35,6 +36,8 @@ def test_the_example_of_the_page(tmp_path, monkeypatch):
     found = {}
     exec(code, found)
     model, pixels = found['model'], found['pixels']
+    (tmp_path / 'data/digits/names.txt').unlink()  # the checkpoint has them
+    assert gluon_bot.load('runs/python').names[2:5] == model.names[2:5] == ['2', 'three', '4']
     assert pixels.shape == (1, 3, 32, 32) and found['logits'].shape == (1, 10)
     assert (model.task, model.recipe.name[:6], model.classes) == ('classify', 'digits', [str(digit) for digit in range(10)])
     image = Image.open('digit.png')

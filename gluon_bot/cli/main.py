@@ -6,17 +6,16 @@ Exit codes: 0 done, 1 the run failed, 2 bad input or arguments, 130 interrupted 
 from __future__ import annotations
 
 import argparse
-import csv
 import errno
 import json
 import os
 import sys
-from typing import Any, Dict, List, Optional
+from typing import Any, List, Optional
 
 from gluon_bot import InputError, RunError
 from gluon_bot.cli import process
 from gluon_bot.cli.parser import check_folders, parser
-from gluon_bot.console import counted, one_line, reopen_closed, say, tell
+from gluon_bot.console import counted, csv_text, one_line, reopen_closed, say, tell
 from gluon_bot.distributed import environment, gpus, launcher
 from gluon_bot.training.interrupt import Interrupted
 
@@ -322,17 +321,12 @@ def _runs(options: argparse.Namespace) -> None:
     if options.json:
         tell(json.dumps([one._asdict() for one in found], indent=1))
     elif options.csv:
-        _print_csv([{**one._asdict(), 'scores': ' '.join('%s=%.4f' % pair for pair in one.scores.items())} for one in found])
+        lines = [{**one._asdict(), 'scores': ' '.join('%s=%.4f' % pair for pair in one.scores.items())} for one in found]
+        tell(csv_text(lines), end='')
     elif found:
         tell(runs_table(found))
     else:
         say('%s: no run in it or below' % options.folder)
-
-
-def _print_csv(lines: List[Dict[str, Any]]) -> None:
-    writer = csv.DictWriter(sys.stdout, list(lines[0]) if lines else [], lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(lines)
 
 
 def _watch(options: argparse.Namespace) -> None:
@@ -342,7 +336,7 @@ def _watch(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from gluon_bot.report import report
-    report.run(options.logs, options.out, options.json, options.update, options.study)
+    report.run(options.logs, options.out, options.json, options.update, options.study, options.csv)
 
 
 def _benchmark(options: argparse.Namespace) -> None:

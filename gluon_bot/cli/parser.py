@@ -346,6 +346,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('logs', nargs='*', metavar='LOG',
                          help="records of runs, logs of GluonCV's scripts, or folders of them")
     command.add_argument('--out', metavar='DIR', help='write report.html, report.md and report.json there')
+    command.add_argument('--csv', action='store_true', help='as CSV, a line for each number of the paper')
     command.add_argument('--json', action='store_true', help='as JSON')
     command.add_argument('--study', action='append', default=[], metavar='STUDY',
                          help='also look for the runs of this .json file (those that come with the package always are)')

@@ -6,7 +6,7 @@ an auxiliary one on stage 3; both scores enlarged to the image's size, bilinearl
 
 from __future__ import annotations
 
-from typing import Any, Tuple
+from typing import Any, Optional, Tuple
 
 import mxnet as mx
 from gluoncv.model_zoo.fcn import _FCNHead
@@ -28,9 +28,14 @@ class FCN(HybridBlock):
             self.head = _FCNHead(channels, classes, norm)
             self.auxiliary_head = _FCNHead(channels // 2, classes, norm)
 
+        self.fixed_size: Optional[Tuple[int, int]] = None  # height and width of all images, for programs that must know them
+
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         middle = self.stage3(self.stage2(self.stage1(self.stem(x))))
         scores = self.head(self.stage4(middle)), self.auxiliary_head(middle)
+        if self.fixed_size:
+            height, width = self.fixed_size
+            return tuple(F.contrib.BilinearResize2D(score, height=height, width=width) for score in scores)
         return tuple(F.contrib.BilinearResize2D(score, x, mode='like') for score in scores)
 
 

@@ -237,6 +237,15 @@ def _short_names(sources: Sequence[str]) -> List[str]:
     return [next((end for end in path_ends if uses[end] == 1), path_ends[-1]) for path_ends in ends]
 
 
+def lines(comparison: Comparison) -> List[Dict[str, Any]]:
+    """A line for each number of the paper, for spreadsheets; its runs are named with spaces between them."""
+    return [{**{name: vars(result.cell)[name] for name in ('table', 'row', 'group', 'data', 'metric', 'recipe')},
+             'paper': result.cell.value, 'verified': result.cell.verified, 'runs': len(result.values), 'mean': result.mean,
+             'standard_deviation': result.deviation, 'difference': result.difference, 'tolerance': result.tolerance,
+             'verdict': result.verdict, 'files': ' '.join(one.run.source for one in result.filled)}
+            for result in comparison.results]
+
+
 def as_json(comparison: Comparison) -> Dict[str, Any]:
     """Everything, for machines: cells, gains, ratios, runs, notes, and when a verdict is given."""
     return {

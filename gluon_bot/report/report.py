@@ -12,11 +12,11 @@ import os
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from gluon_bot import InputError
-from gluon_bot.console import say, tell
+from gluon_bot.console import csv_text, say, tell
 from gluon_bot.files import atomic_write, not_written
 from gluon_bot.recipes.study import Study, read_study, shipped
 from gluon_bot.report import gains, html, markdown, studies
-from gluon_bot.report.compare import Comparison, as_json, compare
+from gluon_bot.report.compare import Comparison, as_json, compare, lines
 from gluon_bot.runs import curves
 from gluon_bot.runs.read import read
 
@@ -29,8 +29,8 @@ LOGS = 'logs'  # the folder beside the file that `update` writes to, or beside i
 
 
 def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False, update: Optional[str] = None,
-        described: Sequence[str] = ()) -> None:
-    """Compare the files and folders `logs` with the paper and print the short Markdown, or JSON if `as_machine`.
+        described: Sequence[str] = (), as_csv: bool = False) -> None:
+    """Compare the files and folders `logs` with the paper and print the short Markdown, JSON if `as_machine`, or CSV.
 
     out: folder for report.html, report.md and report.json.
     update: a Markdown file whose blocks between markers are made anew; its `logs` folder is read where none are given.
@@ -51,7 +51,8 @@ def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False
         _write(out, {'report.md': markdown.markdown(comparison, full=True), 'report.html': html.page(comparison, drawing()),
                      'report.json': _json(comparison)})
         say('wrote %s' % ', '.join(os.path.join(out, name) for name in ('report.html', 'report.md', 'report.json')))
-    tell(_json(comparison) if as_machine else markdown.markdown(comparison), end='')
+    text = csv_text(lines(comparison)) if as_csv else _json(comparison) if as_machine else markdown.markdown(comparison)
+    tell(text, end='')
 
 
 def _studies(described: Sequence[str]) -> List[Study]:

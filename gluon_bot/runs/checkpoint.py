@@ -15,8 +15,9 @@ import math
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -102,20 +103,30 @@ def find(path: str) -> Checkpoint:
     return found
 
 
+class Scored(NamedTuple):
+    """A checkpoint after an epoch, as its checkpoint.json alone has it."""
+
+    score: float  # the main one of its task
+    path: str
+    epoch: int
+
+
+def scored(run: str) -> List[Scored]:
+    """The checkpoints of a run that have a score, the best first, the latest of equals."""
+    found = []
+    for path in _all(run):
+        with suppress(InputError, KeyError, TypeError, ValueError):
+            meta = _read_meta(path)
+            score = float(meta['line'][TASKS[meta.get('task', 'classify')].best])
+            found += [Scored(score, path, meta['epoch'])] if math.isfinite(score) else []
+    return sorted(found, reverse=True)
+
+
 def best(run: str) -> Checkpoint:
     """The good checkpoint of a run after whose epoch its main score was best, the latest of equals; InputError for none."""
-    scores = []
-    for path in _all(run):
-        try:
-            score = _score(path, TASKS[_read_meta(path).get('task', 'classify')].best)
-            scores += [(score, path)] if score is not None else []
-        except (InputError, KeyError):
-            pass
-    for _, path in sorted(scores, reverse=True):
-        try:
-            return _open(path)
-        except InputError:
-            pass
+    for each in scored(run):
+        with suppress(InputError):
+            return _open(each.path)
     raise InputError('%s: no checkpoint with a score here, of which the best could be taken; give a run folder' % run)
 
 
@@ -146,13 +157,11 @@ def set_aside(run: str, step: int) -> None:
             rename(path, path + '.damaged')
 
 
-def prune(run: str, keep: int, measure: str) -> None:
-    """Remove all but the `keep` newest checkpoints and the one after whose epoch `measure`, such as 'val_top1', was best."""
-    paths = sorted(_all(run))
-    scores = {path: score for path in paths for score in [_score(path, measure)] if score is not None}
-    best = max(scores, key=lambda path: (scores[path], path)) if scores else None
-    for path in paths[:-keep]:
-        if path != best:
+def prune(run: str, keep: int) -> None:
+    """Remove all but the `keep` newest checkpoints of a run and the best one."""
+    best = {each.path for each in scored(run)[:1]}
+    for path in sorted(_all(run))[:-keep]:
+        if path not in best:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -174,14 +183,6 @@ def _all(run: str) -> List[str]:
     folder = os.path.join(run, FOLDER)
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return [os.path.join(folder, name) for name in names if _STEP.match(name)]
-
-
-def _score(path: str, measure: str) -> Optional[float]:
-    try:
-        score = float(_read_meta(path)['line'][measure])
-        return score if math.isfinite(score) else None
-    except (InputError, KeyError, TypeError, ValueError):
-        return None
 
 
 def _open(path: str) -> Checkpoint:
@@ -241,6 +242,7 @@ def _object(value: Any) -> bool:
 
 FIELDS: Dict[str, Callable[[Any], bool]] = {
     'task': lambda value: isinstance(value, str), 'recipe': _object, 'classes': _names, 'data': _object, 'line': _object,
+    'names': lambda value: _object(value) and all(isinstance(name, str) for name in value.values()),
     'epoch': _whole, 'step': _whole, 'between_epochs': lambda value: isinstance(value, bool),
     'world_size': lambda value: _whole(value) and 1 <= value <= MOST_RANKS,
     'precision': lambda value: value in ('float32', 'float16', 'bfloat16'),

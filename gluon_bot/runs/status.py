@@ -40,6 +40,9 @@ class Status(NamedTuple):
     seconds_left: Optional[float]  # where it is running, and not slower than it was
     silent_seconds: float  # since something was recorded
     reason: str  # why it failed, or cannot be read
+    best_epoch: Optional[int] = None  # of its checkpoints, the one with the best main score
+    best_score: Optional[float] = None  # in percent
+    best_checkpoint: str = ''  # its folder
 
     @property
     def score(self) -> str:
@@ -57,11 +60,16 @@ def find_runs(folder: str) -> List[Status]:
         folders.sort()
         if RECORD in files:
             folders.clear()  # what is below a run is its own
-            found.append(status_of(path, os.path.relpath(path, folder) if path != folder else path))
+            found.append(_with_best(path, status_of(path, os.path.relpath(path, folder) if path != folder else path)))
         elif checkpoint.FOLDER in folders:
             folders.clear()
             found += _imported(path, os.path.relpath(path, folder) if path != folder else path)
     return found
+
+
+def _with_best(run: str, status: Status) -> Status:
+    return next((status._replace(best_epoch=each.epoch, best_score=_number(each.score), best_checkpoint=each.path)
+                 for each in checkpoint.scored(run)), status)
 
 
 def status_of(run: str, name: str = '') -> Status:
@@ -150,11 +158,12 @@ def _whole(value: Any) -> Optional[int]:
 
 def runs_table(found: List[Status]) -> str:
     """A line for each run, the newest news of it last; what is not known is '-'."""
-    rows = [('RUN', 'RECIPE', 'STATE', 'EPOCH', 'STEP', 'LOSS', 'SCORE', 'IMAGES/S', 'LEFT', 'LAST NEWS')]
+    rows = [('RUN', 'RECIPE', 'STATE', 'EPOCH', 'STEP', 'LOSS', 'SCORE', 'BEST', 'IMAGES/S', 'LEFT', 'LAST NEWS')]
     rows += [(_shortened(one.name), _shortened(one.recipe) or '-', one.state,
               '-' if one.state in (UNREADABLE, IMPORTED) else '%d/%s' % (one.epoch, one.epochs or '?'),
               '-' if one.state == UNREADABLE else '%d/%s' % (one.step, one.steps or '?'),
               '-' if one.loss is None else '%.3f' % one.loss, one.score or '-',
+              '-' if one.best_score is None else 'epoch %d: %.2f %%' % (one.best_epoch or 0, one.best_score),
               rate_text(one.images_per_second), '-' if one.seconds_left is None else duration(one.seconds_left),
               '-' if one.state == UNREADABLE else duration(one.silent_seconds) + ' ago') for one in found]
     return aligned(rows)

@@ -11,7 +11,7 @@ import numpy as np
 from gluon_bot import InputError, RunError
 from gluon_bot.console import Progress, counted, say
 from gluon_bot.data.classification import Batches, Part, steps_an_epoch, train_batches, validation_batches
-from gluon_bot.data.records import verify
+from gluon_bot.data.records import names, verify
 from gluon_bot.data.records.manifest import Manifest
 from gluon_bot.distributed import environment, horovod
 from gluon_bot.models import flops
@@ -133,7 +133,7 @@ def describe(recipe: Recipe, options: RunOptions, workers: int) -> Job:
                   'train_sha256': train.sha256, 'val_sha256': val.sha256},
         train_data=train, val_data=val, steps_an_epoch=steps_an_epoch(images, recipe.batch_size),
         micro_batch=micro_batch(recipe.batch_size, workers, options.accumulate),
-        origin={**pretrained.origin(options.weights), **resized})
+        origin={**pretrained.origin(options.weights), **resized}, names=names.in_folder(options.data))
 
 
 def teacher_network(recipe: Recipe, path: str, class_names: List[str],

@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_bot import InputError
-from gluon_bot.data.records import manifest
+from gluon_bot.data.records import manifest, names
 from gluon_bot.files import sha256_of
 from gluon_bot.models import timm
 from gluon_bot.models.build import build, initialize
@@ -79,7 +79,7 @@ def import_file(path: str, model: str, out: str, data: Optional[str] = None) -> 
     load_parameters(network, given, path)
     recipe = Recipe('imported-' + model, model=model, image_size=size)
     meta = {'task': 'classify', 'recipe': as_dict(recipe), 'classes': classes, 'data': {'name': called}, 'epoch': 0,
-            'step': 0, **origin(path)}
+            'step': 0, 'names': names.in_folder(data) if data else {}, **origin(path)}
     arrays = {name: array.asnumpy() for name, array in network_arrays(network).items()}
     return checkpoint.save(out, meta, arrays, {})
 

@@ -5,7 +5,6 @@ An image that is not packed is given the pixels that it would have from records:
 
 from __future__ import annotations
 
-import csv
 import os
 from contextlib import closing
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -14,7 +13,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_bot import InputError, RunError
-from gluon_bot.console import Progress, did_you_mean
+from gluon_bot.console import Progress, csv_text, did_you_mean
 from gluon_bot.data import transforms
 from gluon_bot.data.classification import Records, loaded
 from gluon_bot.data.records import images, layout, sources, verify
@@ -86,8 +85,7 @@ def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None,
     answers = Answers(source.names[:count], np.concatenate(labels), np.concatenate(parts))
     if not np.isfinite(answers.logits).all():
         raise RunError('the network gives logits that are not finite: its parameters are damaged or have diverged')
-    run_folder = os.path.dirname(os.path.dirname(os.path.abspath(found.path)))
-    names = class_names.class_names(classes, found.path, run_folder, data)
+    names = class_names.of_checkpoint(found, data)
     result = {'recipe': recipe.name, 'step': meta['step'], 'data': source.name, 'precision': used,
               **scores(answers, sorted(index_of.tolist()))}
     result['per_class'] = per_class(answers, classes, names)
@@ -161,9 +159,7 @@ def image_lines(answers: Answers, classes: Sequence[str], names: Sequence[str]) 
 def write_csv(path: str, lines: Sequence[Dict[str, Any]]) -> None:
     """Write lines with the same keys under a line with these keys."""
     with atomic_write(path) as file:
-        writer = csv.DictWriter(file, list(lines[0]) if lines else [])
-        writer.writeheader()
-        writer.writerows(lines)
+        file.write(csv_text(lines))
 
 
 def table(result: Dict[str, Any]) -> str:

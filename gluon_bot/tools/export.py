@@ -1,19 +1,25 @@
 """A trained network as files for other programs: MXNet's symbol and parameters, ONNX, or PyTorch's timm, all in float32.
 
     OUT/model-symbol.json, OUT/model-0000.params   for SymbolBlock.imports, the Module API and MXNet's C++ API
-    OUT/model.onnx, OUT/predict.py                 for onnxruntime and others, any number of images at a time; how to use it
-    OUT/model.safetensors, config.json, README.md  for timm, as on the Hugging Face hub
+    OUT/model.onnx                                 for onnxruntime and others
+    OUT/predict.py                                 how to use it, of a classifier
+    OUT/model.safetensors, config.json, README.md  for timm, as on the Hugging Face hub; classifiers only
     OUT/metadata.json                              what to feed it and what it answers; in model.onnx too
+
+A classifier takes any number of images of its size, a segmenter any number of any size (in ONNX of its crop_size), a
+detector one image of any size.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
 import warnings
-from typing import Any, Callable, Dict, List, Optional
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -26,15 +32,22 @@ from gluon_bot.models import class_names, timm
 from gluon_bot.models.build import build, initialize
 from gluon_bot.models.parameters import load_parameters
 from gluon_bot.recipes.classification import Recipe
+from gluon_bot.recipes.finetuning import Detection, Segmentation
+from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.runs import arrays, checkpoint
 from gluon_bot.runs.checkpoint import parameters_sha256
-from gluon_bot.tasks import classification
+from gluon_bot.tasks import classification, detection, segmentation
 from gluon_bot.tools import model_card
+from gluon_bot.training.state import Trained
 
-INPUT, OUTPUT = 'data', 'logits'
+INPUT = 'data'
+OUTPUTS = {'classify': ('logits',), 'segment': ('logits',), 'detect': ('classes', 'scores', 'boxes')}
+FORMATS = {'classify': ('symbol', 'onnx', 'timm'), 'segment': ('symbol', 'onnx'), 'detect': ('symbol', 'onnx')}
 ONNX_OPSET = 13
 TOLERANCE = 1e-4  # of the largest logit, or of 1 where all are smaller
 TRIED_IMAGES = (1, 3)  # batches that the files are tried on before they get their names
+TRIED_SIZES = ((128, 160), (160, 128), (96, 224))  # height and width of images that a detector's are tried on
+SAME_BOXES = 0.9  # share of the boxes that must be found again: a rounding may decide which of two that overlap is kept
 
 PREDICT = '''\
 """python predict.py IMAGE ...: the five likeliest classes. Needs onnxruntime, numpy and opencv-python-headless."""
@@ -58,20 +71,25 @@ for path in sys.argv[1:]:
     print('%s: %s' % (path, ', '.join('%s %.1f %%' % (about['class_names'][i], 100 * shares[i]) for i in best)))
 '''
 
-Logits = Callable[[np.ndarray], np.ndarray]
+Answers = Callable[[np.ndarray], List[np.ndarray]]  # images (N, 3, H, W) to the outputs
 
 
 def run(path: str, kind: str, out: str) -> List[str]:
-    """Write the classifier of checkpoint or run `path` into folder `out`; returns the paths of the files.
+    """Write the network of checkpoint or run `path` into folder `out`; returns the paths of the files.
 
     kind: 'symbol', 'onnx' or 'timm'. The written files are loaded again and answer random images as the network does, or are
-    removed. Raises InputError where the checkpoint is no classifier's or onnx is missing, RunError where the answers differ.
+    removed. Raises InputError where the network has no such form or onnx is missing, RunError where the answers differ.
     """
     if kind == 'onnx':
         _onnx()
-    trained = classification.load(path, mx.cpu(), precision='float32')
+    found = checkpoint.find(path)
+    task = str(found.meta.get('task'))
+    if kind not in FORMATS.get(task, ()):
+        raise InputError('%s: is a checkpoint to %s, which --format %s has no form for; use %s'
+                         % (found.path, task, kind, ' or '.join(FORMATS.get(task, ())) or 'a classifier'))
+    trained = _loaded(found, task)
     network, recipe, meta = trained.network, trained.recipe, trained.meta
-    described = metadata(recipe, meta, class_names.of_checkpoint(checkpoint.find(path).path, meta['classes']))
+    described = metadata(recipe, meta, class_names.of_checkpoint(found))
     if kind == 'timm':
         timm.twin(recipe.model)
     text, about = json.dumps(described, indent=1) + '\n', os.path.join(out, 'metadata.json')
@@ -88,12 +106,14 @@ def run(path: str, kind: str, out: str) -> List[str]:
                 about_it = model_card.config(recipe, meta['classes'], described['class_names'], features)
                 _write(folder, 'config.json', json.dumps(about_it, indent=2) + '\n')
                 _write(folder, 'README.md', model_card.card(recipe, meta))
-            if kind == 'onnx':
+            if kind == 'onnx' and task == 'classify':
                 _write(folder, 'predict.py', PREDICT)
             if load is None:
                 say('the file is not tried, for onnxruntime is not installed')
+            elif task == 'detect':
+                say('same boxes as the checkpoint: %d of %d' % same_boxes(network, load))
             else:
-                worst = difference(network, load, recipe.image_size)
+                worst = difference(network, load, *_size(described))
                 say('same logits as the checkpoint: they differ by %.1e at most' % worst)
             names = sorted(os.listdir(folder))
             for name in names:
@@ -105,35 +125,79 @@ def run(path: str, kind: str, out: str) -> List[str]:
     return [os.path.join(out, name) for name in names] + [about]
 
 
-def metadata(recipe: Recipe, meta: Dict[str, Any], names: Optional[List[str]] = None) -> Dict[str, Any]:
+def _loaded(found: checkpoint.Checkpoint, task: str) -> Trained:
+    if task == 'classify':
+        return classification.load(found.path, mx.cpu(), precision='float32')
+    return (detection if task == 'detect' else segmentation).load(found.path, mx.cpu())
+
+
+def metadata(recipe: Any, meta: Dict[str, Any], names: Optional[List[str]] = None) -> Dict[str, Any]:
     """What a program must do to an image, in order, what the numbers it gets back mean, and where they come from."""
-    size, data, line = recipe.image_size, meta.get('data'), meta.get('line')
+    task, data, line = meta.get('task', 'classify'), meta.get('data'), meta.get('line')
+    scores = line if isinstance(line, dict) else {}
+    fed: Dict[str, Callable[..., Dict[str, Any]]] = {
+        'classify': _of_classifier, 'segment': _of_segmenter, 'detect': _of_detector}
     return {
-        'input': {'name': INPUT, 'shape': ['N', 3, size, size], 'layout': 'NCHW', 'type': 'float32'},
-        'preprocessing': {
-            'channels': 'RGB', 'values': '0 to 255', 'resize_short_side': recipe.validation_resize,
-            'resize': 'the long side is round-down(long side * %d / short side)' % recipe.validation_resize,
-            'interpolation': 'bilinear, OpenCV INTER_LINEAR, without antialiasing',
-            'center_crop': size, 'crop_offset': 'half of what is left over, rounded down',
-            'mean': list(MEAN), 'standard_deviation': list(STD),
-            'formula': '(value - mean) / standard_deviation'},
-        'output': {'name': OUTPUT, 'shape': ['N', len(meta['classes'])], 'type': 'float32', 'softmax_included': False},
+        **fed[task](recipe, len(meta['classes'])),
         'classes': meta['classes'],
         'class_names': names or meta['classes'],
+        'task': task,
         'model': recipe.model,
         'recipe': recipe.name,
         'trained_on': data.get('name') if isinstance(data, dict) else None,
         'epoch': meta['epoch'],
         'step': meta['step'],
-        'val_top1': line.get('val_top1') if isinstance(line, dict) else None,
-        'val_images': line.get('val_images') if isinstance(line, dict) else None,
+        **{name: scores.get(name) for name in (*TASKS[task].scores, 'val_images')},
         'parameters_sha256': parameters_sha256(meta),
     }
 
 
-def write_symbol(network: mx.gluon.HybridBlock, described: Dict[str, Any], folder: str) -> Logits:
-    """Write model-symbol.json and model-0000.params; returns what computes logits from the two files."""
-    graph, arrays = _graph(network)
+PIXELS = {'channels': 'RGB', 'values': '0 to 255', 'mean': list(MEAN), 'standard_deviation': list(STD),
+          'formula': '(value - mean) / standard_deviation'}
+BILINEAR = 'bilinear, OpenCV INTER_LINEAR, without antialiasing'
+
+
+def _of_classifier(recipe: Recipe, classes: int) -> Dict[str, Any]:
+    size = recipe.image_size
+    return {
+        'input': {'name': INPUT, 'shape': ['N', 3, size, size], 'layout': 'NCHW', 'type': 'float32'},
+        'preprocessing': {
+            **PIXELS, 'resize_short_side': recipe.validation_resize,
+            'resize': 'the long side is round-down(long side * %d / short side)' % recipe.validation_resize,
+            'interpolation': BILINEAR, 'center_crop': size, 'crop_offset': 'half of what is left over, rounded down'},
+        'output': {'name': 'logits', 'shape': ['N', classes], 'type': 'float32', 'softmax_included': False}}
+
+
+def _of_segmenter(recipe: Segmentation, classes: int) -> Dict[str, Any]:
+    size = recipe.crop_size
+    return {
+        'input': {'name': INPUT, 'shape': ['N', 3, 'H', 'W'], 'shape_in_onnx': ['N', 3, size, size], 'layout': 'NCHW',
+                  'type': 'float32'},
+        'preprocessing': {**PIXELS, 'resize': 'none; to the size of the ONNX file scale or crop as you like'},
+        'output': {'name': 'logits', 'shape': ['N', classes, 'H', 'W'], 'type': 'float32', 'softmax_included': False}}
+
+
+def _of_detector(recipe: Detection, classes: int) -> Dict[str, Any]:
+    return {
+        'input': {'name': INPUT, 'shape': [1, 3, 'H', 'W'], 'layout': 'NCHW', 'type': 'float32'},
+        'preprocessing': {
+            **PIXELS, 'resize_short_side': recipe.short_side, 'longest_side': recipe.long_side,
+            'resize': 'to this short side, but to no more than the longest side; sides rounded', 'interpolation': BILINEAR},
+        'outputs': [{'name': 'classes', 'shape': [1, 'boxes', 1], 'nothing': -1},
+                    {'name': 'scores', 'shape': [1, 'boxes', 1]},
+                    {'name': 'boxes', 'shape': [1, 'boxes', 4],
+                     'values': 'xmin, ymin, xmax, ymax in pixels of the resized image; clip them to it'}]}
+
+
+def _size(described: Dict[str, Any]) -> Tuple[int, int]:
+    """Height and width of the images that an exported classifier or segmenter is tried on, all that its ONNX takes."""
+    height, width = described['input'].get('shape_in_onnx', described['input']['shape'])[2:]
+    return height, width
+
+
+def write_symbol(network: mx.gluon.HybridBlock, described: Dict[str, Any], folder: str) -> Answers:
+    """Write model-symbol.json and model-0000.params; returns what computes the outputs from the two files."""
+    graph, arrays = _graph(network, described['task'])
     auxiliary = set(graph.list_auxiliary_states())
     symbol, parameters = os.path.join(folder, 'model-symbol.json'), os.path.join(folder, 'model-0000.params')
     graph.save(symbol)
@@ -141,22 +205,33 @@ def write_symbol(network: mx.gluon.HybridBlock, described: Dict[str, Any], folde
     with warnings.catch_warnings():  # that the file does not say what type the images have
         warnings.simplefilter('ignore')
         block = mx.gluon.SymbolBlock.imports(symbol, [INPUT], parameters)
-    return lambda images: block(mx.nd.array(images)).asnumpy()
+    return lambda images: _numbers(block(mx.nd.array(images)))
 
 
-def write_onnx(network: mx.gluon.HybridBlock, described: Dict[str, Any], folder: str) -> Optional[Logits]:
-    """Write model.onnx; returns what computes logits from it, None where onnxruntime is not installed."""
-    onnx = _onnx()
-    graph, arrays = _graph(network)
-    path, shape = os.path.join(folder, 'model.onnx'), tuple(described['input']['shape'])
-    mx.onnx.export_model(graph, arrays, [(1, *shape[1:])], np.float32, path, dynamic=True, dynamic_input_shapes=[shape])
+def write_onnx(network: mx.gluon.HybridBlock, described: Dict[str, Any], folder: str) -> Optional[Answers]:
+    """Write model.onnx; returns what computes the outputs from it, None where onnxruntime is not installed."""
+    onnx, task = _onnx(), described['task']
+    shape = tuple(described['input'].get('shape_in_onnx', described['input']['shape']))
+    if task == 'segment':
+        network.fixed_size = shape[2:]
+    graph, arrays = _graph(network, task)
+    path, tried = os.path.join(folder, 'model.onnx'), (1, 3, *TRIED_SIZES[0]) if task == 'detect' else (1, *shape[1:])
+    with _without_warnings():
+        mx.onnx.export_model(graph, arrays, [tried], np.float32, path, dynamic=True, dynamic_input_shapes=[shape])
+    if task == 'segment':
+        network.fixed_size = None
     model = onnx.load(path)
     model.opset_import[0].version = ONNX_OPSET  # MXNet labels its operators of 13 with the newest set that onnx knows
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     model.producer_name, model.producer_version = 'gluon_bot', __version__
     del model.graph.input[1:]  # the parameters, which are constants and nobody's input
-    batch, classes = model.graph.output[0].type.tensor_type.shape.dim
-    batch.dim_param, classes.dim_value = described['output']['shape']
+    for output in model.graph.output if task != 'detect' else []:
+        sizes = [described['output']['shape'][0], *described['output']['shape'][1:2], *shape[2:]]
+        for dimension, size in zip(output.type.tensor_type.shape.dim, sizes):
+            if isinstance(size, str):
+                dimension.dim_param = size
+            else:
+                dimension.dim_value = size
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in described.items()})
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
@@ -165,17 +240,17 @@ def write_onnx(network: mx.gluon.HybridBlock, described: Dict[str, Any], folder:
     except ImportError:
         return None
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    return lambda images: session.run([OUTPUT], {INPUT: images})[0]
+    return lambda images: session.run(list(OUTPUTS[task]), {INPUT: images})
 
 
-def write_timm(network: mx.gluon.HybridBlock, described: Dict[str, Any], folder: str) -> Logits:
-    """Write model.safetensors; returns what computes logits from it, in a network of ours."""
+def write_timm(network: mx.gluon.HybridBlock, described: Dict[str, Any], folder: str) -> Answers:
+    """Write model.safetensors; returns what computes the logits from it, in a network of ours."""
     path = os.path.join(folder, 'model.safetensors')
     arrays.write(path, timm.state_dict(network), {'format': 'pt'})
     again = build(described['model'], len(described['classes']))
     initialize(again, mx.cpu(), seed=1, image_size=described['input']['shape'][2])
     load_parameters(again, timm.renamed(again, timm.read_state_dict(path), path), path)
-    return lambda images: again(mx.nd.array(images)).asnumpy()
+    return lambda images: _numbers(again(mx.nd.array(images)))
 
 
 def _write(folder: str, name: str, text: str) -> None:
@@ -183,17 +258,17 @@ def _write(folder: str, name: str, text: str) -> None:
         file.write(text)
 
 
-def difference(network: mx.gluon.HybridBlock, load: Logits, image_size: int) -> float:
+def difference(network: mx.gluon.HybridBlock, load: Answers, height: int, width: int) -> float:
     """The largest difference from the network's logits over random images, relative to the largest logit or 1.
 
     Raises RunError where it is above TOLERANCE.
     """
     rng, worst = np.random.default_rng(0), 0.0
     for images in TRIED_IMAGES:
-        data = rng.standard_normal((images, 3, image_size, image_size)).astype(np.float32)
+        data = rng.standard_normal((images, 3, height, width)).astype(np.float32)
         with without_native_lines('MKLDNN Pooling'):
-            expected = network(mx.nd.array(data)).asnumpy()
-        given = load(data)
+            expected = _numbers(network(mx.nd.array(data)))[0]
+        given = load(data)[0]
         if given.shape != expected.shape:
             raise RunError('the exported file answers with shape %s instead of %s' % (given.shape, expected.shape))
         worst = max(worst, float(np.abs(given - expected).max() / max(1, np.abs(expected).max())))
@@ -202,10 +277,51 @@ def difference(network: mx.gluon.HybridBlock, load: Logits, image_size: int) -> 
     return worst
 
 
-def _graph(network: mx.gluon.HybridBlock) -> 'tuple[mx.sym.Symbol, Dict[str, mx.nd.NDArray]]':
-    """The network from INPUT to OUTPUT and its arrays, running statistics included, by the names they have in it."""
-    graph = mx.sym.identity(network(mx.sym.var(INPUT)), name=OUTPUT)
-    return graph, {parameter.name: parameter.data() for parameter in network.collect_params().values()}
+def same_boxes(network: mx.gluon.HybridBlock, load: Answers) -> Tuple[int, int]:
+    """(how many of a detector's boxes on random images are found again, how many there are).
+
+    Found again is a box of the same class with the score to 1e-3 and the corners to half a pixel. Raises RunError
+    where these are less than SAME_BOXES of them.
+    """
+    rng, same, total = np.random.default_rng(0), 0, 0
+    for height, width in TRIED_SIZES:
+        data = rng.standard_normal((1, 3, height, width)).astype(np.float32)
+        with without_native_lines('MKLDNN Pooling'):
+            answers = _numbers(network(mx.nd.array(data))), load(data)
+        expected, given = (np.concatenate(parts, axis=2)[0] for parts in answers)  # (boxes, 6): class, score, corners
+        close = np.abs(expected[:, None] - given[None]) <= (0, 1e-3, 0.5, 0.5, 0.5, 0.5)
+        real = expected[:, 0] >= 0
+        same, total = same + int(close.all(axis=2).any(axis=1)[real].sum()), total + int(real.sum())
+    if same < SAME_BOXES * total:
+        raise RunError('of %d boxes of the checkpoint the exported file finds %d' % (total, same))
+    return same, total
+
+
+def _numbers(answers: Any) -> List[np.ndarray]:
+    """The outputs of a network, one or several."""
+    return [answer.asnumpy() for answer in (answers if isinstance(answers, (tuple, list)) else [answers])]
+
+
+def _graph(network: mx.gluon.HybridBlock, task: str) -> 'tuple[mx.sym.Symbol, Dict[str, mx.nd.NDArray]]':
+    """The network from INPUT to the OUTPUTS of its task and its arrays by their names in it, running statistics included."""
+    answers = network(mx.sym.var(INPUT))
+    outputs = answers if isinstance(answers, (tuple, list)) else [answers]
+    named = [mx.sym.identity(output, name=name) for output, name in zip(outputs, OUTPUTS[task])]
+    graph = mx.sym.Group(named) if len(named) > 1 else named[0]
+    used = {*graph.list_arguments(), *graph.list_auxiliary_states()}
+    return graph, {parameter.name: parameter.data() for parameter in network.collect_params().values()
+                   if parameter.name in used}
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """MXNet warns that ONNX suppresses boxes whatever their class; GluonCV's detector has each class's boxes apart."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _onnx() -> Any:

@@ -92,6 +92,7 @@ def save_mask(path: str, image: np.ndarray, names: Sequence[str], mask: np.ndarr
     _save(figure, axes, shown, path)
 
 
+@own_matplotlib({})
 def save_confusion(path: str, counts: np.ndarray, order: Sequence[int], names: Sequence[str]) -> None:
     """Which classes (rows) are taken for which (columns), in percent of a row; of many classes those most often mistaken.
 
@@ -165,7 +166,7 @@ def picture(folder: str, split: str, out_png: str, recipe: Recipe) -> None:
         batches = validation_batches(manifest, recipe, Part(0, 1, count, limit=count))
     images, labels = [array.asnumpy() for array in next(batches)]
     pixels = images.transpose(0, 2, 3, 1) * np.array(transforms.STD) + np.array(transforms.MEAN)
-    names = class_names.class_names(manifest.classes, folder)
+    names = class_names.of_data(manifest.classes, folder)
     from matplotlib.figure import Figure
     figure = Figure(figsize=(2 * COLUMNS, 2.25 * ROWS), layout='constrained')
     places = figure.subplots(ROWS, COLUMNS)

@@ -67,7 +67,7 @@ def opened(path: str, context: mx.Context, score_threshold: float = 0.5) -> Open
     found = checkpoint.find(path)
     task = found.meta.get('task', 'classify')
     if task == 'classify':
-        return classifier(found.path, context)
+        return classifier(found, context)
     if task == 'detect':
         return detector(found.path, context, score_threshold)
     if task == 'segment':
@@ -87,11 +87,11 @@ def _files(paths: Sequence[str]) -> List[str]:
     return found
 
 
-def classifier(path: str, context: mx.Context) -> Opened:
+def classifier(found: checkpoint.Checkpoint, context: mx.Context) -> Opened:
     """Predicts 'classes': the five likeliest, each with 'class', 'name' and 'probability'."""
-    trained = classification.load(path, context)
+    trained = classification.load(found.path, context)
     classes, dtype = trained.meta['classes'], low_precision.input_type(trained.precision)
-    names = class_names.of_checkpoint(path, classes)
+    names = class_names.of_checkpoint(found)
 
     def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
         logits = trained.network(validation_pixels(image, trained.recipe).as_in_context(context).astype(dtype))

@@ -163,7 +163,7 @@ def _end_epoch(task: Task, journal: Journal, interruption: Interruption, epoch: 
     meta = meta_of(job, training, number, step, line=line, tally={}, between_epochs=True)
     path = state.save(training, job.options.out, meta, between_epochs=True)
     if training.ranks.first:
-        checkpoint.prune(job.options.out, job.options.keep, task.facts.best)
+        checkpoint.prune(job.options.out, job.options.keep)
     journal.show_epoch(line)
     if training.ranks.sum_counts([int(interruption.requested)], 'stop')[0] and number < recipe.epochs:
         raise Interrupted('stopped after epoch %d; the checkpoint is %s; continue with --resume' % (number, path))

@@ -48,6 +48,7 @@ class Job(NamedTuple):
     steps_an_epoch: int
     micro_batch: int  # images of one rank in one forward pass
     origin: Dict[str, Any] = {}  # the weights the run starts from, as the record shows them
+    names: Dict[str, str] = {}  # of classes for people, where the data bring any
 
 
 def micro_batch(batch_size: int, workers: int, accumulate: int) -> int:

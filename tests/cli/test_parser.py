@@ -30,7 +30,7 @@ OPTIONS = {
     'predict': 'images --checkpoint --out --score-threshold --device --json',
     'runs': 'folder --csv --json',
     'watch': 'run --port',
-    'report': 'logs --out --json --study --update',
+    'report': 'logs --out --csv --json --study --update',
     'benchmark': 'what recipe --data --set --workers --repeats --device --steps --json',
     'figures': '--out',
     'completion': 'shell',

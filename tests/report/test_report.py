@@ -1,6 +1,8 @@
 """Logs against the paper: what fills a cell, what does not and why, and that an untrusted log can do no harm."""
 
+import csv
 import gzip
+import io
 import json
 import math
 import os
@@ -17,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from gluon_bot import InputError
+from gluon_bot.cli.main import main
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict, override
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
@@ -392,6 +395,19 @@ def test_json_holds_every_cell(tmp_path, capsys):
     filled = [cell for cell in told['cells'] if cell['n']]
     assert {cell['recipe'] for cell in filled} == {'resnet50-efficient'}
     assert filled[0]['runs'] == [str(tmp_path / 'a' / 'record.jsonl')]
+
+
+def test_csv_has_a_line_for_each_number_of_the_paper(tmp_path, capsys):
+    for seed, top1 in enumerate((76.1, 76.5)):
+        classified(tmp_path / ('run\x1b %d' % seed), 'resnet50-efficient', top1, seed=seed)
+    assert main(['report', str(tmp_path), '--csv']) == 0
+    said = capsys.readouterr().out
+    rows = list(csv.DictReader(io.StringIO(said)))
+    assert len(rows) == len(compare.paper.CELLS) and '\x1b' not in said
+    row = next(row for row in rows if row['runs'] == '2' and row['metric'] == 'val_top1' and row['table'] == '3')
+    assert (row['recipe'], row['paper'], row['verdict']) == ('resnet50-efficient', '76.21', 'reproduced')
+    assert float(row['mean']) == pytest.approx(76.3) and float(row['difference']) == pytest.approx(0.09)
+    assert row['files'].count('record.jsonl') == 2
 
 
 @pytest.mark.parametrize('quantity', sorted(name for name, metric in METRICS.items() if metric.title))

@@ -77,7 +77,7 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path):
     for step, score in enumerate((10.0, 90.0, 30.0, 40.0, 50.0), 1):
         write(tmp_path, step, line={'val_top1': score})
     write(tmp_path, 6, line={'val_map': 100.0})  # of another task
-    checkpoint.prune(str(tmp_path), 3, 'val_top1')
+    checkpoint.prune(str(tmp_path), 3)
     assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['step-00000002', 'step-00000004', 'step-00000005',
                                                             'step-00000006']
 

@@ -5,6 +5,7 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -124,8 +125,8 @@ def test_a_bad_record_is_one_line_beside_the_good(lines, record, tmp_path, capsy
     said = capsys.readouterr()
     assert len(said.err.splitlines()) == 1 and RECORD in said.err
     bad, good = said.out.splitlines()[1:]
-    assert bad.split() == ['bad', '-', 'unreadable', '-', '-', '-', '-', '-', '-', '-']
-    assert good.split()[:10] == ['good', 'digits', 'done', '20/20', '440/440', '-', 'top-1', '90.00', '%', '150']
+    assert bad.split() == ['bad', '-', 'unreadable', '-', '-', '-', '-', '-', '-', '-', '-']
+    assert good.split()[:11] == ['good', 'digits', 'done', '20/20', '440/440', '-', 'top-1', '90.00', '%', '-', '150']
 
 
 @pytest.mark.parametrize('junk', [None, 'x', -1, [1], {'a': 1}, True, 1e400, '\x1b[31m', 1e308, 10 ** 17, 10 ** 30, 5e-324])
@@ -152,6 +153,25 @@ def test_runs_at_any_depth_as_json(record, tmp_path, capsys):
         ('a', 'done', 'val_top1=90.0000'), ('b/deep', 'stopped', '')]
     with pytest.raises(InputError, match='no such folder'):
         find_runs(str(tmp_path / 'nowhere'))
+
+
+def test_the_best_checkpoint_is_marked(record, tmp_path, capsys):
+    record('a\x1b[1m', [START, epoch(20), DONE])
+    for step, score in ((22, 1e300), (44, 95.5), (66, 90.0)):
+        meta = {'task': 'classify', 'recipe': {}, 'classes': ['a'], 'epoch': step // 22, 'step': step}
+        checkpoint.save(str(tmp_path / 'a\x1b[1m'), {**meta, 'line': {'val_top1': score}}, {}, {})
+    one, = find_runs(str(tmp_path))
+    assert (one.best_epoch, one.best_score) == (1, None) and len(runs_table([one])) < 400
+    checkpoint.prune(str(tmp_path / 'a\x1b[1m'), 2)  # with the best, these are all
+    shutil.rmtree(one.best_checkpoint)
+    one, = find_runs(str(tmp_path))
+    assert (one.best_epoch, one.best_score, one.best_checkpoint[-13:]) == (2, 95.5, 'step-00000044')
+    assert 'top-1 90.00 %  epoch 2: 95.50 %' in runs_table([one])
+    capsys.readouterr()
+    assert main(['runs', str(tmp_path), '--csv']) == 0
+    said = capsys.readouterr().out
+    row, = csv.DictReader(io.StringIO(said))
+    assert (row['best_epoch'], row['best_score'], '\x1b' in said) == ('2', '95.5', False)
 
 
 def test_an_imported_checkpoint_is_listed(tmp_path):

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import subprocess
 
 import mxnet as mx
 import numpy as np
@@ -77,6 +79,21 @@ def test_a_folder_and_a_tar_score_as_their_records_do(run, tmp_path, capsys):
     assert main(['evaluate', run, '--data', str(tmp_path / 'records'), '--json']) == 0  # the evaluation of training
     trained = json.loads(capsys.readouterr().out)
     assert {key: loose[key] for key in trained if key != 'data'} == {key: trained[key] for key in trained if key != 'data'}
+
+
+def test_the_names_of_a_data_set_come_with_its_records(run, tmp_path, capsys):
+    """Also where they lie in a folder around the splits, inside a tar."""
+    photographs(tmp_path / 'pets' / 'images', CLASSES, images=1)
+    (tmp_path / 'pets/names.txt').write_text('bee honey bee\nfox red fox\nyak yak\n')
+    subprocess.run(['tar', 'cf', str(tmp_path / 'pets.tar'), '-C', str(tmp_path), 'pets'], check=True)
+    assert main(['pack', str(tmp_path / 'pets.tar'), str(tmp_path / 'records')]) == 0
+    said = capsys.readouterr().err
+    assert 'pets/names.txt: names 2 of 8 classes' in said and 'left out' not in said
+    assert evaluation.run(run, str(tmp_path / 'records'))['per_class'][1]['name'] == 'honey bee'
+    (tmp_path / 'pets/names.txt').write_text('bee\n')
+    assert main(['pack', str(tmp_path / 'pets'), str(tmp_path / 'odd')]) == 2
+    assert 'names.txt: line 1 has no name behind its class' in capsys.readouterr().err
+    assert not os.listdir(tmp_path / 'odd')
 
 
 def test_some_of_the_classes_and_every_file(run, tmp_path, capsys):

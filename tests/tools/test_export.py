@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import mxnet as mx
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from gluon_bot import InputError
+from gluon_bot import InputError, RunError
 from gluon_bot.cli.main import main
 from gluon_bot.models import class_names
 from gluon_bot.models.build import build, initialize
@@ -21,8 +22,9 @@ from gluon_bot.models.zoo import standard_image_size
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.classification import RECIPES, Recipe
 from gluon_bot.recipes.fields import as_dict
+from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.runs import checkpoint
-from gluon_bot.tasks import classification
+from gluon_bot.tasks import classification, detection, segmentation
 from gluon_bot.tools import export, predict
 
 CLASSES = ['c%d' % number for number in range(7)]
@@ -165,11 +167,14 @@ def test_what_timm_reads(tmp_path, capsys):
 def test_class_names(tmp_path):
     assert class_names.class_names(['n01440764', 'n02012849', 'n03126707', 'cat']) == [
         'tench', 'crane (n02012849)', 'crane (n03126707)', 'cat']
-    (tmp_path / 'names.txt').write_text('cat House cat\n\nn01440764 Schleie\n')
-    assert class_names.class_names(['n01440764', 'cat', 'dog'], str(tmp_path)) == ['Schleie', 'House cat', 'dog']
-    (tmp_path / 'names.txt').write_text('cat House cat\ndog\n')
-    with pytest.raises(InputError, match='names.txt: line 2 has no name behind its class'):
-        class_names.class_names(['cat'], str(tmp_path))
+    (tmp_path / 'names.txt').write_text('\ufeffcat House cat\n\nn01440764 Schleie\nsea eel\tconger\n')
+    assert class_names.of_data(['n01440764', 'cat', 'dog', 'sea eel'], str(tmp_path)) == [
+        'Schleie', 'House cat', 'dog', 'conger']
+    for content, message in ((b'cat House cat\ndog\n', 'line 2 has no name behind its class'),
+                             (b'cat \xff\xfe\n', 'cannot be read as text')):
+        (tmp_path / 'names.txt').write_bytes(content)
+        with pytest.raises(InputError, match='names.txt: ' + message):
+            class_names.of_data(['cat'], str(tmp_path))
 
 
 def test_standard_sizes_of_the_paper():
@@ -194,11 +199,92 @@ def test_without_onnxruntime_the_file_is_written_and_said_to_be_untried(tmp_path
     assert 'not tried' in capsys.readouterr().err and (tmp_path / 'out/model.onnx').exists()
 
 
+SEGMENTATION = replace(FINE_TUNINGS['scenes-segmentation'], base_size=160, crop_size=64)
+
+
+def saved_network(folder, network, recipe):
+    """A checkpoint of a detector or segmenter with random parameters and running statistics."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.uniform(0.8, 1.25, array.shape).astype(np.float32) if name.endswith(('gamma', 'running_var'))
+              else rng.normal(0, 0.1, array.shape).astype(np.float32) if 'predictor.weight' in name else array.asnumpy()
+              for name, array in network_arrays(network).items()}
+    meta = {'task': recipe.task, 'recipe': as_dict(recipe), 'classes': CLASSES, 'data': {'name': 'made up'}, 'epoch': 1,
+            'step': 1, 'line': {}}
+    checkpoint.save(str(folder), meta, arrays, {})
+    return str(folder)
+
+
+def exported(run, out):
+    """Sessions of the two forms of a run: from images to the outputs."""
+    onnxruntime = pytest.importorskip('onnxruntime')
+    for kind in ('symbol', 'onnx'):
+        assert main(['export', run, '--format', kind, '--out', str(out)]) == 0
+    block = mx.gluon.SymbolBlock.imports(str(out / 'model-symbol.json'), ['data'], str(out / 'model-0000.params'))
+    session = onnxruntime.InferenceSession(str(out / 'model.onnx'), providers=['CPUExecutionProvider'])
+    return block, session
+
+
+def test_a_segmenter_at_any_size_and_in_onnx_at_its_own(tmp_path):
+    segmenter = segmentation.evaluation_network(SEGMENTATION, len(CLASSES), mx.cpu()).network
+    run = saved_network(tmp_path / 'run', segmenter, SEGMENTATION)
+    block, session = exported(run, tmp_path / 'out')
+    network = segmentation.load(run, mx.cpu()).network
+    for shape in ((1, 3, 64, 64), (2, 3, 64, 64), (1, 3, 40, 88)):
+        images = mx.nd.array(np.random.default_rng(2).standard_normal(shape))
+        expected = network(images)[0].asnumpy()
+        given = [block(images).asnumpy()]
+        if shape[2:] == (64, 64):
+            given += session.run(['logits'], {'data': images.asnumpy()})
+        assert_same(given, [expected] * len(given))
+    described = json.loads((tmp_path / 'out/metadata.json').read_text())
+    assert described['input']['shape_in_onnx'] == ['N', 3, 64, 64] and described['val_miou'] is None
+    assert session.get_outputs()[0].shape == ['N', 7, 64, 64]
+
+
+def test_a_detector_at_any_size(tmp_path, capsys):
+    recipe = replace(FINE_TUNINGS['scenes-detection'], rpn_test_pre_nms=100, rpn_test_post_nms=20)
+    detector = detection.evaluation_network(recipe, CLASSES, mx.cpu()).network
+    run = saved_network(tmp_path / 'run', detector, recipe)
+    block, session = exported(run, tmp_path / 'out')
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all(line.startswith('same boxes as the checkpoint: ') for line in said)
+    same, total = map(int, said[0].split(': ')[1].split(' of '))
+    assert same == total > 10  # the symbol computes the very same
+    images = np.random.default_rng(3).standard_normal((1, 3, 128, 128)).astype(np.float32)
+    expected = [answer.asnumpy() for answer in detection.load(run, mx.cpu()).network(mx.nd.array(images))]
+    for given in ([answer.asnumpy() for answer in block(mx.nd.array(images))],
+                  session.run(['classes', 'scores', 'boxes'], {'data': images})):
+        assert [array.shape for array in given] == [array.shape for array in expected]
+        best = expected[1][0, :, 0].argmax()
+        assert expected[1][0, best, 0] > 0.1
+        for one, other in zip(given, expected):
+            assert np.abs(one[0, given[1][0, :, 0].argmax()] - other[0, best]).max() < 0.5
+    described = json.loads((tmp_path / 'out/metadata.json').read_text())
+    assert [output['name'] for output in described['outputs']] == ['classes', 'scores', 'boxes']
+
+
+def test_a_detector_whose_boxes_are_others_is_refused(tmp_path):
+    class Boxes:
+        def __init__(self, corner):
+            self.corner = corner
+
+        def __call__(self, images):
+            return [mx.nd.array([[[0]]]), mx.nd.array([[[0.9]]]), mx.nd.array([[[self.corner, 1, 9, 9]]])]
+
+    def answers(corner):
+        return lambda images: [part.asnumpy() for part in Boxes(corner)(images)]
+    assert export.same_boxes(Boxes(1.0), answers(1.25)) == (3, 3)
+    with pytest.raises(RunError, match='of 3 boxes of the checkpoint the exported file finds 0'):
+        export.same_boxes(Boxes(1.0), answers(2.0))
+
+
 def test_what_can_not_be_exported_is_one_line(tmp_path, capsys):
-    for folder, task, message in (('nothing', None, 'no checkpoint here'),
-                                  ('detector', 'detect', 'is a checkpoint to detect, not to classify')):
+    for folder, task, kind, message in (
+            ('nothing', None, 'symbol', 'no checkpoint here'),
+            ('detector', 'detect', 'timm', 'to detect, which --format timm has no form for; use symbol or onnx'),
+            ('odd', 'paint', 'symbol', 'is a checkpoint to paint, which --format symbol has no form for')):
         run = saved_run(tmp_path / folder, 'mobilenet', 32, task) if task else str(tmp_path / folder)
-        assert main(['export', run, '--format', 'symbol', '--out', str(tmp_path / 'out')]) == 2
+        assert main(['export', run, '--format', kind, '--out', str(tmp_path / 'out')]) == 2
         said = capsys.readouterr().err
         assert message in said and len(said.splitlines()) == 1 and not (tmp_path / 'out').exists()
 
@@ -214,8 +300,8 @@ def test_another_checkpoints_files_are_not_mixed_in(tmp_path, capsys):
 def test_files_that_answer_otherwise_do_not_appear(tmp_path, monkeypatch, capsys):
     graph = export._graph
 
-    def damaged(network):
-        symbol, arrays = graph(network)
+    def damaged(network, task):
+        symbol, arrays = graph(network, task)
         return symbol, {name: array + 0.01 if name.endswith('dense0_bias') else array for name, array in arrays.items()}
 
     monkeypatch.setattr(export, '_graph', damaged)

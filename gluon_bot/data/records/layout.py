@@ -12,11 +12,11 @@ import random
 import re
 import unicodedata
 from collections import Counter
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Set, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import counted, did_you_mean, is_plain_text, say
-from gluon_bot.data.records import image_lists
+from gluon_bot.data.records import image_lists, names
 from gluon_bot.data.records.manifest import SPLITS
 from gluon_bot.data.records.sources import Found, Item, find_files
 
@@ -39,6 +39,7 @@ class Listing(NamedTuple):
     name: str
     classes: List[str]
     splits: Dict[str, List[Item]]
+    names: Optional[Item] = None  # the file that names the classes for people
 
 
 def list_source(source: str, validation_share: float, seed: int) -> Listing:
@@ -63,10 +64,12 @@ def _listed(found: Found, validation_share: float, seed: int) -> Tuple[Listing, 
     """The listing, without its name, and what there is to say; ValueError for a source that is arranged in another way."""
     images = [(item.name.split('/'), item) for item in found.files if item.name.lower().endswith(EXTENSIONS)]
     others = [item for item in found.files if not item.name.lower().endswith(EXTENSIONS)]
-    said = _left_alone(others, found.hidden)
     if not images:
+        said = _left_alone(others, found.hidden)
         raise ValueError('no images (%s) in it%s' % (' '.join(EXTENSIONS), ''.join('; ' + line for line in said)))
     images, around = _without_folders_around(images)
+    naming = next((item for item in others if item.name in _places_of(names.FILE, around)), None)
+    said = _left_alone([item for item in others if item is not naming], found.hidden)
     folders = _split_folders(images, around)
     if not folders and all(image_lists.is_imagenets(item.name) for _, item in images):
         folders = {'val': []}  # as they come out of the published archive
@@ -94,7 +97,12 @@ def _listed(found: Found, validation_share: float, seed: int) -> Tuple[Listing, 
         seen = {item.label for item in listing.splits['val']}
         unseen = [name for label, name in enumerate(listing.classes) if label not in seen]
         said += ['%s without validation images: %s' % (counted(len(unseen), 'class'), _shown(unseen))] if unseen else []
-    return listing, said
+    return listing._replace(names=naming), said
+
+
+def _places_of(name: str, around: List[str]) -> List[str]:
+    """Where a file may lie that belongs to the whole source: in the folders around it all."""
+    return ['/'.join([*around[:depth], name]) for depth in range(len(around) + 1)]
 
 
 def _left_alone(others: Sequence[Item], hidden: int) -> List[str]:

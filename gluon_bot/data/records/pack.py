@@ -14,15 +14,15 @@ from contextlib import closing
 from typing import List, NamedTuple, Optional, Sequence, Union
 
 from gluon_bot import InputError, RunError
-from gluon_bot.console import Progress, say
-from gluon_bot.data.records import ilsvrc, im2rec, images, layout, sources, verify
+from gluon_bot.console import Progress, counted, say
+from gluon_bot.data.records import ilsvrc, im2rec, images, layout, names, sources, verify
 from gluon_bot.data.records.layout import Listing
 from gluon_bot.data.records.manifest import SPLITS, Manifest
 from gluon_bot.data.records.process_pool import ordered, spans
 from gluon_bot.data.records.sources import Item
 from gluon_bot.data.records.verify import summary
 from gluon_bot.data.records.writer import SplitWriter, publish, writing_into
-from gluon_bot.files import size_text
+from gluon_bot.files import atomic_write, size_text
 
 
 class Packing(NamedTuple):
@@ -58,17 +58,36 @@ def pack(source: str, out: str, *, name: Optional[str] = None, resize: Optional[
         else:
             listing = layout.list_source(source, validation_share, seed)
         _check_space(out, listing, resize)
+        naming = _names(source, listing)
         finished = []
         for split in sorted(listing.splits, key=SPLITS.index, reverse=True):  # the small one first: it fails sooner
             writer = SplitWriter(out, split, listing.classes)
             _pack_split(writer, source, listing.splits[split], packing)
             finished.append(writer.finish(name or listing.name, os.path.basename(os.path.abspath(source)), resize, quality,
                                           seed))
+        if naming:
+            with atomic_write(os.path.join(out, names.FILE), 'wb') as file:
+                file.write(naming)
         publish(out, finished)
     for each in finished:
         verify.remember(each)
         say(summary(each))
     return finished
+
+
+def _names(source: str, listing: Listing) -> bytes:
+    """The source's names.txt, which goes with the records; nothing for none. InputError where it is no such list."""
+    if listing.names is None:
+        return b''
+    path = '%s: %s' % (source, listing.names.name)
+    try:
+        data = sources.read(listing.names)
+    except (OSError, ValueError) as error:
+        raise InputError('%s: cannot be read: %s' % (path, getattr(error, 'strerror', None) or error)) from None
+    known = names.parse(data, path)
+    missing = [name for name in listing.classes if name not in known]
+    say('%s: names %d of %s' % (path, len(listing.classes) - len(missing), counted(len(listing.classes), 'class')))
+    return data
 
 
 def _pack_split(writer: SplitWriter, source: str, items: Sequence[Item], packing: Packing) -> None:
