@@ -123,7 +123,7 @@ def _recipes(options: argparse.Namespace) -> None:
 
 def _models(options: argparse.Namespace) -> None:
     from gluon_bot.models import flops
-    tell(json.dumps(flops.rows(), indent=1) if options.json else flops.table())
+    tell(json.dumps(flops.rows(options.model), indent=1) if options.json else flops.table(options.model))
 
 
 def _pack(options: argparse.Namespace) -> None:

@@ -190,7 +190,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--json', action='store_true', help='as JSON')
 
     command = _command(commands, 'models', "list parameters and FLOPs of every network beside the paper's",
-                       '  gluon-bot models\n')
+                       '  gluon-bot models\n  gluon-bot models resnet50d resnet50_v1d\n')
+    command.add_argument('model', nargs='*', metavar='MODEL', help="only these, by our names or GluonCV's")
     command.add_argument('--json', action='store_true', help='as JSON')
 
     command = _command(commands, 'pack', 'pack images into checked RecordIO files',

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from math import prod
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Sequence
 
 import mxnet as mx
 
@@ -12,6 +12,7 @@ from gluon_bot.console import aligned
 from gluon_bot.models.build import build, check_image_size
 from gluon_bot.models.zoo import standard_image_size
 from gluon_bot.recipes.classification import MODELS, RECIPES
+from gluon_bot.recipes.fields import model_named
 from gluon_bot.recipes.paper import CELLS
 
 
@@ -41,17 +42,20 @@ def figures(name: str, image_size: int, classes: int = 1000) -> Figures:
     return Figures(parameters, flops)
 
 
-def rows() -> List[Dict[str, Any]]:
-    """For each network its name, image size, parameters and flops, and what the paper prints, by table."""
+def rows(names: Sequence[str] = ()) -> List[Dict[str, Any]]:
+    """For each network its name, image size, parameters and flops, and what the paper prints, by table.
+
+    names: of some networks, ours or GluonCV's; all where there are none. Raises InputError for an unknown one.
+    """
     return [{'model': name, 'image_size': standard_image_size(name), **figures(name, standard_image_size(name))._asdict(),
              'paper_parameters_millions': _printed(name, 'parameters'), 'paper_flops_billions': _printed(name, 'flops')}
-            for name in MODELS]
+            for name in (map(model_named, names) if names else MODELS)]
 
 
-def table() -> str:
+def table(names: Sequence[str] = ()) -> str:
     """`rows` as aligned text, a line for each network."""
     lines = [('model', 'pixels', 'parameters', 'FLOPs', "paper's parameters", "paper's FLOPs")]
-    for row in rows():
+    for row in rows(names):
         lines.append((row['model'], '%d' % row['image_size'], '%.2f M' % (row['parameters'] / 1e6),
                       '%.2f G' % (row['flops'] / 1e9), _by_table(row['paper_parameters_millions'], 'M'),
                       _by_table(row['paper_flops_billions'], 'G')))

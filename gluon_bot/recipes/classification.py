@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Dict, List, Tuple
 
 from gluon_bot.console import did_you_mean
-from gluon_bot.recipes.fields import check_training, must
+from gluon_bot.recipes.fields import check_training, model_named, must
 
 RESNETS = tuple('resnet%d%s' % (depth, variant) for depth in (18, 34, 50, 101, 152) for variant in ('', 'b', 'c', 'd'))
 PEERS = ('inception-v3', 'mobilenet', 'resnext50', 'se-resnet50', 'se-resnext50', 'densenet201')
@@ -59,6 +59,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, 'model', model_named(self.model))
         _check(self)
 
     @property

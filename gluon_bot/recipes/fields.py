@@ -18,8 +18,10 @@ GLUONCV_MODELS = {'inceptionv3': 'inception-v3', 'mobilenet1.0': 'mobilenet', 'r
 
 
 def model_named(name: str) -> str:
-    """Our name of a network that may be called as in GluonCV: 'resnet50_v1d' is 'resnet50d'; any other name as it is."""
-    return GLUONCV_MODELS.get(name, re.sub(r'^(resnet\d+)_v1([bcd]?)$', r'\1\2', name))
+    """Our name of a network that may be called as in GluonCV: 'ResNet50_v1d' is 'resnet50d'; any other name as it is."""
+    theirs = name.lower()
+    known = re.match(r'(resnet\d+)_v1([bcd]?)$', theirs)
+    return known[1] + known[2] if known else GLUONCV_MODELS.get(theirs, name)
 
 
 def field_meant(word: str, names: Sequence[str]) -> str:
@@ -47,7 +49,7 @@ def override(recipe: Any, settings: Iterable[str]) -> Any:
             raise InputError("--set %s: recipe '%s' has no field '%s'%s" % (
                 setting, recipe.name, field, ' (did you mean %s?)' % meant if meant else did_you_mean(field, names)))
         value = _typed(field, text, getattr(recipe, field))
-        changes[field] = model_named(value) if field == 'model' else value
+        changes[field] = model_named(value) if field in ('model', 'backbone_model') else value
     changes = {field: value for field, value in changes.items() if value != getattr(recipe, field)}
     renamed = ''.join('+%s=%s' % (field, _shown(value)) for field, value in changes.items() if field != 'seed')
     return replace(recipe, name=recipe.name + renamed, **changes)

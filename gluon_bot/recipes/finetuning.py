@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Dict, List, Tuple
 from gluon_bot import InputError
 from gluon_bot.console import did_you_mean
 from gluon_bot.recipes.classification import RECIPES, RESNETS, Recipe
-from gluon_bot.recipes.fields import check_training, must, rising
+from gluon_bot.recipes.fields import check_training, model_named, must, rising
 
 STRIDE = 16  # pixels of the image a cell of the features that Faster-RCNN's RPN sees
 ANCHOR_RATIOS = (0.5, 1, 2)  # height over width
@@ -49,6 +49,7 @@ class FineTuning:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, 'backbone_model', model_named(self.backbone_model))
         _check(self)
 
     @property

@@ -27,7 +27,7 @@ def read(path: str, network: mx.gluon.HybridBlock) -> Mapping[str, np.ndarray]:
 
     Raises InputError where the file is damaged or of another architecture.
     """
-    if not os.path.exists(path):
+    if not os.path.exists(path) and os.path.basename(path.rstrip('/')) != checkpoint.BEST:
         raise InputError('%s: no such file or folder; give a .params file of GluonCV, a .safetensors file of timm, a run '
                          'or a checkpoint' % path)
     if os.path.isfile(path):

@@ -15,9 +15,7 @@ DATA_OF_PAPER = 'imagenet'
 DIFFERENCES = (  # from the paper and from timm's evaluation, of every network trained here
     'Colours are changed as in the released code of the authors: brightness, contrast and saturation, not hue.',
     'Images are scaled by OpenCV, bilinear without antialiasing, as in training. timm scales with antialiasing by Pillow, '
-    'so its accuracy differs by a few images.',
-    'Means and standard deviations of pixels are those of the paper; timm rounds them otherwise (0.485 for %.4f).'
-    % (MEAN[0] / 255))
+    'so its accuracy differs, the more so the smaller the images: metadata.json says how to make the same pixels.')
 
 
 def config(recipe: Recipe, classes: Sequence[str], names: Sequence[str], features: int) -> Dict[str, Any]:

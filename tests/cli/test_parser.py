@@ -16,7 +16,7 @@ TRAINING = 'recipe --data --out --resume --set --seed --accumulate --limit --log
 OPTIONS = {
     'doctor': '--data --out --json',
     'recipes': 'recipe --set --json',
-    'models': '--json',
+    'models': 'model --json',
     'pack': 'source out --name --resize --quality --seed --workers --validation-share --skip-broken --classes --no-md5',
     'verify': 'path --skip-broken --ignore-label --picture --workers',
     'train': TRAINING + ' --teacher --init',

@@ -12,11 +12,12 @@ from documents import REPOSITORY
 
 from gluon_bot import InputError
 from gluon_bot.cli.main import main
-from gluon_bot.models import timm
+from gluon_bot.models import flops, timm
 from gluon_bot.models.build import build, initialize
 from gluon_bot.models.parameters import network_arrays
-from gluon_bot.recipes.classification import MODELS, RECIPES
+from gluon_bot.recipes.classification import MODELS, RECIPES, Recipe
 from gluon_bot.recipes.fields import model_named, override
+from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.tasks import classification, pretrained
 
 NAMES = [  # as in the state dicts of timm 1.0
@@ -166,7 +167,7 @@ def test_the_config_beside_a_file_is_heeded(tmp_path, capsys):
     assert classification.load(str(tmp_path / 'run'), mx.cpu())[1].model == 'mobilenet'
 
 
-def test_hostile_files_are_one_line(arrays, tmp_path):
+def test_hostile_files_are_one_line(arrays, tmp_path, capsys):
     path, good = tmp_path / 'x.safetensors', safetensors.numpy.save(arrays)
     length, = struct.unpack('<Q', good[:8])
 
@@ -188,6 +189,10 @@ def test_hostile_files_are_one_line(arrays, tmp_path):
             timm.read_state_dict(str(path))
             pytest.fail('case %d' % number)
         assert '\n' not in str(caught.value) and len(str(caught.value)) < 600
+        if number in (2, 5, 7, 10, len(hostile) - 1):  # 2^60 bytes, truncated, overlapping, another type, 10^6 tensors
+            assert main(['import', str(path), '--model', 'resnet18d', '--out', str(tmp_path / 'run')]) == 2
+            said = capsys.readouterr().err.splitlines()
+            assert said == ['gluon-bot: %s' % caught.value] and not (tmp_path / 'run').exists()
     rng = random.Random(0)
     small = safetensors.numpy.save({'a': np.ones((2, 3), np.float32), 'b': np.zeros(5, np.float16)})
     for _ in range(300):
@@ -207,6 +212,10 @@ def test_gluoncvs_names_are_ours_too():
              'se_resnet50_v1': 'se-resnet50', 'se_resnext50_32x4d': 'se-resnext50',
              'densenet201': 'densenet201', 'resnet50_v1s': 'resnet50_v1s'}
     assert {name: model_named(name) for name in names} == names
+    assert model_named('ResNet50_v1D') == 'resnet50d' and Recipe('x', model='resnet50_v1c').model == 'resnet50c'
+    tuned = override(FINE_TUNINGS['voc-resnet50d-cosine'], ['backbone_model=resnet101_v1d'])
+    assert (tuned.model, tuned.name) == ('resnet101d', 'voc-resnet50d-cosine+backbone_model=resnet101d')
+    assert [row['model'] for row in flops.rows(['resnet18_v1b', 'mobilenet'])] == ['resnet18b', 'mobilenet']
     assert build('resnet50_v1d', 10).name == 'resnet50d'
     assert override(RECIPES['resnet50d-cosine'], ['model=resnet50_v1d']) == RECIPES['resnet50d-cosine']
     assert override(RECIPES['digits'], ['model=mobilenet1.0']).name == 'digits+model=mobilenet'
