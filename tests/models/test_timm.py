@@ -192,7 +192,8 @@ def test_hostile_files_are_one_line(arrays, tmp_path, capsys):
         if number in (2, 5, 7, 10, len(hostile) - 1):  # 2^60 bytes, truncated, overlapping, another type, 10^6 tensors
             assert main(['import', str(path), '--model', 'resnet18d', '--out', str(tmp_path / 'run')]) == 2
             said = capsys.readouterr().err.splitlines()
-            assert said == ['gluon-bot: %s' % caught.value] and not (tmp_path / 'run').exists()
+            assert len(said) == 1 and said[0].startswith('gluon-bot: %s: not a whole safetensors file of a network (' % path)
+            assert not (tmp_path / 'run').exists()
     rng = random.Random(0)
     small = safetensors.numpy.save({'a': np.ones((2, 3), np.float32), 'b': np.zeros(5, np.float16)})
     for _ in range(300):
