@@ -239,7 +239,9 @@ def write_onnx(network: mx.gluon.HybridBlock, described: Dict[str, Any], folder:
         import onnxruntime
     except ImportError:
         return None
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    quiet = onnxruntime.SessionOptions()
+    quiet.log_severity_level = 3  # errors, not the constants that it finds unused
+    session = onnxruntime.InferenceSession(path, quiet, providers=['CPUExecutionProvider'])
     return lambda images: session.run(list(OUTPUTS[task]), {INPUT: images})
 
 

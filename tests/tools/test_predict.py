@@ -12,6 +12,7 @@ from batches import validation_batches
 from data_samples import encoded, noise, write_tree
 from PIL import Image
 
+import gluon_bot
 from gluon_bot.cli.main import main
 from gluon_bot.data.records import pack
 from gluon_bot.models.build import build
@@ -86,6 +87,9 @@ def test_each_task_has_results_and_pictures(task, entries, samples, checkpoints,
         assert (result['image'], result['task']) == (path, task) and len(result[entries]) >= 1
         assert max(Image.open(result['picture']).size) > 700
         assert all(entry['class'].startswith('class ') for entry in result[entries])
+    model = gluon_bot.load(checkpoints[task], score_threshold=0)
+    assert (model.task, model.predict(samples[0])) == (task, results[0][entries])
+    assert model.preprocess(samples[0]).shape[:2] == (1, 3)
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(': class ')[0] for line in lines] == samples[:2]
