@@ -43,6 +43,8 @@ def peer_of(name, classes):
 
 
 def main(folder):
+    versions = {module.__name__: module.__version__ for module in (torch, torchvision, timm)}
+    (folder / 'versions.json').write_text(json.dumps(versions))
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     for name, called, arguments, other in json.loads((folder / 'jobs.json').read_text()):

@@ -1,6 +1,7 @@
 """The same logits in PyTorch: each network with a twin, random parameters and running statistics, in both directions.
 
-`scripts/test.sh --peers` installs what this needs; without it the tests are skipped.
+`scripts/test.sh --peers` installs what this needs; without it the tests are skipped. A run of all networks writes what it
+found into docs/pytorch.md.
 """
 
 import json
@@ -12,6 +13,7 @@ import pytest
 import safetensors.numpy
 from documents import REPOSITORY
 
+from gluon_bot.files import atomic_write
 from gluon_bot.models import timm
 from gluon_bot.models.build import build, initialize
 from gluon_bot.models.parameters import network_arrays
@@ -25,6 +27,9 @@ from gluon_bot.tools import export
 PEER = REPOSITORY / '.venv-peers/bin/python'
 TWINS = {name: twin for name, twin in timm.TWINS.items() if twin.timm}
 TOLERANCE = 1e-4  # of the largest logit
+PAGE, BEGIN, END = REPOSITORY / 'docs/pytorch.md', '<!-- parity:begin -->\n', '<!-- parity:end -->'
+KINDS = {'exported': 'to timm', 'exported-torchvision': 'to torchvision', 'timm': 'from timm',
+         'torchvision': 'from torchvision'}
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PEER.exists(), reason='scripts/test.sh --peers installs PyTorch')]
 
 
@@ -63,6 +68,30 @@ def answers(tmp_path_factory):
     return folder, ours
 
 
+@pytest.fixture(scope='module')
+def found(answers):
+    """The differences of each network by kind, for its test to fill in; once all are there, they are written to the page."""
+    differences = {}
+    yield differences
+    if list(differences) == list(TWINS):
+        before, _, rest = PAGE.read_text(encoding='utf-8').partition(BEGIN)
+        versions = json.loads((answers[0] / 'versions.json').read_text())
+        with atomic_write(str(PAGE)) as file:
+            file.write(before + BEGIN + table(differences, versions) + END + rest.partition(END)[2])
+
+
+def table(differences, versions):
+    """In Markdown, below the largest of the numbers and what they were measured with."""
+    worst = max(value for found in differences.values() for value in found.values())
+    rows = ['The largest difference of %d networks is %.1e of the largest logit, with %s and MXNet %s:\n' % (
+        len(differences), worst, ', '.join('%s %s' % pair for pair in versions.items()), mx.__version__)]
+    rows += ['| ours | pixels | %s |' % ' | '.join(KINDS.values()), '| --- ' * (2 + len(KINDS)) + '|']
+    for name, found in differences.items():
+        cells = ('%.1e' % found[kind] if kind in found else '-' for kind in KINDS)
+        rows.append('| `%s` | %d | %s |' % (name, standard_image_size(name), ' | '.join(cells)))
+    return '\n'.join(rows) + '\n'
+
+
 def imported(path, model, images):
     network = build(model, 10)
     initialize(network, mx.cpu(), seed=1, image_size=images.shape[2])
@@ -71,7 +100,7 @@ def imported(path, model, images):
 
 
 @pytest.mark.parametrize('name', TWINS)
-def test_the_same_logits_in_both_directions(name, answers):
+def test_the_same_logits_in_both_directions(name, answers, found):
     folder, ours = answers[0] / name, answers[1][name]
     theirs = safetensors.numpy.load_file(str(folder / 'logits.safetensors'))
     images = safetensors.numpy.load_file(str(folder / 'images.safetensors'))['images']
@@ -79,11 +108,10 @@ def test_the_same_logits_in_both_directions(name, answers):
     for kind, path in (('timm', 'timm/model.safetensors'), ('torchvision', 'torchvision.safetensors')):
         if kind in theirs:
             pairs[kind] = imported(folder / path, name, images)
-    differences = {kind: np.abs(pairs[kind] - logits).max() / np.abs(logits).max() for kind, logits in theirs.items()}
-    print('\n| %s | %d |' % (name, images.shape[2]), ' | '.join(
-        '%.1e' % differences[kind] if kind in differences else '-'
-        for kind in ('exported', 'exported-torchvision', 'timm', 'torchvision')), '|', end='')
+    differences = {kind: float(np.abs(pairs[kind] - logits).max() / np.abs(logits).max()) for kind, logits in theirs.items()}
     assert max(differences.values()) < TOLERANCE
     for kind, logits in theirs.items():  # and far less than what two images differ by
         spread = np.abs(logits[0] - logits[1]).max() / np.abs(logits).max()
         assert differences[kind] < spread / 50, (kind, spread)
+    assert len(theirs) == 4 if TWINS[name].torchvision else 2
+    found[name] = differences
