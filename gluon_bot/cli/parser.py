@@ -277,7 +277,7 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot evaluate runs/masks --data data/scenes --multi-scale\n')
     command.add_argument('checkpoint', metavar='CHECKPOINT',
                          help='a run folder (its newest checkpoint) or a checkpoint folder')
-    command.add_argument('--data', required=True, metavar='DIR', help='of the kind the checkpoint was trained on; for a '
+    command.add_argument('--data', required=True, metavar='SOURCE', help='of the kind the checkpoint was trained on; for a '
                          'classifier also a folder or tar of class folders, of all its classes or some')
     command.add_argument('--batch-size', type=_whole(1, MOST), default=64, metavar='N',
                          help='images of one worker, for a classifier '

@@ -73,6 +73,11 @@ def test_a_folder_and_a_tar_score_as_their_records_do(run, tmp_path, capsys):
     pack.pack(tree, str(tmp_path / 'records'))
     packed = evaluation.run(run, str(tmp_path / 'records'))
     loose = evaluation.run(run, tree, batch_size=5)
+    subprocess.run(['tar', 'cf', tree + '.tar', '-C', tree, '.'], check=True)
+    capsys.readouterr()
+    assert main(['evaluate', run, '--data', tree + '.tar', '--json']) == 0
+    tarred = json.loads(capsys.readouterr().out)
+    assert {key: tarred[key] for key in tarred if key != 'data'} == {key: loose[key] for key in tarred if key != 'data'}
     assert {key: value for key, value in loose.items() if key != 'data'} == {
         key: value for key, value in packed.items() if key != 'data'}
     capsys.readouterr()
