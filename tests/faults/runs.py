@@ -11,8 +11,9 @@ import numpy as np
 from gluon_bot.runs import checkpoint
 from gluon_bot.runs.record import RECORD, comparable, read_lines
 
-TINY = ['--limit', '192', '--log-every', '1', '--set', 'epochs=3', '--set', 'warmup_epochs=1', '--set', 'batch_size=16',
-        '--set', 'image_size=24']
+# three epochs of twelve updates, of a network whose checkpoints are small
+TINY = ['--limit', '96', '--log-every', '1', '--set', 'model=mobilenet', '--set', 'epochs=3', '--set', 'warmup_epochs=1',
+        '--set', 'batch_size=8', '--set', 'image_size=24']
 
 
 def start(*words, **options):

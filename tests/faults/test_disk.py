@@ -234,8 +234,8 @@ def test_data_that_change_while_they_are_read_are_named_with_the_record(digits_f
     process = runs.start(*words)
     runs.until(lambda: runs.recorded(tmp_path / 'run', 2), process)
     before = os.stat(os.path.join(data, 'train.rec'))
-    with open(os.path.join(data, 'train.rec'), 'r+b') as file:  # among the first 192 records, while they are read
-        for place in (before.st_size // 40, before.st_size // 20, before.st_size // 12):
+    with open(os.path.join(data, 'train.rec'), 'r+b') as file:  # among the first 96 records, while they are read
+        for place in (before.st_size // 40, before.st_size // 25, before.st_size // 18):
             file.seek(place)
             file.write(b'\0' * 20_000)
     os.utime(os.path.join(data, 'train.rec'), ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -59,9 +59,8 @@ def test_an_overflow_on_one_rank_is_skipped_by_all_and_halves_the_scale(odd, tmp
 def test_one_seed_gives_one_run_and_another_seed_another(digits_folder, tmp_path):
     def trained(name, seed):
         run = str(tmp_path / name)
-        assert main(['train', 'digits', '--data', digits_folder, '--out', run, '--log-every', '1', '--limit', '32', '--set',
-                     'batch_size=16',
-                     '--set', 'image_size=24', '--set', 'epochs=1', '--set', 'warmup_epochs=0', '--seed', seed]) == 0
+        assert main(['train', 'digits', '--data', digits_folder, '--out', run, *runs.TINY, '--limit', '16',
+                     '--set', 'epochs=1', '--set', 'warmup_epochs=0', '--seed', seed]) == 0
         return run
     first, again, other = trained('first', '3'), trained('again', '3'), trained('other', '4')
     runs.same(first, again)

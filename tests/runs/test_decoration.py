@@ -33,6 +33,7 @@ pictures.save_top5(sys.argv[1] + '/b.png', image, NAMES, np.full(5, 0.2))
 pictures.save_boxes(sys.argv[1] + '/c.png', image, NAMES, np.array([[1, 1, 20, 20]] * 2), [0, 1], [0.9, 0.8])
 pictures.save_mask(sys.argv[1] + '/d.png', image, NAMES, np.ones((40, 60), np.int32))
 '''
+CACHE = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')  # where its fonts are listed
 RC = 'text.usetex: True\nbackend: nonsense\nfont.family: No Such Font\nsavefig.dpi: 7\naxes.facecolor: red\nbad key\n'
 
 
@@ -55,7 +56,7 @@ def test_pictures_depend_on_no_settings(tmp_path):
     plain = drawn(tmp_path / 'plain')
     assert len(plain) == 5
     assert drawn(tmp_path / 'rc', MATPLOTLIBRC=str(tmp_path / 'matplotlibrc'), MPLBACKEND='nonsense') == plain
-    assert drawn(tmp_path / 'config', HOME=str(tmp_path / 'home'), XDG_CONFIG_HOME='') == plain
+    assert drawn(tmp_path / 'config', HOME=str(tmp_path / 'home'), XDG_CONFIG_HOME='', XDG_CACHE_HOME=CACHE) == plain
     assert drawn(tmp_path / 'no home', HOME=str(tmp_path / 'file'), MPLCONFIGDIR=str(tmp_path / 'file' / 'x')) == plain
 
 

@@ -30,8 +30,9 @@ from gluon_bot.training.state import Trained
 from gluon_bot.tricks.low_precision import LossScale
 from gluon_bot.tricks.mixup import mixup_weight
 
-TINY = ['--limit', '192', '--log-every', '1', '--set', 'epochs=3', '--set', 'warmup_epochs=1', '--set', 'batch_size=16',
+TINY = ['--limit', '96', '--log-every', '1', '--set', 'epochs=3', '--set', 'warmup_epochs=1', '--set', 'batch_size=8',
         '--set', 'image_size=24']
+LIGHT = [*TINY, '--set', 'model=mobilenet']  # whose checkpoints are smaller
 
 
 @pytest.fixture(scope='session')
@@ -208,7 +209,7 @@ def test_workers_and_accumulation_make_the_same_update(tmp_path):
 
 @pytest.mark.parametrize('workers', [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_stopped_run_resumes_bit_for_bit(workers, digits_folder, tmp_path):
-    command = ['train', 'digits', '--data', digits_folder, '--workers', str(workers), *TINY]
+    command = ['train', 'digits', '--data', digits_folder, '--workers', str(workers), *LIGHT]
     straight, stopped = str(tmp_path / 'straight'), str(tmp_path / 'stopped')
     finish(gluon_bot(*command, '--out', straight))
     process = gluon_bot(*command, '--out', stopped)
@@ -226,7 +227,8 @@ def test_a_stopped_run_resumes_bit_for_bit(workers, digits_folder, tmp_path):
 def test_a_run_that_accumulates_resumes_in_mid_epoch(digits_folder, tmp_path, monkeypatch):
     """Stopped by a signal during the third of six updates of the second epoch, each of two small batches."""
     words = ['train', 'digits', '--data', digits_folder, '--limit', '48', '--accumulate', '2', '--set', 'epochs=2',
-             '--set', 'warmup_epochs=1', '--set', 'batch_size=8', '--set', 'image_size=24', '--out']
+             '--set', 'warmup_epochs=1', '--set', 'batch_size=8', '--set', 'image_size=24',
+             '--set', 'model=mobilenet', '--out']
     straight, stopped = str(tmp_path / 'straight'), str(tmp_path / 'stopped')
     assert main([*words, straight]) == 0
     step_of, steps = classification.ClassificationTask.step, []
@@ -248,7 +250,7 @@ def test_a_run_that_accumulates_resumes_in_mid_epoch(digits_folder, tmp_path, mo
 
 def test_an_epoch_of_two_steps_can_be_stopped(digits_folder, tmp_path):
     run = str(tmp_path / 'run')
-    process = gluon_bot('train', 'digits', '--data', digits_folder, '--out', run, *TINY, '--set', 'batch_size=96',
+    process = gluon_bot('train', 'digits', '--data', digits_folder, '--out', run, *LIGHT, '--set', 'batch_size=48',
                         '--set', 'epochs=500')
     wait_for_step(run, 3, process)
     process.send_signal(signal.SIGINT)
@@ -258,7 +260,7 @@ def test_an_epoch_of_two_steps_can_be_stopped(digits_folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(digits_folder, tmp_path):
-    command = ['train', 'digits', '--data', digits_folder, '--workers', '2', '--restarts', '1', *TINY]
+    command = ['train', 'digits', '--data', digits_folder, '--workers', '2', '--restarts', '1', *LIGHT]
     straight, killed = str(tmp_path / 'straight'), str(tmp_path / 'killed')
     finish(gluon_bot(*command, '--out', straight))
     process = gluon_bot(*command, '--out', killed)
@@ -277,15 +279,15 @@ def test_a_run_end_to_end(digits_folder, tmp_path, capsys):
     lines = record(run)
     assert [line['event'] for line in lines if line['event'] != 'step'] == ['start', 'epoch', 'epoch', 'epoch', 'done']
     start, last = lines[0], [line for line in lines if line['event'] == 'epoch'][-1]
-    assert start['recipe']['epochs'] == 3 and start['data']['name'] == 'digits' and start['data']['train_images'] == 192
+    assert start['recipe']['epochs'] == 3 and start['data']['name'] == 'digits' and start['data']['train_images'] == 96
     assert start['recipe']['name'].startswith('digits+epochs=3')
-    assert last['val_images'] == 192 and last['step'] == 36
-    assert last['val_top1'] == pytest.approx(100 * last['val_correct_top1'] / 192)
+    assert last['val_images'] == 96 and last['step'] == 36
+    assert last['val_top1'] == pytest.approx(100 * last['val_correct_top1'] / 96)
     assert Path(run, 'curves.png').read_bytes()[:4] == b'\x89PNG' and list(Path(run, 'tensorboard').iterdir())
     capsys.readouterr()
-    assert main(['evaluate', run, '--data', digits_folder, '--limit', '192', '--json', '--batch-size', '7']) == 0
+    assert main(['evaluate', run, '--data', digits_folder, '--limit', '96', '--json', '--batch-size', '7']) == 0
     assert json.loads(capsys.readouterr().out)['val_correct_top1'] == last['val_correct_top1']
-    output, _ = finish(gluon_bot('evaluate', run, '--data', digits_folder, '--json', '--batch-size', '50', '--workers', '3'))
+    output, _ = finish(gluon_bot('evaluate', run, '--data', digits_folder, '--json', '--batch-size', '50', '--workers', '2'))
     assert main(['evaluate', run, '--data', digits_folder, '--json']) == 0
     assert json.loads(output) == json.loads(capsys.readouterr().out)
 
@@ -308,7 +310,7 @@ def test_a_run_end_to_end(digits_folder, tmp_path, capsys):
 
 def test_another_number_of_workers_goes_on_with_the_same_batch(digits_folder, tmp_path):
     run = str(tmp_path / 'run')
-    command = ['train', 'digits', '--data', digits_folder, '--out', run, '--resume', *TINY]
+    command = ['train', 'digits', '--data', digits_folder, '--out', run, '--resume', *LIGHT]
     process = gluon_bot(*command, '--workers', '2')
     wait_for_step(run, 15, process)
     process.send_signal(signal.SIGTERM)
@@ -320,8 +322,8 @@ def test_another_number_of_workers_goes_on_with_the_same_batch(digits_folder, tm
 
 
 def test_a_loss_that_is_not_finite_stops_all_ranks(digits_folder, tmp_path):
-    _, errors = finish(gluon_bot('train', 'digits', '--data', digits_folder, '--out', str(tmp_path), '--workers', '2', *TINY,
-                                 '--set', 'base_lr=1e30', '--restarts', '2'), 1)
+    _, errors = finish(gluon_bot('train', 'digits', '--data', digits_folder, '--out', str(tmp_path), *LIGHT,
+                                 '--set', 'base_lr=1e30', '--workers', '2', '--restarts', '2'), 1)
     assert errors.count('is not finite at learning rate') == 1 and 'last good checkpoint: none yet' in errors
     assert 'restart' not in errors
     assert record(str(tmp_path))[-1]['event'] == 'failed'
