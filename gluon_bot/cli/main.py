@@ -144,6 +144,11 @@ def _pack(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
+    from gluon_bot.data.records.verify import holds_records_alone, verify_records
+    if holds_records_alone(options.path) and not options.picture:  # without MXNet, which takes seconds to load
+        return tell(verify_records(options.path, options.workers))
+    from gluon_bot.tools import doctor
+    doctor.must_run()
     from gluon_bot.data import verify
     tell(verify.verify(options.path, options.workers, options.skip_broken, options.ignore_label))
     if options.picture and verify.trees_in(options.path):
@@ -361,7 +366,7 @@ def _completion(options: argparse.Namespace) -> None:
 
 TRAINING = ('train', 'detect', 'segment')
 WRITING = ('import', 'export', 'predict', 'report', 'figures')  # files for others, at once
-COMPUTING = ('models', 'verify', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict',
+COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict',
              'benchmark')  # what needs MXNet
 ON_DEVICE = ('train', 'detect', 'segment', 'evaluate', 'predict')  # what computes on a GPU, where there is one
 ANY_SIZE = ('detect', 'segment', 'evaluate', 'predict')  # whose images differ in size

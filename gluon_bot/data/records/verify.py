@@ -239,6 +239,12 @@ def check(folder: str, split: str) -> Manifest:
     return found
 
 
+def holds_records_alone(path: str) -> bool:
+    """Whether `path` is a .rec file, or a folder with records and no folders, in which there could be other data."""
+    return path.endswith('.rec') or any(os.path.exists(os.path.join(path, split + '.json')) for split in SPLITS) \
+        and not any(entry.is_dir() for entry in os.scandir(path))
+
+
 def verify_records(path: str, workers: Optional[int] = None) -> str:
     """Recheck all records of a data folder, or of one .rec in it, against the manifest: hashes, framing, labels, images.
 
