@@ -8,18 +8,16 @@ they are queued in MXNet's engine like any other operation, so that ranks may re
 from __future__ import annotations
 
 import itertools
-from functools import lru_cache, partial
-from typing import Any, Callable, List, Tuple
+from functools import partial
+from typing import Any, List
 
 import mxnet as mx
-import numpy as np
 from mxnet import autograd
 from mxnet.gluon import nn
 
 from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.models.resnet import Norm
 
-Graph = Callable[..., Any]  # of arrays, that computes one or several
 _numbers = itertools.count()  # layers are made in the same order on all ranks
 
 
@@ -38,9 +36,7 @@ class SynchronisedBatchNorm(nn.BatchNorm):
     def __init__(self, ranks: Ranks, in_channels: int, gamma_initializer: Any = 'ones') -> None:
         super().__init__(in_channels=in_channels, gamma_initializer=gamma_initializer)
         self._operator = 'synchronised_norm.%d' % next(_numbers)
-        # MXNet asks for an operator in every forward pass, and a graph takes longer to make than all its work
-        make = lru_cache(maxsize=8)(partial(_Operator, ranks, self._operator, self._kwargs['eps'], self._kwargs['momentum']))
-        mx.operator.register(self._operator)(partial(_Declaration, make))
+        mx.operator.register(self._operator)(partial(_Declaration, ranks, self._operator, self._kwargs))
 
     def hybrid_forward(self, F: Any, x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any) -> Any:
         # oneDNN's memory layouts, which convolutions give and want, would reach the operator as garbage: this copies
@@ -52,9 +48,9 @@ class SynchronisedBatchNorm(nn.BatchNorm):
 class _Declaration(mx.operator.CustomOpProp):
     """(x, gamma, beta, running mean, running variance) to (y, and the mean and variance that it was normalised with)."""
 
-    def __init__(self, make: Callable[..., mx.operator.CustomOp]) -> None:
+    def __init__(self, ranks: Ranks, name: str, settings: dict) -> None:
         super().__init__()
-        self.make = make
+        self.make = partial(_Operator, ranks, name, settings['eps'], settings['momentum'])
 
     def list_arguments(self) -> List[str]:
         return ['x', 'gamma', 'beta']
@@ -76,98 +72,57 @@ class _Declaration(mx.operator.CustomOpProp):
     def declare_backward_dependency(self, out_grad: List[int], in_data: List[int], out_data: List[int]) -> List[int]:
         return [out_grad[0], *in_data, *out_data[1:]]
 
-    def create_operator(self, ctx: Any, in_shapes: Any, in_dtypes: Any) -> mx.operator.CustomOp:
-        return self.make(tuple(in_shapes[0]), ctx, in_dtypes[0])
+    def create_operator(self, ctx: Any, in_shapes: Any, in_dtypes: Any) -> '_Operator':
+        return self.make()
 
 
 class _Operator(mx.operator.CustomOp):
-    """Runs in a thread of MXNet's and must not wait for anything: all it does is queue operations.
+    """Runs in a thread of MXNet's and must not wait for anything: all it does is queue operations."""
 
-    What it does with numbers of channels is two small graphs, for a call from Python costs more than they compute.
-    """
-
-    def __init__(self, ranks: Ranks, name: str, epsilon: float, momentum: float, x_shape: Tuple[int, ...],
-                 *of_its_own: Any) -> None:
+    def __init__(self, ranks: Ranks, name: str, epsilon: float, momentum: float) -> None:
         super().__init__()
-        self.ranks, self.name, self.epsilon = ranks, name, epsilon
-        images = ranks.size * int(np.prod(x_shape)) // x_shape[1]
-        self.mine, self.joined, self.changes = _graphs(ranks, images, epsilon, momentum)
-        self.unused: List[mx.nd.NDArray] = []  # running statistics that BatchNorm wants, whatever it is asked for
+        self.ranks, self.name, self.epsilon, self.momentum = ranks, name, epsilon, momentum
 
     def forward(self, is_train: bool, req: Any, in_data: List[Any], out_data: List[Any], aux: List[Any]) -> None:
-        """Mean and biased variance of each channel over all ranks, and x normalised with them."""
         x, gamma, beta = in_data
-        mean, variance = aux
-        if is_train:
-            mine = self.mine(*self._own_statistics(x, gamma, beta))
-            mean, variance = self.joined(self.ranks.sum_(mine, self.name + '.forward'), out=out_data[1:])
-        if req[0] == 'write':
-            self._normalised(x, gamma, beta, mean, variance, out=out_data[0])
-        else:
-            self.assign(out_data[0], req[0], self._normalised(x, gamma, beta, mean, variance))
+        mean, variance = self._statistics(x, gamma, beta) if is_train else aux
+        for output, kind, value in zip(out_data, req, (self._normalised(x, gamma, beta, mean, variance), mean, variance)):
+            self.assign(output, kind, value)
 
     def backward(self, req: Any, out_grad: List[Any], in_data: List[Any], out_data: List[Any], in_grad: List[Any],
                  aux: List[Any]) -> None:
         """With m1 and m2 the means of dy and of dy * y0 over all images: dx = gamma / std * (dy - m1 - y0 * m2)."""
         x, gamma, beta = (array.detach() for array in in_data)
         mean, variance = out_data[1:]
-        dx, dgamma, dbeta = (grad if kind == 'write' else mx.nd.empty(grad.shape, grad.context, grad.dtype)
-                             for grad, kind in zip(in_grad, req))
-        mx.autograd.mark_variables([x, gamma, beta], [dx, dgamma, dbeta])
+        for array in (x, gamma, beta):
+            array.attach_grad()
         with autograd.record():
             y = self._normalised(x, gamma, beta, mean, variance)
         y.backward(out_grad[0])
-        sums = self.ranks.sum_(mx.nd.stack(dbeta, dgamma), self.name + '.backward')
-        slope, shift, *running = self.changes(sums, gamma, mean, variance, *aux)
-        dx -= self._normalised(x, slope, shift, mean, variance)
+        dx, dgamma, dbeta = x.grad, gamma.grad, beta.grad
+        means = self.ranks.sum_(mx.nd.stack(dbeta, dgamma), self.name + '.backward') / (self.ranks.size * x.size / mean.size)
+        slope = gamma * mx.nd.rsqrt(variance + self.epsilon)
+        dx = dx - self._normalised(x, slope * means[1], slope * means[0], mean, variance)
         for gradient, kind, value in zip(in_grad, req, (dx, dgamma, dbeta)):
-            if kind == 'add':
-                gradient += value
-        for old, new in zip(aux, running):  # nn.BatchNorm updates them in its backward pass too
-            new.copyto(old)
+            self.assign(gradient, kind, value)
+        for running, value in zip(aux, (mean, variance)):  # nn.BatchNorm updates them in its backward pass too
+            running[:] = self.momentum * running + (1 - self.momentum) * value
 
-    def _own_statistics(self, x: mx.nd.NDArray, gamma: mx.nd.NDArray, beta: mx.nd.NDArray) -> List[mx.nd.NDArray]:
-        """Mean, and one by the deviation, of each channel of this rank's images."""
-        self.unused = self.unused or [mx.nd.zeros_like(gamma), mx.nd.ones_like(gamma)]
+    def _statistics(self, x: mx.nd.NDArray, gamma: mx.nd.NDArray, beta: mx.nd.NDArray) -> List[mx.nd.NDArray]:
+        """Mean and biased variance of each channel over all ranks, without subtracting large numbers from each other.
+
+        The variance is the mean of the ranks' variances plus the variance of their means.
+        """
         with autograd.train_mode():
-            return mx.nd.BatchNorm(x, gamma, beta, *self.unused, eps=self.epsilon, fix_gamma=False, output_mean_var=True)[1:]
+            _, mean, inverse_std = mx.nd.BatchNorm(
+                x, gamma, beta, mx.nd.zeros_like(gamma), mx.nd.ones_like(gamma), eps=self.epsilon, fix_gamma=False,
+                output_mean_var=True)
+        mine = mx.nd.stack(mean, inverse_std ** -2 - self.epsilon)
+        all_ranks = mx.nd.zeros((self.ranks.size, *mine.shape), ctx=x.context, dtype=mine.dtype)
+        all_ranks[self.ranks.rank] = mine
+        means, variances = self.ranks.sum_(all_ranks, self.name + '.forward').transpose((1, 0, 2))
+        mean = means.mean(axis=0)
+        return [mean, (variances + (means - mean) ** 2).mean(axis=0)]
 
-    def _normalised(self, x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, out: Any = None) -> mx.nd.NDArray:
-        return mx.nd.BatchNorm(x, gamma, beta, mean, variance, eps=self.epsilon, fix_gamma=False, use_global_stats=True,
-                               out=out)
-
-
-def _graphs(ranks: Ranks, images: int, epsilon: float, momentum: float) -> Tuple[Graph, Graph, Graph]:
-    """What is computed of each channel, where `images` is the number of its values over all ranks:
-
-    (mean, 1 / deviation) of a rank to its part, beside zeros, of an array for all ranks: (size, 2, channels);
-    that array, summed over ranks, to mean and variance of the whole batch: without subtracting large numbers from each
-    other, for the variance is the mean of the ranks' variances plus the variance of their means;
-    (sums of dy and dy * y0, gamma, mean, variance, running mean, running variance) to the slope and shift of what the
-    gradient loses, and the new running statistics.
-    """
-    mean, inverse_std, variance, everyone, sums, gamma, running_mean, running_variance = map(
-        mx.sym.var, ('mean', 'inverse_std', 'variance', 'everyone', 'sums', 'gamma', 'running_mean', 'running_variance'))
-    part = mx.sym.stack(mean, inverse_std ** -2 - epsilon).expand_dims(0)
-    none = mx.sym.zeros_like(part)
-    mine = mx.sym.concat(*[part if rank == ranks.rank else none for rank in range(ranks.size)], dim=0)
-
-    means, variances = (mx.sym.slice_axis(everyone, axis=1, begin=place, end=place + 1) for place in (0, 1))
-    whole = means.mean(axis=0, keepdims=True)
-    spread = (variances + mx.sym.broadcast_sub(means, whole) ** 2).mean(axis=0)
-
-    slope = gamma * mx.sym.rsqrt(variance + epsilon) / images
-    of_dy, of_dy_y0 = (mx.sym.slice_axis(sums, axis=0, begin=place, end=place + 1).reshape((-1,)) for place in (0, 1))
-    running = [momentum * old + (1 - momentum) * new for old, new in ((running_mean, mean), (running_variance, variance))]
-    return (_graph([mine], [mean, inverse_std]),
-            _graph([whole.reshape((-1,)), spread.reshape((-1,))], [everyone]),
-            _graph([slope * of_dy_y0, slope * of_dy, *running],
-                   [sums, gamma, mean, variance, running_mean, running_variance]))
-
-
-def _graph(outputs: List[mx.sym.Symbol], inputs: List[mx.sym.Symbol]) -> Graph:
-    """A function of arrays in the order of `inputs`."""
-    symbol, names = mx.sym.Group(outputs), [variable.name for variable in inputs]
-    order = [names.index(name) for name in symbol.list_inputs()]
-    operator = mx.nd.CachedOp(symbol)
-    return lambda *arrays, out=None: operator(*[arrays[place] for place in order], out=out)
+    def _normalised(self, x: Any, gamma: Any, beta: Any, mean: Any, variance: Any) -> mx.nd.NDArray:
+        return mx.nd.BatchNorm(x, gamma, beta, mean, variance, eps=self.epsilon, fix_gamma=False, use_global_stats=True)
