@@ -27,6 +27,7 @@ from gluon_bot.tools import export
 PEER = REPOSITORY / '.venv-peers/bin/python'
 TWINS = {name: twin for name, twin in timm.TWINS.items() if twin.timm}
 TOLERANCE = 1e-4  # of the largest logit
+GATES = 0.01  # of squeeze and excitation: with weights of the usual size they would open or close by a rounding's chance
 PAGE, BEGIN, END = REPOSITORY / 'docs/pytorch.md', '<!-- parity:begin -->\n', '<!-- parity:end -->'
 KINDS = {'exported': 'to timm', 'exported-torchvision': 'to torchvision', 'timm': 'from timm',
          'torchvision': 'from torchvision'}
@@ -41,7 +42,7 @@ def random_run(folder, model, size):
     for name, parameter in network._collect_params_with_prefix().items():
         shape, kind = parameter.shape, name.rpartition('.')[2]
         if kind == 'weight':  # such that what an image adds to the logits is not lost on the way
-            values = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
+            values = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])) * (GATES if '.se.' in name else 1), shape)
         else:
             values = rng.uniform(*((0.8, 1.25) if kind in ('gamma', 'running_var') else (-0.3, 0.3)), shape)
         parameter.set_data(mx.nd.array(values))
