@@ -35,7 +35,7 @@ def verify(path: str, workers: Optional[int] = None, skip_broken: bool = False, 
         left_out = skip_broken and checked.total and all(
             problem.startswith(tuple(name + ': ' for name in checked.bad)) for problem in checked.problems)
         if checked.total and not left_out:
-            raise InputError('%s: %s with %s, listed above; repair or remove these files%s' % (
+            raise InputError('%s: %s with %s, listed above; repair these files, or do as the lines say%s' % (
                 path, kind, counted(checked.total, 'problem'), ', or train with --skip-broken' * bool(checked.bad)))
         lines.append('%s: %s, sound%s' % (path, kind, ' but for %s, which --skip-broken leaves out'
                                           % counted(len(checked.bad), 'image') if left_out else ''))
