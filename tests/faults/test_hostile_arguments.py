@@ -71,7 +71,7 @@ def place(tmp_path_factory):
 
 
 VALID = {
-    'recipes': ['digits'], 'models': [], 'pack': ['images', FRESH], 'verify': ['data'], 'report': ['x.log'],
+    'recipes': ['digits'], 'models': ['resnet50d'], 'pack': ['images', FRESH], 'verify': ['data'], 'report': ['x.log'],
     'figures': ['--out', FRESH],
     'train': ['digits', '--data', 'data', '--out', FRESH, '--set', 'batch_size=4', '--dry-run'],
     'evaluate': ['run', '--data', 'data'],
@@ -85,6 +85,7 @@ VALID = {
     'benchmark': ['data', 'digits', '--data', 'nowhere']}
 SLOW = {('figures', '--out'), ('verify', '--picture'), ('evaluate', '--out'), ('export', '--out'), ('doctor', '--out'),
         ('doctor', '--data'), ('predict', '--out'), ('benchmark', '--data')}  # valid values take seconds
+EVALUATING = {('evaluate', option) for option in ('--data', '--predictions', '--hosts')}  # an evaluation for most values
 
 
 def with_value(command, option, value):
@@ -117,8 +118,9 @@ def test_every_command_has_valid_words(place, capsys):
 
 
 @pytest.mark.parametrize('command, option',
-                         [pytest.param(*pair, id='%s %s' % pair, marks=[pytest.mark.slow] * (pair[0] == 'doctor'))
-                                             for pair in VALUED])
+                         [pytest.param(*pair, id='%s %s' % pair,
+                                       marks=[pytest.mark.slow] * (pair[0] == 'doctor' or pair in EVALUATING))
+                          for pair in VALUED])
 def test_no_value_of_any_option_is_more_than_one_line(command, option, place, capsys):
     refused = 0
     for value in HOSTILE:

@@ -207,7 +207,8 @@ def test_workers_and_accumulation_make_the_same_update(tmp_path):
             np.testing.assert_allclose(other[name], one[name], atol=1e-5 * start, err_msg=name)
 
 
-@pytest.mark.parametrize('workers', [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow  # tests/faults/test_kills.py has a harder case, the next test a quicker one
+@pytest.mark.parametrize('workers', [1, 2])
 def test_a_stopped_run_resumes_bit_for_bit(workers, digits_folder, tmp_path):
     command = ['train', 'digits', '--data', digits_folder, '--workers', str(workers), *LIGHT]
     straight, stopped = str(tmp_path / 'straight'), str(tmp_path / 'stopped')

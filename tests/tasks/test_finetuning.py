@@ -386,7 +386,8 @@ def arguments(task, folder, out, *more):
     return [task, recipe, '--data', folder, '--out', str(out), '--limit', '16', '--log-every', '1', *words, *more]
 
 
-@pytest.mark.parametrize('task', ['detect', pytest.param('segment', marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/faults/test_kills.py has the same loop with a classifier
+@pytest.mark.parametrize('task', ['detect', 'segment'])
 def test_a_killed_worker_is_started_again_and_changes_nothing(task, scenes_folder, tmp_path, capsys):
     straight, killed = tmp_path / 'straight', tmp_path / 'killed'
     words = ['--workers', '2', '--accumulate', '2']

@@ -49,7 +49,9 @@ def test_scaling_takes_one_worker_then_more_and_counts_what_they_exchange(capsys
     result = json.loads(capsys.readouterr().out)
     one, two = result['rows']
     assert (one['workers'], two['workers']) == (1, 2) and one['efficiency'] == 1 and two['efficiency'] > 0
-    assert one['allreduce_bytes'] == 0 and two['allreduce_bytes'] == 4 * flops.figures('resnet18d', 24).parameters
+    parameters = flops.figures('resnet18d', 24).parameters
+    assert one['allreduce_bytes'] == 0
+    assert 0 <= two['allreduce_bytes'] - 4 * parameters < 64 * 65  # 65 arrays, each aligned to 64 bytes
     assert two['omp_threads'] == max(1, one['omp_threads'] // 2)  # each has its share of the cores
     assert result['repeats'] == 2 and result['versions']['mxnet'] and result['processor']
     speed = two['images_per_second']
