@@ -24,7 +24,9 @@ WNID = re.compile(r'n\d{8}\b')
 
 
 def is_im2rec(source: str) -> bool:
-    """Whether `source` is a .rec file, or a folder with one that has no manifest of ours."""
+    """Whether `source` is a .rec file, or a folder with one that has no manifest of ours. InputError for a .lst or .idx."""
+    if source.endswith(('.lst', '.idx')):
+        raise InputError("%s: belongs to records of MXNet's im2rec; pack the .rec beside it" % source)
     return bool(_record_files(source)) and not os.path.exists(os.path.splitext(_record_files(source)[0])[0] + '.json')
 
 

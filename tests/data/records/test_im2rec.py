@@ -99,6 +99,7 @@ def refused(tmp_path, said, source='train.rec', **options):
 
 def test_what_cannot_be_adopted_is_refused(tmp_path):
     write(tmp_path / 'train', images(4), [0, 1] * 2)
+    refused(tmp_path, "train.idx: belongs to records of MXNet's im2rec; pack the .rec", source='train.idx')
     whole = (tmp_path / 'train.rec').read_bytes()
     (tmp_path / 'names.txt').write_text('cat\n')
     refused(tmp_path, 'names 1 class; the records need 2', class_names=str(tmp_path / 'names.txt'))
