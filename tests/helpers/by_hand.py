@@ -26,7 +26,9 @@ def check_by_hand(data, network, run, settings, rates, small=1, taught=None):
             batches.append((images, data.targets(amounts, settings.smoothing), taught and logits(taught, images)))
             found.append(amounts)
         loss = hand.update(rate, batches)
-        assert run.lines('step')[step - 1]['loss'] == pytest.approx(loss, rel=1e-4)
+        said = run.lines('step')[step - 1]
+        assert said['loss'] == pytest.approx(loss, rel=1e-4)
+        assert said['train_top1'] == pytest.approx(100 * np.mean(hand.right))
         after = run.parameters(step)
         assert set(after) == set(hand.p)
         for name, expected in hand.p.items():

@@ -76,11 +76,13 @@ class ByHand:
         self.p = {name: array.astype(float) for name, array in start.items()}
         self.velocity = {name: np.zeros_like(array) for name, array in self.p.items() if 'running' not in name}
         self.settings = settings
+        self.right: List[bool] = []  # of the last update's images, whether their largest logit is of their largest target
 
     def update(self, rate: float, small_batches: List[Tuple[np.ndarray, np.ndarray, np.ndarray]]) -> float:
         """One update from small batches of (images, targets, the teacher's logits); returns the mean loss of an image."""
         gradients = {name: np.zeros_like(array) for name, array in self.velocity.items()}
         losses: List[float] = []
+        self.right = []
         for images, targets, taught in small_batches:
             losses.extend(self._loss_and_gradients(images, targets, taught, gradients, 1 / len(small_batches)))
         for name, gradient in gradients.items():
@@ -98,6 +100,7 @@ class ByHand:
         x, normal, scaled, positive, z = _forward(p, images, mean, variance)
         losses = -(targets * np.log(softmax(z))).sum(axis=1)
         slope = softmax(z) - targets
+        self.right.extend(z.argmax(axis=1) == targets.argmax(axis=1))
         if temperature:
             softened = softmax(taught / temperature)
             losses = losses - temperature ** 2 * (softened * np.log(softmax(z / temperature))).sum(axis=1)
