@@ -2,12 +2,17 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import doors
 import pytest
 from small_data import PLAIN
 
+from gluon_bot import InputError
+from gluon_bot.recipes.classification import Recipe
+from gluon_bot.recipes.fields import from_dict
 from gluon_bot.tasks import classification
+from gluon_bot.training.setup import RunOptions
 
 
 def train(data, out, *words, **settings):
@@ -44,3 +49,10 @@ def test_an_evaluation_by_workers_heeds_the_limit(data, built, tmp_path):
     run = train(data, tmp_path / 'run', epochs=1)
     for limit, images in ((3, 3), (None, 4)):
         assert classification.run(run.folder, data.folder, limit=limit)['val_images'] == images
+
+
+def test_another_recipe_is_not_resumed_where_nothing_was_planned_before(data, built, tmp_path):
+    run = train(data, tmp_path / 'run', epochs=1)
+    other = replace(from_dict(run.meta(1)['recipe'], Recipe), momentum=0.5)
+    with pytest.raises(InputError, match=r'was made with momentum=[\d.]+ \(now 0.5\)'):
+        classification.fit(other, RunOptions(data=data.folder, out=run.folder, resume=True))

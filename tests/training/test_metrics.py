@@ -219,3 +219,8 @@ def test_pixel_counts_add_up_over_ranks(masks):
     merged = PixelMetric(150)
     merged.set(sum(feed_pixels(PixelMetric(150), pairs[rank::3]).counts() for rank in range(3)))
     assert merged.get() == feed_pixels(PixelMetric(150), pairs).get()
+
+
+def test_of_detections_with_equal_scores_the_false_ones_come_first():
+    assert average_precision(np.array([0.5, 0.5]), np.array([1, 0]), 1) == 0.5
+    assert average_precision(np.array([0.5, 0.4]), np.array([1, 0]), 1) == 1
