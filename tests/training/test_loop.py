@@ -3,10 +3,12 @@
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import doors
 import pytest
-from small_data import PLAIN
+from data_samples import encoded, noise
+from small_data import PLAIN, packed
 
 from gluon_bot import InputError
 from gluon_bot.recipes.classification import Recipe
@@ -56,3 +58,11 @@ def test_another_recipe_is_not_resumed_where_nothing_was_planned_before(data, bu
     other = replace(from_dict(run.meta(1)['recipe'], Recipe), momentum=0.5)
     with pytest.raises(InputError, match=r'was made with momentum=[\d.]+ \(now 0.5\)'):
         classification.fit(other, RunOptions(data=data.folder, out=run.folder, resume=True))
+
+
+def test_other_data_are_not_resumed(data, built, tmp_path, capsys):
+    run = train(data, tmp_path / 'run', epochs=1)
+    images = [encoded(noise(number, 16, 16)) for number in range(20)]
+    other = SimpleNamespace(folder=packed(tmp_path / 'other', images[:16], images[16:]))
+    train(other, run.folder, '--resume', epochs=1, code=2)
+    assert 'was made with data train_sha256=' in capsys.readouterr().err
