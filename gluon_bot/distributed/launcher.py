@@ -219,7 +219,7 @@ def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int,
                 say('%s: does not answer any more; the machine or its network is lost, all workers are ended'
                     % ', '.join(lost))
                 return Outcome(LOST, names.index(lost[0]), 'was on %s, which is lost' % lost[0])
-            halted = [each for each in pulses if _is_halted(processes[each].pid)]  # for whom the others wait
+            halted = [each for each in pulses if _is_halted(processes[each].pid)]  # the other workers wait for these
             rank = halted[0] if halted else rank
             say('rank %d (process %d) has made no progress for %s; all workers are ended'
                 % (rank, processes[rank].pid, duration(seconds))
