@@ -171,42 +171,48 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from gluon_bot.tasks import classification
-    return _fit(options, classification, classification.plan,
+    return _fit(options, classification, classification,
                 _run_options(options, weights=options.init, teacher=options.teacher))
 
 
 def _detect(options: argparse.Namespace) -> int:
     from gluon_bot.tasks import detection, finetuning
-    return _fit(options, detection, finetuning.plan, _run_options(options, weights=options.backbone))
+    return _fit(options, detection, finetuning, _run_options(options, weights=options.backbone))
 
 
 def _segment(options: argparse.Namespace) -> int:
     from gluon_bot.tasks import finetuning, segmentation
-    return _fit(options, segmentation, finetuning.plan, _run_options(options, weights=options.backbone))
+    return _fit(options, segmentation, finetuning, _run_options(options, weights=options.backbone))
 
 
-def _fit(options: argparse.Namespace, task: Any, plan: Any, chosen: Any) -> int:
-    """Say what is planned, then train as one worker by `task`, a module of gluon_bot.tasks, or start the workers.
+def _fit(options: argparse.Namespace, task: Any, plans: Any, chosen: Any) -> int:
+    """Say what is planned, then train as one worker, or start the workers. A dry run says what it would take, and ends.
 
-    A dry run says what it would take too, and trains nothing. A worker that was started by another process plans nothing.
+    `task` and `plans` are modules of gluon_bot.tasks. A worker that was started by another process plans nothing.
     """
     from gluon_bot.recipes.fields import override
     from gluon_bot.recipes.finetuning import recipe_named
+    from gluon_bot.training import loop
     recipe = override(recipe_named(options.recipe, options.command),
                       options.set + (['seed=%d' % options.seed] if options.seed is not None else []))
-    if options.dry_run or 'HOROVOD_RANK' not in os.environ:
+    told = 'HOROVOD_RANK' in os.environ
+    if not told:
         launcher.check(options.workers, options.hosts)
+    if options.dry_run or _is_launcher(options):
         job = task.describe(recipe, chosen, options.workers)
-        planned = plan(job, options.workers)
-        if options.dry_run:
-            from gluon_bot.training import dry_run
-            tell(planned)
-            tell(dry_run.estimate(job, options.workers, task.prepare))
-            return 0
-        say(planned)
-        if _is_launcher(options):
+        plans.check_networks(job)
+        planned = plans.plan(job, options.workers)
+        if not options.dry_run:
+            say(planned)
             return _launch(options)
-    task.fit(recipe, chosen)
+        from gluon_bot.training import dry_run
+        tell(planned)
+        tell(dry_run.estimate(job, options.workers, task.prepare))
+        return 0
+    prepared = task.prepare(recipe, chosen)
+    if not told:
+        say(plans.plan(prepared.job, workers=1))
+    loop.run(prepared)
     return 0
 
 

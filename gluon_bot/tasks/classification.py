@@ -178,15 +178,19 @@ def new_state(recipe: Recipe, classes: int, ranks: horovod.Ranks, accumulate: in
     return State(network, trainer, scale, ranks, context, precision, layout)
 
 
-def plan(job: Job, workers: int) -> str:
-    """What a run would do, a line each, after every check that needs no network trained: the dry run."""
-    recipe, options, classes = job.recipe, job.options, len(job.class_names)
+def check_networks(job: Job) -> None:
+    """Raise InputError where the first values or the teacher do not fit, before workers start who would each say so."""
+    recipe, options = job.recipe, job.options
     if options.weights:
-        network = build(recipe.model, classes)
+        network = build(recipe.model, len(job.class_names))
         initialize(network, mx.cpu(), recipe.seed, recipe.image_size)
         pretrained.start_from(network, options.weights)
-    if options.teacher or recipe.teacher:
-        teacher_network(recipe, options.teacher, job.class_names, mx.cpu())
+    teacher_network(recipe, options.teacher, job.class_names, mx.cpu())
+
+
+def plan(job: Job, workers: int) -> str:
+    """What a run does, a line each. InputError where the output folder or its checkpoint does not fit."""
+    recipe, options, classes = job.recipe, job.options, len(job.class_names)
     parameters, multiply_adds = flops.figures(recipe.model, recipe.image_size, classes)
     sizes = '%s, %.2f M parameters (%s), %.2f GFLOPs at %d pixels' % (
         recipe.model, parameters / 1e6, counted(classes, 'class'), multiply_adds / 1e9, recipe.image_size)

@@ -25,7 +25,7 @@ def test_updates_with_every_trick_are_those_of_the_equations(data, built, teache
     student = student_of(built)
     settings = Settings(smoothing=0.1, temperature=3, momentum=0.8, weight_decay=0.05, no_bias_decay=True)
     amounts = check_by_hand(data, student, run, settings, RATES, small=2, taught=teacher.parameters(3))
-    taught = [network for network in built if network.model == 'resnet152d'][-1]  # another was built for the plan
+    taught, = [network for network in built if network.model == 'resnet152d']
     np.testing.assert_array_equal(taught.watched, student.shown)  # the teacher sees what the student sees
     assert run.meta(4)['loss_scale']['value'] == 128
     assert len(set(seeds[-4:])) == 4  # of dropout, in each update
