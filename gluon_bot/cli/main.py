@@ -29,6 +29,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     reopen_closed()
     process.keep_output()
+    process.raise_no_warnings()
     options = parser().parse_args(arguments)
     options.arguments = arguments
     if options.command in WRITING:

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from typing import Any, Tuple
 
 from gluon_bot.distributed import environment, launcher
@@ -49,6 +50,14 @@ def keep_output() -> None:
     if sys.stdout is sys.__stdout__:  # and not a test's
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Output(1, 'wb', closefd=False)), errors='backslashreplace',
                                       line_buffering=os.isatty(1))  # names of files need not be text
+
+
+def raise_no_warnings() -> None:
+    """Show warnings where PYTHONWARNINGS or -W would raise them: those of the libraries would end every command."""
+    if any(option.startswith('error') for option in sys.warnoptions):
+        os.environ.pop('PYTHONWARNINGS', None)  # of the processes this one starts
+        warnings.simplefilter('default')
+        warnings.simplefilter('ignore', DeprecationWarning)  # as they are by default
 
 
 def interrupt_when_told_to_end() -> None:

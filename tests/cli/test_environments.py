@@ -44,3 +44,8 @@ def test_docstrings_that_are_optimised_away_are_named(tmp_path):
     done = gluon_bot('train', 'digits', '--data', 'x', '--out', 'y', PYTHONOPTIMIZE='2')
     assert done.returncode == 2 and done.stderr.count(b'\n') == 1
     assert b'PYTHONOPTIMIZE=2' in done.stderr or b'no such folder' in done.stderr
+
+
+def test_warnings_of_libraries_are_no_errors():
+    done = gluon_bot('models', 'resnet18d', PYTHONWARNINGS='error')
+    assert done.returncode == 0 and b'Warning' not in done.stderr, done.stderr

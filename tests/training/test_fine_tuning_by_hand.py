@@ -46,6 +46,7 @@ class Replayed:
         self.seeds, self.network = seeds[-2:], self.built.networks[0]
         self.parameters = self.network._collect_params_with_prefix()
         assert len(self.batches) == 4
+        assert len(set(self.seeds)) == 2  # regions are sampled, and scores dropped, anew in each update
 
     def gradients(self, weights, step, loss_of):
         """(the loss's parts, gradients by name) of update `step` from `weights`: the mean of its two small batches."""

@@ -42,6 +42,12 @@ def test_a_field_of_detection_has_its_effect(field, objects, detection, tmp_path
     check_effect(OfDetection, field, objects, detection, tmp_path, monkeypatch)
 
 
+def test_what_is_evaluated_is_not_what_is_trained_on(detection):
+    assert [line['val_images'] for line in detection.run.lines('epoch')] == [2, 2, 2]
+    seen = [len(call.given[0]) for call in detection.built.calls if not call.recorded]
+    assert sum(seen) == 3 * 2  # the two images of the test list after each of three epochs; eight were trained on
+
+
 @pytest.fixture(scope='module', autouse=True)
 def narrow():
     patch = pytest.MonkeyPatch()

@@ -90,6 +90,7 @@ def _listed(found: Found, validation_share: float, seed: int) -> Tuple[Listing, 
     splits = splits or shared_out(images, validation_share, seed)
     listing = _labelled({split: splits.get(split, []) for split in SPLITS})
     said.append(_summary(listing, {split: '/'.join(around + where) for split, where in folders.items()}))
+    said += _alike(listing.classes)
     if not whole and validation_share:
         said.append('there are no train and val folders, so %g %% of each class become the validation images'
                     % (100 * validation_share))
@@ -231,6 +232,15 @@ def _empty_folders(folders: Iterable[str], holders: List[List[str]], images: Seq
     empty = sorted(folder for folder in folders for parts in [folder.split('/')]
                    if parts[:-1] in holders and parts[:-1] not in tests and tuple(parts) not in used)
     return ['%s without images: %s' % (counted(len(empty), 'class folder'), _shown(empty))] if empty else []
+
+
+def _alike(classes: Sequence[str]) -> List[str]:
+    """Classes that differ only in case, or in spaces around them, are mentioned: each is a class of its own."""
+    written: Dict[str, List[str]] = {}
+    for name in classes:
+        written.setdefault(name.strip().casefold(), []).append(name)
+    alike = [' beside '.join(map(repr, names)) for names in written.values() if len(names) > 1]
+    return ['called almost alike, but classes of their own: %s' % _shown(alike)] if alike else []
 
 
 def _summary(listing: Listing, folders: Dict[str, str]) -> str:

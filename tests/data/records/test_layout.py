@@ -206,6 +206,12 @@ def test_empty_class_folders_are_mentioned(tmp_path, capsys, as_tar):
     assert '1 class without validation images: dog' in said
 
 
+def test_classes_called_almost_alike_are_mentioned(tmp_path, capsys):
+    assert listed(tmp_path, names('Cat', 'cat', 'dog', 'cat ')).classes == ['Cat', 'cat', 'cat ', 'dog']
+    assert "called almost alike, but classes of their own: 'Cat' beside 'cat' beside 'cat '\n" in capsys.readouterr().err
+    assert listed(tmp_path / 'other', names('cat', 'dog')) and 'alike' not in capsys.readouterr().err
+
+
 def test_class_names_are_compared_in_nfc(tmp_path):
     composed, decomposed = (unicodedata.normalize(form, 'caf\u00e9') for form in ('NFC', 'NFD'))
     assert composed != decomposed
