@@ -145,12 +145,10 @@ def _pack(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from gluon_bot.data.records.verify import holds_records_alone, verify_records
-    if holds_records_alone(options.path) and not options.picture:  # without MXNet, which takes seconds to load
-        return tell(verify_records(options.path, options.workers))
-    from gluon_bot.tools import doctor
-    doctor.must_run()
     from gluon_bot.data import verify
+    from gluon_bot.tools import doctor
+    if options.picture:
+        doctor.must_run()
     tell(verify.verify(options.path, options.workers, options.skip_broken, options.ignore_label))
     if options.picture and verify.trees_in(options.path):
         from gluon_bot.tools import tree_picture

@@ -16,7 +16,6 @@ from collections import Counter
 from functools import partial
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-import mxnet as mx
 import numpy as np
 from PIL import Image
 
@@ -188,7 +187,7 @@ def _path(folder: str, kind: str, name: str) -> str:
     return os.path.join(place, trees.find_image(place, stem, KINDS[kind]) or stem + KINDS[kind][0])
 
 
-class Masks(mx.gluon.data.Dataset):
+class Masks:
     """The images and masks of the split 'train' or 'val' of an ADE20K tree, in the order of their names.
 
     Item i is (image, mask): uint8 RGB (height, width, 3) and class indices, int32 (height, width), -1 ignored.

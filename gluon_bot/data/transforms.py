@@ -171,10 +171,10 @@ def normalised(image: np.ndarray, change: Affine, pixels: np.ndarray) -> None:
         cv2.transform(image, row[None], dst=plane)
 
 
-class Augmented(mx.gluon.data.Dataset):
+class Augmented:
     """Items of `dataset` through `transform(*item, item_seed)`; item_seed is a function of (seed, epoch, index) alone."""
 
-    def __init__(self, dataset: mx.gluon.data.Dataset, transform: Callable[..., Any], seed: int, epoch: int) -> None:
+    def __init__(self, dataset: Any, transform: Callable[..., Any], seed: int, epoch: int) -> None:
         self.dataset, self.transform, self.seed, self.epoch = dataset, transform, seed, epoch
 
     def __len__(self) -> int:

@@ -16,9 +16,10 @@ from gluon_bot import InputError
 from gluon_bot.console import Progress, counted, is_plain_text, one_line, say
 from gluon_bot.data.records.images import Unreadable, decode
 from gluon_bot.data.records.layout import EXTENSIONS
-from gluon_bot.data.records.process_pool import ordered
+from gluon_bot.data.records.process_pool import ordered, unless_few
 from gluon_bot.files import read_bounded
 
+FEW_FILES = 500  # that one process checks before others have started
 MOST_LIST_BYTES = 8 << 20  # of a list of names or classes
 MOST_IMAGE_BYTES = 256 << 20
 PROBLEMS_SHOWN = 100
@@ -155,7 +156,7 @@ def verify_files(names: Sequence[str], check: Check, label: str, processes: Opti
     problems, bad, count = [], [], 0
     counts: Counter = Counter()
     progress = Progress(len(names), label, 'files', plain_seconds=30)
-    with closing(ordered(check, names, processes)) as found:
+    with closing(ordered(check, names, unless_few(processes, few=len(names) <= FEW_FILES))) as found:
         for done, (name, said) in enumerate(zip(names, found), 1):
             problems += ['%s: %s' % (name, problem) for problem in said.problems[:PROBLEMS_A_FILE]]
             count += len(said.problems)

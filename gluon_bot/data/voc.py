@@ -22,7 +22,6 @@ from collections import Counter
 from functools import partial
 from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
 
-import mxnet as mx
 import numpy as np
 
 from gluon_bot import InputError
@@ -226,7 +225,7 @@ def _list_path(devkit: str, year: str, split: str) -> str:
 HINT = '; gluon-bot verify lists all such files, and --skip-broken leaves them out'
 
 
-class Boxes(mx.gluon.data.Dataset):
+class Boxes:
     """The images and boxes of the split 'train' (trainval of all years) or 'test' of a VOC devkit.
 
     Item i is (image, label): uint8 RGB (height, width, 3) and float32 (boxes, 6), a row xmin, ymin, xmax, ymax in pixels
@@ -265,7 +264,7 @@ class Boxes(mx.gluon.data.Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> Tuple[mx.nd.NDArray, np.ndarray]:
+    def __getitem__(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
         path = image_path(self.devkit, self.names[index])
         try:
             image = trees.open_image(path, 'image')
@@ -274,4 +273,4 @@ class Boxes(mx.gluon.data.Dataset):
         if image.size != self.sizes[index]:
             raise InputError('%s: %d x %d pixels, but its annotation says %d x %d%s'
                              % (path, *image.size, *self.sizes[index], HINT))
-        return mx.nd.array(np.asarray(image.convert('RGB')), dtype='uint8'), self.labels[index].copy()
+        return np.asarray(image.convert('RGB')), self.labels[index].copy()

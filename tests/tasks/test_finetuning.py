@@ -174,7 +174,7 @@ def test_an_update_is_of_the_same_images_on_any_number_of_workers(scenes_folder)
     names = [(name,) for name in dataset.names]
 
     def batches(rank, size, accumulate=1, done=0, epoch=1, limit=None):
-        recipe = replace(FINE_TUNINGS['scenes-segmentation'], seed=3, batch_size=4)
+        recipe = replace(FINE_TUNINGS['scenes-segmentation'], seed=3, batch_size=4, pretrained=False)
         manifest = {'classes': [], 'train_images': 18, 'val_images': 1}
         options = RunOptions(data='', out='', accumulate=accumulate, limit=limit)
         asked = finetuning.describe(recipe, options, size, manifest, (range(18), range(1)))
@@ -195,7 +195,7 @@ def test_an_update_is_of_the_same_images_on_any_number_of_workers(scenes_folder)
 
 
 def test_a_label_is_ignored_in_training_and_in_evaluation(scenes_folder):
-    recipe = replace(FINE_TUNINGS['scenes-segmentation'], batch_size=2)
+    recipe = replace(FINE_TUNINGS['scenes-segmentation'], batch_size=2, pretrained=False)
     with_all, without = (segmentation.describe(recipe, RunOptions(data=scenes_folder, out='', ignore_label=label), 1)
                          for label in (None, 11))
     assert without.manifest['ignore_label'] == 11 and 'ignore_label' not in with_all.manifest
@@ -223,7 +223,8 @@ def test_the_number_of_loading_threads_changes_nothing(task, scenes_folder):
             np.testing.assert_array_equal(part, other_part)
 
 
-@pytest.mark.parametrize('task, recipe', [('detect', 'scenes-detection'), ('segment', 'scenes-segmentation')])
+@pytest.mark.parametrize('task, recipe', [
+    ('detect', 'scenes-detection'), pytest.param('segment', 'scenes-segmentation', marks=pytest.mark.slow)])
 def test_eight_threads_load_and_no_process_is_left_behind(task, recipe, scenes_folder, tmp_path):
     """While a signal handler is installed that only sets a flag: a request to stop is heard, kill -9 leaves nothing."""
     small = [word for field, value in SMALL[task].items()

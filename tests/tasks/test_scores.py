@@ -162,7 +162,7 @@ def test_boxes_are_in_pixels_of_the_image_and_within_it():
         boxes = [[2, 4, 10, 20], [0, 0, 0, 0], [-50, -40, 3 * width, 2 * height]]
         return tuple(mx.nd.array([values]) for values in ([[1], [-1], [0]], [[0.25], [0.9], [0.5]], boxes))
     recipe = replace(FINE_TUNINGS['scenes-detection'], short_side=32, long_side=64)
-    image = mx.nd.zeros((61, 100, 3), dtype='uint8')
+    image = np.zeros((61, 100, 3), np.uint8)
     classes, scores, boxes = detection.detections(Trained(network, recipe, mx.cpu()), image)
     (_, _, height, width), = seen
     assert height == 32 and width == 52

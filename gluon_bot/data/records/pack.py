@@ -18,7 +18,7 @@ from gluon_bot.console import Progress, counted, say
 from gluon_bot.data.records import ilsvrc, im2rec, images, layout, names, sources, verify
 from gluon_bot.data.records.layout import Listing
 from gluon_bot.data.records.manifest import SPLITS, Manifest
-from gluon_bot.data.records.process_pool import ordered, spans
+from gluon_bot.data.records.process_pool import TASK_BYTES, ordered, spans, unless_few
 from gluon_bot.data.records.sources import Item
 from gluon_bot.data.records.verify import summary
 from gluon_bot.data.records.writer import SplitWriter, publish, writing_into
@@ -98,7 +98,8 @@ def _pack_split(writer: SplitWriter, source: str, items: Sequence[Item], packing
     try:
         tasks = (items[begin:end] for begin, end in spans(item.size for item in items))
         pack_items = functools.partial(_pack_items, packing.resize, packing.quality)
-        with closing(ordered(pack_items, tasks, packing.workers)) as answers:
+        few = sum(item.size for item in items) <= TASK_BYTES
+        with closing(ordered(pack_items, tasks, unless_few(packing.workers, few))) as answers:
             for answer in answers:
                 for image in answer:
                     if isinstance(image, images.Packed):

@@ -24,6 +24,11 @@ def cores() -> int:
     return environment.cores()
 
 
+def unless_few(workers: Optional[int], few: bool) -> Optional[int]:
+    """`workers`, or one where none are asked for and there is so little to do that starting processes would take longer."""
+    return 1 if few and workers is None else workers
+
+
 def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
             workers: Optional[int] = None) -> Generator[Any, None, None]:
     """Yield function(task) for each task, in their order, computed in `workers` processes (default: one a core).

@@ -18,7 +18,7 @@ from gluon_bot import InputError
 from gluon_bot.console import Progress, counted, say
 from gluon_bot.data.records import images, manifest, recordio
 from gluon_bot.data.records.manifest import SPLITS, Manifest
-from gluon_bot.data.records.process_pool import ordered, spans
+from gluon_bot.data.records.process_pool import TASK_BYTES, ordered, spans, unless_few
 from gluon_bot.files import atomic_write, sha256_of
 
 PROBLEMS_LISTED = 50
@@ -63,7 +63,8 @@ def problems(manifest: Manifest, workers: Optional[int] = None) -> Tuple[List[st
     try:
         with open(manifest.rec, 'rb') as file:
             function = functools.partial(_look, manifest.rec, len(manifest.classes))
-            with closing(ordered(function, tasks, workers)) as answers:
+            processes = unless_few(workers, few=manifest.rec_bytes <= TASK_BYTES)
+            with closing(ordered(function, tasks, processes)) as answers:
                 for found in answers:
                     begin, done = done, done + len(found.labels)
                     digest.update(file.read(offsets[done] - offsets[begin]))
@@ -237,12 +238,6 @@ def check(folder: str, split: str) -> Manifest:
             say('%s: not seen before on this machine, so every record is verified once' % found.rec)
             _must_be_sound(found)
     return found
-
-
-def holds_records_alone(path: str) -> bool:
-    """Whether `path` is a .rec file, or a folder with records and no folders, in which there could be other data."""
-    return path.endswith('.rec') or any(os.path.exists(os.path.join(path, split + '.json')) for split in SPLITS) \
-        and not any(entry.is_dir() for entry in os.scandir(path))
 
 
 def verify_records(path: str, workers: Optional[int] = None) -> str:

@@ -37,7 +37,7 @@ def test_boxes_and_masks_are_the_same_rectangles(root):
     boxes, masks = Boxes(str(root), 'test'), Masks(str(root), 'val')
     assert len(boxes) == len(masks) == 6
     for (image, label), (same_image, mask) in zip(boxes, masks):
-        np.testing.assert_array_equal(image.asnumpy(), same_image)
+        np.testing.assert_array_equal(image, same_image)
         expected = np.full((128, 128), 10)
         for xmin, ymin, xmax, ymax, digit, difficult in label.astype(int):
             assert (expected[ymin:ymax + 1, xmin:xmax + 1] == 10).all() and not difficult  # no card over another
