@@ -76,6 +76,7 @@ def test_pods_mount_what_they_name_as_the_images_user(name):
 def test_commands_of_the_manifests_are_ours(tmp_path):
     options = parser().parse_args(pods()['job']['spec']['containers'][0]['args'])
     assert options.workers == 8 and options.data == 'data/imagenet'
+    assert options.resume  # the pod after one that was evicted finds its run
     script = pods()['launcher']['spec']['containers'][0]['args'][0]
     names = ['gluon-bot-%s.gluon-bot.default.svc' % pod for pod in ('launcher', 'worker-0')]
     (tmp_path / 'hostfile').write_text(''.join('%s slots=8\n' % name for name in names))
@@ -85,6 +86,7 @@ def test_commands_of_the_manifests_are_ours(tmp_path):
     words = subprocess.run(['bash', '-c', script], stdout=subprocess.PIPE, text=True, check=True,
                            env={**os.environ, 'PATH': '%s:%s' % (tmp_path, os.environ['PATH'])}).stdout.splitlines()
     options = parser().parse_args(words)
+    assert options.resume
     spec = mpijob()['spec']
     machines = ssh.machines(options.hosts, options.workers)
     assert machines == dict.fromkeys(names, 8)
