@@ -85,7 +85,7 @@ def _is_launcher(options: argparse.Namespace) -> bool:
 def _launch(options: argparse.Namespace) -> int:
     from gluon_bot.runs.status import status_of
     return launcher.run(options.arguments, options.workers, options.hosts, options.restarts, options.stall_minutes,
-                        recorded_step=lambda: status_of(getattr(options, 'out', '')).step)
+                        recorded_step=lambda: status_of(options.out).step if options.out else 0)  # none of `evaluate`
 
 
 def _prepare(options: argparse.Namespace) -> None:

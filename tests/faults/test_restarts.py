@@ -10,6 +10,8 @@ import time
 import pytest
 import runs
 
+from gluon_bot.cli import main
+from gluon_bot.cli.parser import parser
 from gluon_bot.distributed import launcher
 from gluon_bot.distributed.launcher import LOST, OUT_OF_MEMORY, Outcome
 
@@ -55,6 +57,13 @@ def test_memory_that_is_not_enough_twice_is_no_accident_whoever_dies(job):
 def test_a_killed_worker_of_evaluate_is_said_in_its_words(job):
     code, attempts, _, said = job([KILLED], [0], restarts=0, command='evaluate')
     assert (code, said) == (1, 'gluon-bot: rank 1 was killed by signal 9 (SIGKILL), so there is no result; evaluate again')
+
+
+def test_the_command_evaluate_which_has_no_run_to_look_at_says_so_too(monkeypatch, capsys):
+    monkeypatch.setattr(launcher, 'attempt', lambda *_: KILLED)
+    options = parser().parse_args(['evaluate', 'runs/digits', '--data', 'data/digits', '--workers', '2'])
+    options.arguments = ['evaluate']
+    assert main._launch(options) == 1 and 'so there is no result; evaluate again' in capsys.readouterr().err
 
 
 def test_a_worker_that_dies_at_the_same_step_again_ends_the_job(digits_folder, tmp_path):
