@@ -24,7 +24,7 @@ SSH = ['ssh', '-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=accept-new', '
        '-o', 'ServerAliveInterval=30', '-o', 'LogLevel=ERROR']
 SSH_FAILED = 255  # exit code of ssh for its own failures, and for a command that a signal killed
 PASSED_ON = re.compile(r'(HOROVOD|NCCL|GLOO|MXNET|OMP|CUDA|GLUON_BOT|LC)_\w+|LANG|PATH|PYTHONPATH|LD_LIBRARY_PATH|'
-                       r'VIRTUAL_ENV|NO_COLOR')
+                       r'VIRTUAL_ENV|NO_COLOR|NVIDIA_TF32_OVERRIDE|XDG_CACHE_HOME')
 SIOCGIFADDR = 0x8915  # the address of an interface by its name, from Linux's sockios.h
 
 

@@ -69,6 +69,9 @@ def test_a_command_arrives_word_for_word(ssh_script, tmp_path, monkeypatch):
     assert eval((folder / 'seen').read_text()) == (words, 'a "quoted" $value', '3') and not (folder / 'x').exists()
     assert all(word not in ' '.join(process.args) for word in ('quoted', 'NCCL', 'a=b', 'argv'))  # `ps` shows command lines
     assert 'PRIVATE_TOKEN' not in ssh.script(words, {})  # only what the job needs travels
+    for name in ('NVIDIA_TF32_OVERRIDE', 'XDG_CACHE_HOME'):  # float32 is the same on all machines; what is verified is known
+        monkeypatch.setenv(name, '1')
+        assert 'export %s=1\n' % name in ssh.script(words, {})
 
 
 def test_the_end_of_input_is_a_request_to_stop(ssh_script):
