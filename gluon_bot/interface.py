@@ -36,6 +36,7 @@ def load(path: str, score_threshold: float = 0.5) -> Model:
     score_threshold: the least score of a box. Raises InputError where there is no checkpoint, or a damaged one.
     """
     environment.prepare(1)
+    environment.prepare_device(any_size=True)
     from gluon_bot.distributed import horovod
     from gluon_bot.models import class_names
     from gluon_bot.runs import checkpoint
@@ -60,6 +61,7 @@ def train(recipe: Union[str, Any], data: str, out: str, **settings: Any) -> Opti
     chosen = override(chosen, ['%s=%s' % (field, ','.join(map(str, value)) if isinstance(value, (list, tuple)) else value)
                                for field, value in settings.items()])
     environment.prepare(1)
+    environment.prepare_device(any_size=chosen.task != 'classify')
     from gluon_bot.tasks import classification, detection, segmentation
     from gluon_bot.training.setup import RunOptions
     task: Any = {'classify': classification, 'detect': detection, 'segment': segmentation}[chosen.task]
@@ -72,6 +74,7 @@ def evaluate(path: str, data: str, limit: Optional[int] = None) -> Dict[str, Any
     A classifier takes records, or a folder or tar of class folders, also of some of its classes, and has 'per_class' too.
     """
     environment.prepare(1)
+    environment.prepare_device(any_size=True)
     from gluon_bot.runs import checkpoint
     task = checkpoint.find(path).meta.get('task', 'classify')
     if task == 'classify':

@@ -1,5 +1,6 @@
 """The Python interface: the page's example as it stands, and an import that loads nothing heavy."""
 
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 import gluon_bot
 from gluon_bot.data.samples import digits
+from gluon_bot.distributed import gpus
 
 
 def test_importing_the_package_loads_no_framework():
@@ -23,6 +25,20 @@ def test_importing_the_package_loads_no_framework():
 def test_the_recipes():
     named = gluon_bot.named_recipes
     assert named['resnet50d-cosine'].epochs == 120 and named['voc-resnet50d-cosine'].task == 'detect'
+
+
+@pytest.mark.parametrize('call, autotune', [
+    (lambda out: gluon_bot.load(out), '0'), (lambda out: gluon_bot.evaluate(out, 'data'), '0'),
+    (lambda out: gluon_bot.train('digits', 'data', out), '2'),
+    (lambda out: gluon_bot.train('scenes-detection', 'data', out), '0')])
+def test_a_gpu_has_the_settings_of_the_command_line(call, autotune, tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr(os, 'environ', {})
+    monkeypatch.setattr(gpus, 'usable', lambda: 1)
+    monkeypatch.setattr(gpus, 'driver', lambda: '525.60.13')
+    with pytest.raises(gluon_bot.InputError):
+        call(str(tmp_path / 'file'))
+    assert os.environ['NVIDIA_TF32_OVERRIDE'] == '0' and os.environ['MXNET_CUDNN_AUTOTUNE_DEFAULT'] == autotune
 
 
 def test_the_example_of_the_page(tmp_path, monkeypatch):
