@@ -13,7 +13,18 @@ stamp() {
   set -- "$1" setup.cfg scripts/constraints.txt scripts/install.sh scripts/jpeg_crop.c $([ "$1" = cpu ] || echo scripts/gpu/*)
   echo ".venv/installed-$1-$(cat "${@:2}" | cksum | tr ' ' -)"
 }
-for kind in ${1:-cpu gpu existing}; do [ ! -e "$(stamp "$kind")" ] || exit 0; done
+decoder() {  # optional: of parts of JPEGs, for gluon_bot/data/jpeg.py
+  local library=$1/gluon_bot_jpeg_crop.so
+  [ -e "$library" ] \
+    || { g++ -O2 -shared -fPIC -x c scripts/jpeg_crop.c -o "$library.partial-$$" -ljpeg && mv "$library.partial-$$" "$library"; }
+}
+for kind in ${1:-cpu gpu existing}; do
+  [ -e "$(stamp "$kind")" ] || continue
+  for site in .venv/lib/python*/site-packages; do  # which may have lacked libjpeg-turbo's header the last time
+    [ ! -d "$site" ] || decoder "$site" 2>/dev/null || true
+  done
+  exit 0
+done
 
 supported() { "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 8) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null; }
 python=
@@ -109,9 +120,8 @@ run python -m pip install --no-deps --no-build-isolation --config-settings edita
 echo ../../../.. >"$(echo "$site"/__editable__.gluon_bot-*.pth)"
 interpreter='#!/bin/sh\n'"'''exec' "'"$(dirname -- "$(realpath -- "$0")")"/python "$0" "$@"\n'"' '''"
 grep -lE "^#!$PWD/.venv/bin/python" .venv/bin/* | xargs -r sed -i "1s|.*|$interpreter|"
-# optional: a decoder of parts of JPEGs, for gluon_bot/data/jpeg.py
-g++ -O2 -shared -fPIC -x c scripts/jpeg_crop.c -o "$site/gluon_bot_jpeg_crop.so" -ljpeg 2>>"$log" \
+decoder "$site" 2>>"$log" \
   || echo "photographs will be decoded whole, which takes half as long again: no g++ with libjpeg-turbo's header here" \
-          "(Debian, Ubuntu: apt-get install g++ libjpeg-dev, and call this again after rm $(stamp "$extra"))" >&2
+          "(Debian, Ubuntu: apt-get install g++ libjpeg-dev, and call this again)" >&2
 run python -W ignore -c 'import gluoncv, horovod.mxnet, gluon_bot'
 touch "$(stamp "$extra")"

@@ -21,6 +21,7 @@ case "$*" in
   *) exit 0;;
 esac
 '''
+FAKE_COMPILER = '#!/bin/sh\nwhile [ $# -gt 0 ]; do [ "$1" != -o ] || touch "$2"; shift; done\n'
 
 
 @pytest.fixture
@@ -37,18 +38,39 @@ def tree(tmp_path):
     return install
 
 
+def stamp(folder):
+    """The file that says that a CPU installation is finished."""
+    sources = [folder / name for name in (
+        'setup.cfg', 'scripts/constraints.txt', 'scripts/install.sh', 'scripts/jpeg_crop.c')]
+    checksum = subprocess.run(['cksum'], input=b''.join(path.read_bytes() for path in sources), stdout=subprocess.PIPE)
+    return folder / '.venv' / ('installed-cpu-' + checksum.stdout.decode().strip().replace(' ', '-'))
+
+
 def test_an_installation_of_any_kind_satisfies_a_call_without_a_word(tree):
     assert tree(PYTHON='/nowhere')[0] == 2
     (tree.folder / '.venv').mkdir()
-    sources = [tree.folder / name for name in ('setup.cfg', 'scripts/constraints.txt', 'scripts/install.sh',
-                                                    'scripts/jpeg_crop.c')]
-    checksum = subprocess.run(['cksum'], input=b''.join(path.read_bytes() for path in sources), stdout=subprocess.PIPE)
-    (tree.folder / '.venv' / ('installed-cpu-' + checksum.stdout.decode().strip().replace(' ', '-'))).touch()
+    stamp(tree.folder).touch()
     assert tree(PYTHON='/nowhere') == (0, '') == tree('cpu', PYTHON='/nowhere')
     code, said = tree('gpu', PYTHON='/nowhere')  # another kind is asked for
     assert code == 2 and 'no Python 3.8 to 3.11' in said
     code, said = tree('cuda', PYTHON='/nowhere')
     assert code == 2 and said == "install.sh: choose cpu, gpu or existing, not 'cuda'\n"
+
+
+def test_a_decoder_that_could_not_be_compiled_is_compiled_by_a_later_call(tree):
+    """As the message of a run without it advises; the file is there whole or not at all."""
+    site = tree.folder / '.venv/lib/python3.11/site-packages'
+    site.mkdir(parents=True)
+    stamp(tree.folder).touch()
+    compiler = tree.folder / 'bin/g++'
+    compiler.parent.mkdir()
+    variables = dict(PYTHON='/nowhere', PATH='%s:%s' % (compiler.parent, os.environ['PATH']))
+    for script, left in (('#!/bin/sh\necho no jpeglib.h >&2; exit 1\n', []), (FAKE_COMPILER, ['gluon_bot_jpeg_crop.so'])):
+        compiler.write_text(script)
+        compiler.chmod(0o755)
+        assert tree(**variables) == (0, '') and os.listdir(str(site)) == left
+    compiler.unlink()
+    assert tree(**variables) == (0, '')
 
 
 def test_a_failed_step_shows_the_lines_that_name_the_cause(tree):
