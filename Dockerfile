@@ -34,7 +34,8 @@ RUN apt-get update \
  && install -d -o gluon -g gluon /work /work/data /work/runs
 ENV PATH=/opt/gluon_bot/.venv/bin:$PATH
 WORKDIR /work
-HEALTHCHECK --interval=5m --timeout=2m CMD ["gluon-bot", "doctor"]
+# not the doctor, whose kernels would take memory of the GPUs from a run
+HEALTHCHECK --interval=5m --timeout=1m CMD ["gluon-bot", "recipes"]
 ENTRYPOINT ["gluon-bot"]
 CMD ["doctor"]
 

@@ -117,6 +117,8 @@ def test_the_images_are_built_by_one_script_on_one_base():
     assert any('scripts/install.sh existing' in step for step in stages['ngc'])
     for target in ('cpu', 'gpu', 'ngc'):
         assert 'USER 1000:1000' in stages[target]
+    checks = [step for steps in stages.values() for step in steps if step.startswith('HEALTHCHECK')]
+    assert len(checks) == 1 and 'doctor' not in checks[0]  # which computes on the GPUs of a run
 
 
 @pytest.fixture
