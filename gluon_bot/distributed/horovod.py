@@ -99,7 +99,8 @@ def join() -> Ranks:
         if not horovod.mpi_built():
             raise InputError('mpirun needs a Horovod that is built with MPI; start the workers with --workers or horovodrun')
     elif not horovod.gloo_built():
-        raise InputError('this Horovod is built without Gloo; start the workers by mpirun -np N, without --workers')
+        raise InputError('this Horovod is built without Gloo; start the workers by mpirun --bind-to none -np N, '
+                         'without --workers')
     ssh.check_own_name()
     horovod.init()
     return Ranks(horovod)

@@ -113,7 +113,7 @@ def horovod(built: Dict[str, Any]) -> Finding:
     ways = built.get('horovod', '')
     if 'gloo' not in ways and 'mpi' in ways:
         return Finding('horovod', OK, '%s with %s' % (_version('horovod') or '', ways),
-                       'built without Gloo: several workers are started by mpirun -np N, without --workers')
+                       'built without Gloo: several workers are started by mpirun --bind-to none -np N, without --workers')
     if 'gloo' not in ways:
         return Finding('horovod', NOTE, 'not installed for MXNet' if not ways else 'built with ' + ways,
                        'one worker runs without it; several need it: scripts/install.sh builds it with Gloo')
