@@ -69,12 +69,12 @@ def writing(out: str) -> Finding:
 
 
 def shared_memory() -> Finding:
-    """Room for the batches that loaders hand over."""
+    """Room for the RPN's targets, which GluonCV makes there."""
     free = environment.shared_memory()
     small = free < LEAST_SHARED_BYTES
     shown = 'no %s' % environment.SHARED_MEMORY if math.isinf(free) else '%.0f MB free' % (free / 1e6)
     return Finding('shared memory', NOTE if small else OK, shown,
-                   'detect and segment may die of a Bus error on GPUs: ' + environment.LARGER if small else '')
+                   'detect may die of a Bus error: ' + environment.LARGER if small else '')
 
 
 def temporary() -> Finding:
