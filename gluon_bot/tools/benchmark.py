@@ -63,7 +63,7 @@ def run(what: str, recipes: Sequence[Recipe], data: str = '', workers: int = 1, 
     rows = []
     for recipe in recipes:
         alone = None
-        for count in _worker_counts(workers) if what == 'scaling' else [1]:
+        for count in worker_counts(workers) if what == 'scaling' else [1]:
             say('measuring %s: %s, batch %d, %s' % (what, recipe.name, recipe.batch_size, counted(count, 'worker')))
             request = {'what': what, 'recipe': as_dict(recipe), 'data': data, 'repeats': repeats, 'steps': steps}
             found = _in_processes(request, count)
@@ -117,7 +117,8 @@ def spread(values: Sequence[float]) -> Dict[str, float]:
     return {'median': statistics.median(values), 'lowest': min(values), 'highest': max(values)}
 
 
-def _worker_counts(most: int) -> List[int]:
+def worker_counts(most: int) -> List[int]:
+    """1, 2, 4, ... and `most`."""
     counts = [1 << power for power in range(most.bit_length())]
     return counts if counts[-1] == most else counts + [most]
 
@@ -234,7 +235,7 @@ def _data(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> Li
             batch.wait_to_read()
         return batches * recipe.batch_size / (time.perf_counter() - began)
 
-    speeds = rounds({threads: partial(images_per_second, threads) for threads in _worker_counts(environment.own_cores())},
+    speeds = rounds({threads: partial(images_per_second, threads) for threads in worker_counts(environment.own_cores())},
                     repeats)
     return [{'decode_threads': threads, 'images_per_second': spread(values),
              'epoch_minutes': found.images / statistics.median(values) / 60} for threads, values in speeds.items()]

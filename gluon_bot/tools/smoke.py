@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from gluon_bot.distributed import gpus, launcher
 from gluon_bot.files import atomic_write, parse_json
 from gluon_bot.runs import checkpoint
 from gluon_bot.runs.record import RECORD, provenance, read_lines
+from gluon_bot.tools.benchmark import worker_counts
 
 # of one float32 update, the norm of its difference from the CPU's by the norm of the update; TF32 would exceed it
 UPDATE_TOLERANCE = 1e-4
@@ -71,7 +72,7 @@ class Smoke(NamedTuple):
 def outcome(run: str) -> Dict[str, Any]:
     """Where a run was computed and how its last epoch ended. Raises RunError where it is not done."""
     lines = read_lines(os.path.join(run, RECORD))
-    if lines[-1].get('type', lines[-1].get('event')) != 'done':
+    if lines[-1]['event'] != 'done':
         raise RunError('%s: the record does not end with "done"' % run)
     last = [line for line in lines if 'val_top1' in line or 'val_map' in line or 'val_miou' in line][-1]
     shown = ('device', 'precision', 'world_size', 'nvidia_tf32_override')
@@ -99,7 +100,15 @@ def one_in_float16(smoke: Smoke) -> Any:
 
 
 def all_in_float16(smoke: Smoke) -> Any:
-    return smoke.train('all', '--set', 'precision=float16', '--set', 'loss_scale=128', workers=smoke.workers)
+    batch_size = divisible(16 if smoke.quick else 64, [smoke.workers])
+    return smoke.train('all', '--set', 'precision=float16', '--set', 'loss_scale=128', '--set', 'batch_size=%d' % batch_size,
+                       workers=smoke.workers)
+
+
+def divisible(images: int, workers: Sequence[int]) -> int:
+    """The smallest batch of at least so many images that each of these numbers of workers divides."""
+    together = int(np.lcm.reduce(workers))
+    return -(-images // together) * together
 
 
 def sum_over_ranks(smoke: Smoke) -> Any:
@@ -127,10 +136,10 @@ def rank_sums() -> None:
 
 def kill_and_resume(smoke: Smoke) -> Any:
     """A worker is killed after the first checkpoint; the launcher starts all again and the run ends."""
-    run = smoke.path('killed')
-    words = ['train', 'digits', '--data', smoke.path('digits'), '--out', run, '--workers', str(max(2, smoke.workers)),
-             '--restarts', '1', *QUICK, '--limit', '192', '--set', 'epochs=4',
-             '--set', 'batch_size=%d' % (16 * max(2, smoke.workers))]
+    run, batch_size = smoke.path('killed'), 16 * smoke.workers
+    words = ['train', 'digits', '--data', smoke.path('digits'), '--out', run, '--workers', str(smoke.workers),
+             '--restarts', '1', *QUICK, '--limit', str(max(192, batch_size)), '--set', 'epochs=4',
+             '--set', 'batch_size=%d' % batch_size]
     process = subprocess.Popen([sys.executable, '-W', 'ignore', '-m', 'gluon_bot', *words], stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE, text=True, env={**os.environ, gpus.DEVICE: smoke.device})
     deadline = time.monotonic() + PART_SECONDS
@@ -215,17 +224,18 @@ def step(smoke: Smoke, layout: str) -> Any:
     """`benchmark step` of ResNet-50 in a layout; the wheels take 70 images a GPU in NHWC."""
     if layout == 'NHWC' and smoke.device == 'cpu':
         return 'not on a CPU'
-    return benchmark(smoke, 'step', ['--set', 'batch_size=64'], {'GLUON_BOT_LAYOUT': layout})
+    return benchmark(smoke, 'step', 1, {'GLUON_BOT_LAYOUT': layout})
 
 
 def scaling(smoke: Smoke) -> Any:
-    return benchmark(smoke, 'scaling', ['--set', 'batch_size=64', '--workers', str(smoke.workers)])
+    return benchmark(smoke, 'scaling', smoke.workers)
 
 
-def benchmark(smoke: Smoke, what: str, words: List[str], environment: Mapping[str, str] = {}) -> Any:
-    size = ['--repeats', '1', '--steps', '1', '--set', 'batch_size=2', '--set', 'image_size=32'] if smoke.quick else []
-    return parse_json(smoke.run('benchmark', what, 'resnet50-efficient', *words, *size, '--json',
-                                environment=environment))['rows']
+def benchmark(smoke: Smoke, what: str, workers: int, environment: Mapping[str, str] = {}) -> Any:
+    words = ['--repeats', '1', '--steps', '1', '--set', 'image_size=32'] if smoke.quick else []
+    batch_size = divisible(2 if smoke.quick else 64, worker_counts(workers))
+    return parse_json(smoke.run('benchmark', what, 'resnet50-efficient', '--set', 'batch_size=%d' % batch_size, '--workers',
+                                workers, *words, '--json', environment=environment))['rows']
 
 
 PARTS: Tuple[Tuple[str, Callable[[Smoke], Any]], ...] = (

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from gluon_bot import RunError
+from gluon_bot.cli.parser import parser
 from gluon_bot.distributed import gpus
-from gluon_bot.tools import smoke
+from gluon_bot.tools import benchmark, smoke
 
 
 @pytest.fixture
@@ -42,6 +43,23 @@ def test_a_failing_part_is_a_line_and_the_others_follow(here, monkeypatch, capsy
     assert [row['part'] for row in rows] == ['first', 'second', 'third']
     assert rows[0]['result'].startswith('exit code 2: gluon-bot: ') and 'nothing' in rows[0]['result']
     assert [row['result'] for row in rows[1:]] == ['ok', 'skipped: why'] and rows[1]['found'] == {'a': 1}
+
+
+@pytest.mark.parametrize('workers', [1, 2, 3, 6, 8, 16])
+@pytest.mark.parametrize('quick', [False, True])
+def test_batches_can_be_divided_over_any_number_of_gpus(workers, quick, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(smoke.Smoke, 'run', lambda self, *words, **options: started.append(words) or '{"rows": []}')
+    monkeypatch.setattr(smoke, 'outcome', lambda run: {})
+    given = smoke.Smoke(str(tmp_path), 'gpu', workers, quick)
+    smoke.all_in_float16(given)
+    smoke.step(given, 'NHWC')
+    smoke.scaling(given)
+    taken = [parser().parse_args([str(word) for word in words]) for words in started]
+    batches = [int([value for value in one.set if value.startswith('batch_size=')][-1][11:]) for one in taken]
+    assert batches[0] % workers == 0 and batches[1] <= 64 and batches[0] < 64 + workers
+    assert all(batches[2] % count == 0 for count in benchmark.worker_counts(workers))
+    assert [one.workers for one in taken] == [workers, 1, workers]
 
 
 def test_an_update_that_differs_fails(here, monkeypatch):
