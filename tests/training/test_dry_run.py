@@ -15,8 +15,9 @@ class Machine:
     """Takes `image_seconds` for each image of an update, and `compile_seconds` more for the first; a clock that only this
     moves."""
 
-    def __init__(self, image_seconds, compile_seconds):
+    def __init__(self, image_seconds, compile_seconds, context=None):
         self.image_seconds, self.compile_seconds, self.now = image_seconds, compile_seconds, 0.0
+        self.context = context or mx.cpu()
         self.updates = []  # images of each
 
     def prepare(self, recipe, options):
@@ -27,7 +28,7 @@ class Machine:
             self.updates.append(recipe.batch_size)
         return SimpleNamespace(
             job=SimpleNamespace(micro_batch=recipe.batch_size, steps_an_epoch=100), step=step,
-            state=SimpleNamespace(context=mx.cpu(), precision='float32'), batches=lambda epoch, done: iter(()))
+            state=SimpleNamespace(context=self.context, precision='float32'), batches=lambda epoch, done: iter(()))
 
 
 def estimated(machine, micro_batch, monkeypatch, accumulate=1, workers=1):
@@ -56,6 +57,16 @@ def test_a_batch_that_would_take_too_long_is_scaled_up(monkeypatch):
     assert 'about 4m16s an update, 7h06m an epoch, 2d23h in all' in time
     assert 'of 13 images, scaled up, by one worker alone' in time
     assert 'more than' in memory and '13 images at a time' in memory
+
+
+def test_a_gpu_is_measured_with_the_real_batch_however_long_its_kernels_compile(monkeypatch):
+    """Few images leave it idle: 128 take the time of 2, and 64 times that would be wrong."""
+    machine = Machine(image_seconds=1 / 512, compile_seconds=20.0, context=mx.gpu(0))
+    monkeypatch.setattr(dry_run, '_gigabytes', lambda context: 8.0)
+    time, memory = estimated(machine, 128, monkeypatch)
+    assert machine.updates == [2] * 6 + [128] * 6
+    assert 'about 0.25 s an update' in time and '5 updates of 128 images on gpu(0) in float32' in time
+    assert 'about 8.0 GB a worker (128 images at a time)' in memory
 
 
 def test_a_step_that_takes_too_long_is_the_only_one(monkeypatch):
