@@ -20,12 +20,14 @@ import math
 import os
 import platform
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import IO, Any, Callable, Dict, Iterator, List, Optional
 
 from gluon_bot import InputError, __version__
 from gluon_bot.console import is_plain_text
+from gluon_bot.distributed import gpus
 from gluon_bot.files import atomic_write, fsync, not_through_links, open_regular, parse_json, size_text
 from gluon_bot.recipes.tasks import METRICS
 
@@ -259,12 +261,13 @@ def comparable(lines: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
 
 def provenance() -> Dict[str, Any]:
     """What made this run: versions of the packages that matter, the git commit and whether its tree was clean."""
-    versions = {'gluon_bot': __version__, 'python': platform.python_version()}
-    for package in ('mxnet', 'mxnet-cu112', 'mxnet-cu117', 'gluoncv', 'numpy', 'horovod'):
+    versions, wheel = {'gluon_bot': __version__, 'python': platform.python_version()}, gpus.wheel() or 'mxnet'
+    for package in (wheel, 'gluoncv', 'numpy', 'horovod'):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            continue
+            if package in sys.modules:  # NVIDIA's MXNet may be imported without being a package
+                versions[package] = sys.modules[package].__version__
     return {'versions': versions, 'git': _git_state(), 'machine': platform.machine(), 'cpus': len(os.sched_getaffinity(0)),
             'omp_threads': int(os.environ.get('OMP_NUM_THREADS', 0))}
 

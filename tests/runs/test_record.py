@@ -1,6 +1,8 @@
 """Writing and reading the record of a run: what is written comes back, and an untrusted file cannot do harm."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -167,3 +169,20 @@ def test_a_file_of_too_many_runs_is_cut_off_and_nothing_is_mixed(monkeypatch):
     monkeypatch.setattr(record, 'MOST_RUNS', 2)
     runs, notes = read(*[line for number in range(1, 6) for line in (START, epoch(number))])
     assert [sorted(run.epochs) for run in runs] == [[1], [2], []] and [number for number, _ in notes] == [5]
+
+
+@pytest.mark.parametrize('wheel, version', [('mxnet', '1.9.1'), ('mxnet-cu115', '1.9.1'), ('', '1.9.1')])
+def test_the_record_says_which_mxnet_computed_whatever_its_package_is_called(wheel, version, monkeypatch):
+    """The last is that of NVIDIA's container, which is imported without being a package."""
+    installed = {wheel: version, 'gluoncv': '0.10.5', 'numpy': '1.23.5'}
+
+    def find(package):
+        if package not in installed:
+            raise record.metadata.PackageNotFoundError
+        return installed[package]
+    monkeypatch.setattr(record.gpus, 'wheel', lambda: wheel)
+    monkeypatch.setattr(record.metadata, 'version', find)
+    monkeypatch.setitem(sys.modules, 'mxnet', SimpleNamespace(__version__=version))
+    monkeypatch.delitem(sys.modules, 'horovod', raising=False)
+    versions = record.provenance()['versions']
+    assert versions.pop(wheel or 'mxnet') == version and set(versions) == {'gluon_bot', 'python', 'gluoncv', 'numpy'}
