@@ -66,8 +66,8 @@ def verify(root: str, processes: Optional[int] = None, ignore_label: Optional[in
 def manifest(root: str, left_out: Sequence[str] = ()) -> Dict[str, Any]:
     """What a run's record says of its data: name, image counts, classes, and a checksum of file names and sizes."""
     folder = find_folder(root)
-    names = {split: [name for name in split_names(folder, split, bool(left_out)) if name not in left_out]
-             for split in SPLITS}
+    unused = set(left_out)
+    names = {split: [name for name in split_names(folder, split, bool(unused)) if name not in unused] for split in SPLITS}
     files = [os.path.relpath(_path(folder, kind, name), folder) for name in names['train'] + names['val']
              for kind in ('images', 'annotations')]
     classes = read_classes(folder)
@@ -206,7 +206,8 @@ class Masks:
             checked = trees.verify_files(self.names, check, 'verify ADE20K')
             self.left_out = checked.bad
             trees.say_left_out(self.folder, checked)
-            self.names = [name for name in self.names if name not in set(checked.bad)]
+            left_out = set(checked.bad)
+            self.names = [name for name in self.names if name not in left_out]
         for note in _left_alone(self.folder, SPLITS[split]):
             trees.say_once('%s: %s' % (self.folder, note))
         if not self.names:

@@ -91,7 +91,8 @@ def _class_notes(devkit: str, classes: Sequence[str], lists: Dict[str, List[str]
 def manifest(root: str, left_out: Sequence[str] = ()) -> Dict[str, Any]:
     """What a run's record says of its data: name, image counts, classes, and a checksum of file names and sizes."""
     devkit = find_devkit(root)
-    counts = {split: [name for name in split_names(devkit, split) if name not in left_out] for split in SPLITS}
+    unused = set(left_out)
+    counts = {split: [name for name in split_names(devkit, split) if name not in unused] for split in SPLITS}
     files = [os.path.relpath(place(devkit, name), devkit) for name in counts['train'] + counts['test']
              for place in (annotation_path, image_path)]
     classes = read_classes(devkit)
@@ -245,7 +246,8 @@ class Boxes:
             checked = trees.verify_files(listed, partial(_image_problems, use), 'verify VOC')
             self.left_out = checked.bad
             trees.say_left_out(self.devkit, checked)
-        for name in [name for name in listed if name not in set(self.left_out)]:
+        left_out = set(self.left_out)
+        for name in [name for name in listed if name not in left_out]:
             annotation, count, problems = _judged(use, name)
             clipped_boxes += count
             if problems:

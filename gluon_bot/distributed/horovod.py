@@ -87,7 +87,7 @@ class Ranks:
 
 
 def join() -> Ranks:
-    """Meet the other workers, if `launch` started this one."""
+    """Meet the other workers, if a launcher started this one."""
     if 'HOROVOD_RANK' not in os.environ:
         return Ranks()
     try:

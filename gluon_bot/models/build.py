@@ -1,4 +1,4 @@
-"""Networks by the names in `recipes.MODELS`, and how they start (Section 2.1): HybridBlocks from images to logits."""
+"""Networks by the names in `MODELS`, and how they start (Section 2.1): HybridBlocks from images to logits."""
 
 from __future__ import annotations
 

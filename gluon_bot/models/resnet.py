@@ -5,7 +5,7 @@
     C  'c'   Figure 2b  three 3x3 convolutions replace the 7x7 of the stem
     D  'd'   Figure 2c  the shortcut averages 2x2 pixels before a 1x1 of stride 1, so that none is skipped there either
 
-Layer for layer GluonCV's resnet*_v1, v1b, v1c and v1d; `gluoncv_parameters` takes over their parameters.
+Layer for layer GluonCV's resnet*_v1, v1b, v1c and v1d; `models.gluoncv` takes over their parameters.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Norm = Callable[..., HybridBlock]
 
 def resnet(name: str, classes: int = 1000, zero_gamma: bool = False, dilated: bool = False,
            norm: Norm = nn.BatchNorm, layout: str = 'NCHW') -> ResNet:
-    """The ResNet with one of the names in `recipes.RESNETS`, such as 'resnet50d'. InputError for any other name."""
+    """The ResNet with one of the names in `RESNETS`, such as 'resnet50d'. InputError for any other name."""
     if name not in RESNETS:
         raise InputError("'%s' is not a ResNet; choose one of %s" % (name, ' '.join(RESNETS)))
     depth, variant = re.findall(r'^resnet(\d+)(.?)$', name)[0]

@@ -14,7 +14,7 @@ FROM_GLUONCV = {'resnext50': 'resnext50_32x4d', 'se-resnet50': 'se_resnet50_v1',
 
 
 def peer(name: str, classes: int, zero_gamma: bool) -> HybridBlock:
-    """One of `recipes.PEERS`, random, with `features` and `output`: images (N, 3, H, W) to logits (N, classes).
+    """One of `PEERS`, random, with `features` and `output`: images (N, 3, H, W) to logits (N, classes).
 
     zero_gamma has no effect on the networks without residual blocks: inception-v3, mobilenet and densenet201.
     """

@@ -2,7 +2,7 @@
 
 Between the rows of a table only the base network changes, so a run is named after it: `voc-resnet50d-cosine` fine-tunes what
 the recipe `resnet50d-cosine` trained. Settings are those of GluonCV's scripts, which the paper's authors used; where the two
-differ, or the paper is silent, the field says so. `recipes.override` and `recipes.as_dict` work on these too.
+differ, or the paper is silent, the field says so. `fields.override` and `fields.as_dict` work on these too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Logs against the paper: `gluon-bot report LOGS... --out DIR`.
 
-reading (files to runs) -> placing (where a run belongs) -> comparing (cells, verdicts, deltas) -> tables, page (what
-is shown, in the words of wording).
-Only plots needs more than the standard library.
+read (files to runs) -> place (where a run belongs) -> compare (cells, verdicts, deltas) -> markdown and html (what is shown,
+in the words of `wording`). Only the figures need matplotlib.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def signed(metric: str, value: Optional[float]) -> str:
 
 
 def labels(results: Sequence[Result]) -> str:
-    """'top-1 / top-5', the order in which `joined` prints their numbers."""
+    """'top-1 / top-5', in the order in which `printed` and `measured` have their numbers."""
     return ' / '.join(paper.METRICS[result.cell.metric].label for result in results)
 
 

@@ -12,13 +12,9 @@ import math
 import re
 from typing import Any, Dict, List, Optional, Tuple
 
+from gluon_bot.recipes.fields import model_named
 from gluon_bot.runs.record import MOST_RUNS, Note, Run, cleaned
 
-NETWORKS = {  # GluonCV's names of the networks in `recipes`
-    'inceptionv3': 'inception-v3', 'mobilenet1.0': 'mobilenet', 'resnext50_32x4d': 'resnext50',
-    'se_resnet50_v1': 'se-resnet50', 'se_resnext50_32x4d': 'se-resnext50', 'densenet201': 'densenet201',
-    **{'resnet%d_v1%s' % (depth, variant): 'resnet%d%s' % (depth, variant)
-       for depth in (18, 34, 50, 101, 152) for variant in ('', 'b', 'c', 'd')}}
 TEXT_FIELDS = ('model', 'precision', 'lr_schedule', 'teacher')  # all other fields of a recipe are numbers
 WITHOUT_RESIDUAL_BLOCKS = ('inception-v3', 'mobilenet')  # zero gamma has nothing to act on there
 LABEL_SMOOTHING = 0.1  # a constant of GluonCV's script, as is a teacher's temperature by default
@@ -247,7 +243,7 @@ def _run(source: str, arguments: Dict[str, Any]) -> Run:
         task, network = 'segment', arguments['backbone']
     else:
         task, network = 'classify', arguments.get('model')
-    stated = {'model': NETWORKS.get(network, network) if isinstance(network, str) else None}
+    stated = {'model': model_named(network) if isinstance(network, str) else None}
     for key, field in (('num_epochs', 'epochs'), ('epochs', 'epochs'), ('momentum', 'momentum'), ('wd', 'weight_decay'),
                        ('weight_decay', 'weight_decay')):
         stated[field] = arguments.get(key, stated.get(field))

@@ -1,4 +1,4 @@
-"""The record of a run: JSON lines, written as the run goes (DESIGN: the log is the record).
+"""The record of a run: JSON lines, written as the run goes. Tables and reports are computed from it.
 
     start   task, recipe (every field), data (manifest), versions, git, device, world_size, precision ...   once, first
     step    epoch, step, lr, loss, train_top1, images_per_second, loss_scale, skipped_updates, seconds      every `log_every`

@@ -167,7 +167,7 @@ def read(path: str) -> np.ndarray:
 
 
 def validation_pixels(image: np.ndarray, recipe: Recipe) -> mx.nd.NDArray:
-    """The image as the evaluation of `recipe` sees it, float32 (1, 3, image_size, image_size): see `data.preprocessing`."""
+    """The image as the evaluation of `recipe` sees it, float32 (1, 3, image_size, image_size): see `data.transforms`."""
     pixels = np.empty((1, 3, recipe.image_size, recipe.image_size), np.float32)
     transforms.for_validation(np.ascontiguousarray(image[:, :, ::-1]), recipe, pixels[0])
     return mx.nd.array(pixels)

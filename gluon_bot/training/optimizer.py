@@ -18,7 +18,7 @@ from gluon_bot.recipes.classification import Recipe
 from gluon_bot.recipes.finetuning import FineTuning
 
 BUCKET_BYTES = 16 << 20  # of weights: the first to be complete is summed over ranks while the backward pass goes on
-ALIGNMENT = 16  # numbers: each parameter starts at a multiple of 64 bytes, as it does in an array of its own
+ALIGNMENT = 16  # numbers: each parameter starts at a multiple of 64 bytes, or 32 in float16, as kernels for vectors need it
 
 
 def nesterov(recipe: Recipe) -> mx.optimizer.Optimizer:
