@@ -282,12 +282,11 @@ def _meeting(workers: int, hosts: str, stall_seconds: float) -> Tuple[Any, List[
         ssh.check(name)
     address = ssh.own_address_towards(others[0]) if others else '127.0.0.1'
     slots, server, variables = rendezvous.serve(address, machines, workers)
-    shared = {**variables, 'HOROVOD_GLOO_IFACE': ssh.interface(address), 'NCCL_SOCKET_IFNAME': ssh.interface(address),
-              **_patience(stall_seconds)}
+    shared = {**variables, **_patience(stall_seconds)}
+    here = {'GLUON_BOT_LAUNCHER': str(os.getpid()), **ssh.through(ssh.interface(address))}
+    there = {'GLUON_BOT_LAUNCHER': 'ssh'}  # which finds its own interface: see follow_parent
     return server, [(slot.hostname if slot.hostname in others else '', {
-        **shared, **rendezvous.variables_of(slot),
-        'GLUON_BOT_LAUNCHER': 'ssh' if slot.hostname in others else str(os.getpid())})
-        for slot in slots]
+        **shared, **rendezvous.variables_of(slot), **(there if slot.hostname in others else here)}) for slot in slots]
 
 
 def _patience(stall_seconds: float) -> Dict[str, str]:

@@ -90,10 +90,14 @@ def interface(address: str) -> str:
     raise InputError('no network interface has the address %s' % address)
 
 
+def through(name: str) -> Dict[str, str]:
+    """The variables that have Gloo and NCCL talk through the interface of this name, but for those that are set already."""
+    return {variable: name for variable in ('HOROVOD_GLOO_IFACE', 'NCCL_SOCKET_IFNAME') if not os.environ.get(variable)}
+
+
 def use_interface_to(address: str) -> None:
     """In a worker: talk to the others through the interface that leads to `address`; machines name theirs as they like."""
-    name = interface(own_address_towards(address))
-    os.environ.update(HOROVOD_GLOO_IFACE=name, NCCL_SOCKET_IFNAME=name)
+    os.environ.update(through(interface(own_address_towards(address))))
 
 
 def check(name: str) -> None:

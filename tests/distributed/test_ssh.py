@@ -9,7 +9,7 @@ import time
 import pytest
 
 from gluon_bot import InputError
-from gluon_bot.distributed import heartbeat, launcher, ssh
+from gluon_bot.distributed import heartbeat, launcher, rendezvous, ssh
 from gluon_bot.tools import doctor
 
 SSH = '#!/bin/sh\nwhile [ $# -gt 1 ]; do shift; done\n%s\n'  # the last word is what the other machine's shell gets
@@ -44,6 +44,23 @@ def test_which_machine_is_this_one():
     assert ssh.interface('127.0.0.1') == 'lo' and ssh.own_address_towards('127.0.0.1') == '127.0.0.1'
     with pytest.raises(InputError, match='no network interface'):
         ssh.interface('192.0.2.1')
+
+
+def test_workers_talk_through_the_interface_that_is_set_or_leads_to_the_others(monkeypatch):
+    pytest.importorskip('horovod.runner', reason='Horovod is not installed')
+    names = ('HOROVOD_GLOO_IFACE', 'NCCL_SOCKET_IFNAME')
+    monkeypatch.setattr(os, 'environ', {})
+    server, places = launcher._meeting(2, '', 60)
+    rendezvous.stop(server)
+    assert [(machine, [told[name] for name in names]) for machine, told in places] == [('', ['lo', 'lo'])] * 2
+    ssh.use_interface_to('127.0.0.1')
+    assert [os.environ[name] for name in names] == ['lo', 'lo']
+    monkeypatch.setattr(os, 'environ', {'NCCL_SOCKET_IFNAME': 'ib0'})
+    server, places = launcher._meeting(2, '', 60)
+    rendezvous.stop(server)
+    assert all(told['HOROVOD_GLOO_IFACE'] == 'lo' and 'NCCL_SOCKET_IFNAME' not in told for _, told in places)
+    ssh.use_interface_to('127.0.0.1')
+    assert [os.environ[name] for name in names] == ['lo', 'ib0']
 
 
 def test_a_machine_must_know_its_own_name(monkeypatch):
