@@ -32,7 +32,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_* \
  && useradd --create-home --uid 1000 gluon \
  && install -d -o gluon -g gluon /work /work/data /work/runs
-ENV PATH=/opt/gluon_bot/.venv/bin:$PATH
+# which records are verified is remembered beside the runs, for the next container
+ENV PATH=/opt/gluon_bot/.venv/bin:$PATH XDG_CACHE_HOME=/work/runs/.cache
 WORKDIR /work
 # not the doctor, whose kernels would take memory of the GPUs from a run
 HEALTHCHECK --interval=5m --timeout=1m CMD ["gluon-bot", "recipes"]
@@ -61,7 +62,7 @@ RUN scripts/install.sh existing \
  && useradd --create-home --non-unique --uid 1000 gluon \
  && install -d -o 1000 -g 1000 /work /work/data /work/runs
 COPY . /opt/gluon_bot
-ENV PATH=/opt/gluon_bot/.venv/bin:$PATH
+ENV PATH=/opt/gluon_bot/.venv/bin:$PATH XDG_CACHE_HOME=/work/runs/.cache
 USER 1000:1000
 WORKDIR /work
 ENTRYPOINT ["gluon-bot"]
