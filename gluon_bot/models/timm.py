@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import struct
 from typing import Any, Dict, Mapping, NamedTuple
 
@@ -246,7 +247,7 @@ def is_state_dict(path: str) -> bool:
         raise InputError('%s: is a pickle of PyTorch, which is not read, for it can run code; convert it where PyTorch is: '
                          'python -c "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], '
                          "map_location='cpu', weights_only=True); s.save_file({k: v.contiguous() for k, v in "
-                         "d.get('state_dict', d).items()}, sys.argv[2])\" %s NAME.safetensors" % (path, path))
+                         "d.get('state_dict', d).items()}, sys.argv[2])\" %s NAME.safetensors" % (path, shlex.quote(path)))
     return path.endswith('.safetensors')
 
 
