@@ -30,14 +30,19 @@ def arguments(words: List[str], environment: Mapping[str, str]) -> List[str]:
     """
     options = parser().parse_args(words)
     recipe = override(recipe_named(options.recipe, options.command), options.set)
-    hosts, asked = environment.get('HOSTS', ''), environment.get('NGPU', '')
+    given = {word.partition('=')[0] for word in words}  # options, which come before variables
+    hosts, asked = options.hosts or environment.get('HOSTS', ''), environment.get('NGPU', '')
     if asked and not asked.isdigit():
         raise InputError("NGPU: '%s' is not a number of workers" % asked)
-    workers = sum(ssh.machines(hosts, 1).values()) if hosts else int(asked or 0) or all_gpus(options.device) or ON_CPU
-    if options.command != 'train':
-        workers = dividing(workers, recipe.batch_size, options.accumulate)
+    if '--workers' in given:
+        workers = options.workers
+    else:
+        workers = sum(ssh.machines(hosts, 1).values()) if hosts else int(asked or 0) or all_gpus(options.device) or ON_CPU
+        if options.command != 'train':
+            workers = dividing(workers, recipe.batch_size, options.accumulate)
+    restarts = str(options.restarts) if '--restarts' in given else environment.get('RESTARTS') or '3'
     return [*words, *start(options, recipe, environment), '--resume', '--workers', str(workers), '--hosts', hosts,
-            '--restarts', environment.get('RESTARTS') or '3']
+            '--restarts', restarts]
 
 
 def all_gpus(device: Optional[str]) -> int:

@@ -33,6 +33,15 @@ def test_a_worker_on_every_gpu(eight, monkeypatch):
         parsed(['train', 'resnet50-efficient'], NGPU='all')
 
 
+def test_options_that_are_given_come_before_variables_and_gpus(eight, capsys):
+    given = ['--workers', '1', '--restarts=0', '--hosts', 'a']
+    options = parsed(['train', 'resnet50-efficient', *given], NGPU='4', RESTARTS='9', HOSTS='b:8')
+    assert (options.workers, options.restarts, options.hosts) == (1, 0, 'a')
+    assert parsed(['train', 'resnet50-efficient', '--hosts', 'a:3,b:3']).workers == 6
+    assert parsed(['detect', 'voc-resnet50d-cosine', '--workers', '3']).workers == 3  # and the command says what fits
+    assert capsys.readouterr().err == ''
+
+
 @pytest.mark.parametrize('environment, more, used', [
     ({}, [], 4), ({'NGPU': '3'}, [], 2), ({'NGPU': '4'}, [], 4), ({'HOSTS': 'a:8,b:8'}, [], 4),
     ({}, ['--accumulate', '2'], 2), ({}, ['--set', 'batch_size=8'], 8)])
