@@ -9,9 +9,8 @@ from gluon_bot.data.transforms import MEAN, STD
 from gluon_bot.models import timm
 from gluon_bot.recipes.classification import RECIPES, Recipe, tricks
 from gluon_bot.recipes.fields import as_dict
-from gluon_bot.recipes.paper import CELLS
+from gluon_bot.recipes.paper import CELLS, Data, data_of
 
-DATA_OF_PAPER = 'imagenet'
 DIFFERENCES = (  # from the paper and from timm's evaluation, of every network trained here
     'Colours are changed as in the released code of the authors: brightness, contrast and saturation, not hue.',
     'Images are scaled by OpenCV, bilinear without antialiasing, as in training. timm scales with antialiasing by Pillow, '
@@ -57,15 +56,23 @@ def _differences(recipe: Recipe, data: Dict[str, Any]) -> List[str]:
     base = RECIPES.get(recipe.name.split('+')[0])
     printed = sorted({'table %d: %s %s %%' % (cell.table, cell.column, cell.printed) for cell in CELLS
                       if cell.recipe == recipe.name and cell.metric in ('val_top1', 'val_top5')})
-    rows = []
+    rows, papers = [], _data_of_paper(recipe)
     if printed:
-        rows.append('The paper prints for this recipe, on ImageNet: %s.' % '; '.join(printed))
+        rows.append('The paper prints for this recipe, on %s: %s.' % (papers.title, '; '.join(printed)))
     elif base is None:
         rows.append('No recipe of the paper has this name.')
     else:
         changed = {key: value for key, value in as_dict(recipe).items() if key != 'name' and value != as_dict(base)[key]}
         rows.append('The recipe is %s%s, which fills no cell of the paper.' % (
             base.name, ' with ' + ', '.join('%s=%s' % pair for pair in changed.items()) if changed else ''))
-    if not str(data.get('name', '')).lower().startswith(DATA_OF_PAPER) or str(data.get('name', '')).lower() == 'imagenette':
-        rows.append('It was trained on %s, not on ImageNet.' % data.get('name', 'unknown data'))
+    stated = [name for name in papers.counts if name in data]  # weights that were imported state none
+    if any(data[name] != papers.counts[name] for name in stated) if stated else data.get('name') != papers.name:
+        rows.append('It was trained on %s, not on %s.' % (data.get('name', 'unknown data'), papers.title))
     return ['- ' + row for row in (*rows, *DIFFERENCES)]
+
+
+def _data_of_paper(recipe: Recipe) -> Data:
+    """The data that the paper trains a recipe on, or the one that it was changed from."""
+    found = data_of(recipe.name.split('+')[0], 'classify')
+    assert found is not None  # every task has some
+    return found
