@@ -32,10 +32,16 @@ class Ranks:
         return self.rank == 0
 
     def trainer(self, parameters: Dict[str, Any], optimizer: mx.optimizer.Optimizer) -> mx.gluon.Trainer:
-        """A trainer whose gradients are averaged over ranks before each update."""
+        """A trainer whose gradients are averaged over ranks before each update: summed, and divided in the update.
+
+        With NCCL, Horovod would leave the division to it, which divides before it sums: small ones in float16 would be 0.
+        """
         if self.size == 1:
             return mx.gluon.Trainer(parameters, optimizer, kvstore=None)
-        return self.horovod.DistributedTrainer(parameters, optimizer)
+        trainer = self.horovod.DistributedTrainer(parameters, optimizer)
+        if not getattr(trainer, '_average_in_framework', True):
+            trainer._average_in_framework, trainer._scale = True, trainer._scale / self.size
+        return trainer
 
     def broadcast(self, arrays: Sequence[mx.nd.NDArray], name: str) -> None:
         """Overwrite the arrays of every rank with rank 0's."""

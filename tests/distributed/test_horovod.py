@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import mxnet as mx
 import pytest
@@ -26,6 +27,18 @@ def joined(**environment):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(('HOROVOD_', 'OMPI_'))}
     return subprocess.check_output([sys.executable, '-W', 'ignore', '-c', code], text=True, env={**clean, **environment},
                                    stderr=subprocess.DEVNULL).splitlines()[-1]
+
+
+def test_gradients_are_summed_and_divided_in_the_update_whatever_horovod_is_built_with():
+    """As it builds a trainer for Gloo, or for NCCL, which can average: then `update` must divide instead."""
+    def joined_with(**attributes):
+        built = SimpleNamespace(_scale=1.0, _postscale_factor=1.0, **attributes)
+        module = SimpleNamespace(rank=lambda: 0, size=lambda: 8, local_rank=lambda: 0,
+                                 DistributedTrainer=lambda parameters, optimizer: built)
+        return horovod.Ranks(module).trainer({}, None)
+    trainer = joined_with(_average_in_framework=False)
+    assert trainer._average_in_framework and trainer._scale == 1 / 8
+    assert joined_with(_average_in_framework=True)._scale == joined_with()._scale == 1  # divided by Horovod itself
 
 
 def test_ranks_of_mpirun_are_taken_and_an_unfit_horovod_is_refused():
