@@ -119,7 +119,7 @@ run python -m pip install --no-deps --no-build-isolation --config-settings edita
 # .venv can be moved with the repository, or copied: no path of today's stays in what is run
 echo ../../../.. >"$(echo "$site"/__editable__.gluon_bot-*.pth)"
 interpreter='#!/bin/sh\n'"'''exec' "'"$(dirname -- "$(realpath -- "$0")")"/python "$0" "$@"\n'"' '''"
-grep -lE "^#!$PWD/.venv/bin/python" .venv/bin/* | xargs -r sed -i "1s|.*|$interpreter|"
+{ grep -lF "#!$PWD/.venv/bin/python" .venv/bin/* || true; } | xargs -r sed -i "1s|.*|$interpreter|"  # none in a path with spaces
 decoder "$site" 2>>"$log" \
   || echo "photographs will be decoded whole, which takes half as long again: no g++ with libjpeg-turbo's header here" \
           "(Debian, Ubuntu: apt-get install g++ libjpeg-dev, and call this again)" >&2

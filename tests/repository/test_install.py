@@ -131,6 +131,17 @@ def test_the_stand_in_for_the_driver_can_be_built_and_answers(tmp_path):
     assert subprocess.check_output([sys.executable, '-c', code], text=True) == '34\n'  # CUDA_ERROR_STUB_LIBRARY
 
 
+@pytest.mark.parametrize('name, first, changed', [
+    ('a+b', '#!%s/.venv/bin/python3', True), ('a b', '#!/bin/sh', False)])  # as pip writes them
+def test_programs_are_rewritten_in_folders_of_any_name(name, first, changed, tmp_path):
+    line, = re.findall('(?m)^.*grep -l.*$', (REPOSITORY / 'scripts/install.sh').read_text())
+    program = tmp_path / name / '.venv/bin/program'
+    program.parent.mkdir(parents=True)
+    program.write_text((first % (tmp_path / name) if '%' in first else first) + '\nprint()\n')
+    subprocess.run(['bash', '-c', 'set -euo pipefail; interpreter=new; ' + line], cwd=str(tmp_path / name), check=True)
+    assert (program.read_text() == 'new\nprint()\n') is changed
+
+
 def test_programs_of_an_installation_that_was_moved_find_its_python(tmp_path):
     """By the lines that install.sh writes in place of an interpreter's path."""
     script = (REPOSITORY / 'scripts/install.sh').read_text()
