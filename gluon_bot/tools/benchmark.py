@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Sequence
@@ -146,7 +146,7 @@ def _measure(request: Dict[str, Any]) -> None:
     from gluon_bot.distributed import horovod
     recipe = from_dict(request['recipe'], Recipe)
     ranks = horovod.join()
-    with without_native_lines('MKLDNN Pooling'):
+    with without_native_lines('MKLDNN Pooling'), mxnet_failures():
         rows = MEASUREMENTS[request['what']](recipe, request['data'], ranks, request['repeats'], request['steps'])
     common = {'recipe': recipe.name, 'model': recipe.model, 'batch_size': recipe.batch_size, 'workers': ranks.size,
               'omp_threads': environment.own_cores(),
@@ -154,6 +154,17 @@ def _measure(request: Dict[str, Any]) -> None:
     if ranks.first:
         with open(request['path'], 'w') as file:
             json.dump([{**common, **row} for row in rows], file)
+
+
+@contextmanager
+def mxnet_failures() -> Iterator[None]:
+    """Within the block, a failure of MXNet is a RunError of one line, as of a batch that is too large for one GPU."""
+    from mxnet import MXNetError
+    try:
+        yield
+    except MXNetError as error:
+        reason = (str(error).strip().splitlines() or ['no reason given'])[-1].strip()
+        raise RunError('MXNet failed: %s; where memory is not enough, take a smaller --set batch_size' % reason) from None
 
 
 class CachedStep:
@@ -325,6 +336,6 @@ MEASUREMENTS = {'step': _step, 'data': _data, 'train': _train, 'scaling': _scali
 if __name__ == '__main__':
     try:
         _measure(json.loads(sys.argv[1]))
-    except InputError as error:
+    except (InputError, RunError) as error:
         say('gluon-bot: %s' % error)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, InputError) else 1)

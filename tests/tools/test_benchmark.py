@@ -4,6 +4,7 @@ import json
 import statistics
 from dataclasses import replace
 
+import mxnet as mx
 import pytest
 
 from gluon_bot import InputError, RunError
@@ -32,6 +33,12 @@ def test_rounds_take_the_sides_in_turn():
 def test_a_figure_is_a_median_with_its_spread():
     assert benchmark.spread([5.0, 1.0, 3.0]) == {'median': 3.0, 'lowest': 1.0, 'highest': 5.0}
     assert benchmark.ratio([2.0, 3.0, 10.0], [1.0, 2.0, 4.0]) == {'median': 2.0, 'lowest': 1.5, 'highest': 2.5}
+
+
+def test_a_batch_that_does_not_fit_into_a_gpu_is_one_line():
+    with pytest.raises(RunError, match='^MXNet failed: cudaMalloc retry failed: out of memory; .* smaller --set'):
+        with benchmark.mxnet_failures():
+            raise mx.MXNetError('Traceback (most recent call last):\n  storage.cc\ncudaMalloc retry failed: out of memory\n')
 
 
 def test_the_table_leaves_out_what_was_not_measured():
