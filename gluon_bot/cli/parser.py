@@ -169,14 +169,8 @@ def check_folders(options: argparse.Namespace) -> None:
             raise InputError('%s: is a file; %s wants a folder' % (value, (action.option_strings or (action.metavar,))[0]))
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of all commands; `command` is the name of the one chosen."""
-    top = _Parser(prog='gluon-bot', allow_abbrev=False, epilog=EXIT_CODES,
-                  formatter_class=argparse.RawDescriptionHelpFormatter,
-                  description='The recipes of "Bag of Tricks for Image Classification with CNNs" in Apache MXNet/Gluon.')
-    top.add_argument('--version', action='version', version='gluon-bot ' + __version__)
-    commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
-
+def _machine_commands(commands: Any) -> None:
+    """doctor, recipes, models: what there is."""
     command = _command(commands, 'doctor', 'check what a run needs on this machine, and say how to get what is missing',
                        '  gluon-bot doctor\n  gluon-bot doctor --data data/imagenet --out runs\n')
     command.add_argument('--data', metavar='DIR', help='also check these records and how fast they are read')
@@ -194,6 +188,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('model', nargs='*', metavar='MODEL', help="only these, by our names or GluonCV's")
     command.add_argument('--json', action='store_true', help='as JSON')
 
+
+def _data_commands(commands: Any) -> None:
+    """pack, verify: data."""
     command = _command(commands, 'pack', 'pack images into checked RecordIO files',
                        '  gluon-bot pack imagenette2-224.tar data/imagenette\n'
                        '  gluon-bot pack ~/ILSVRC2012 data/imagenet --resize 480\n'
@@ -223,6 +220,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--picture', metavar='FILE', help='also draw training images as the network sees them, a PNG')
     command.add_argument('--workers', type=_whole(1, 1024), help='processes (default: one a core)')
 
+
+def _training_commands(commands: Any) -> None:
+    """train, detect, segment, study: what trains."""
     command = _command(commands, 'train', 'train a recipe with one worker or several',
                        '  gluon-bot train digits --data data/digits --out runs/digits\n'
                        '  gluon-bot train resnet50d-cosine --data data/imagenette --out runs/trial --limit 640 \\\n'
@@ -271,6 +271,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--dry-run', action='store_true', help='check everything, say what would be run and how long it '
                          'takes, and stop')
 
+
+def _checkpoint_commands(commands: Any) -> None:
+    """evaluate, import, export, predict: what has or makes a checkpoint."""
     command = _command(commands, 'evaluate',
                        'compute the exact scores of a checkpoint: top-1 and top-5, mAP, or pixel accuracy and mIoU',
                        '  gluon-bot evaluate runs/digits --data data/digits\n'
@@ -330,6 +333,9 @@ def parser() -> argparse.ArgumentParser:
     _device(command)
     command.add_argument('--json', action='store_true', help='as JSON')
 
+
+def _record_commands(commands: Any) -> None:
+    """runs, watch, report: what reads records of runs."""
     command = _command(commands, 'runs', 'list runs: running, done, failed or stopped, with progress and scores',
                        '  gluon-bot runs runs\n  gluon-bot runs runs --csv > runs.csv\n')
     command.add_argument('folder', metavar='DIR', help='a run, or a folder with runs at any depth')
@@ -353,6 +359,9 @@ def parser() -> argparse.ArgumentParser:
                          help='also look for the runs of this .json file (those that come with the package always are)')
     command.add_argument('--update', metavar='FILE', help='renew the tables between the markers of a Markdown file')
 
+
+def _other_commands(commands: Any) -> None:
+    """benchmark, figures, completion."""
     command = _command(commands, 'benchmark',
                        'measure how fast this machine trains, reads, scales and evaluates',
                        '  gluon-bot benchmark step resnet50-efficient resnet50-baseline --set batch_size=32\n'
@@ -381,4 +390,16 @@ def parser() -> argparse.ArgumentParser:
                        '  gluon-bot completion bash   # in ~/.bashrc: eval "$(gluon-bot completion bash)"\n'
                        '  gluon-bot completion zsh    # in ~/.zshrc, behind compinit: eval "$(gluon-bot completion zsh)"\n')
     command.add_argument('shell', choices=('bash', 'zsh'))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; `command` is the name of the one chosen."""
+    top = _Parser(prog='gluon-bot', allow_abbrev=False, epilog=EXIT_CODES,
+                  formatter_class=argparse.RawDescriptionHelpFormatter,
+                  description='The recipes of "Bag of Tricks for Image Classification with CNNs" in Apache MXNet/Gluon.')
+    top.add_argument('--version', action='version', version='gluon-bot ' + __version__)
+    commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
+    for add_to in (_machine_commands, _data_commands, _training_commands, _checkpoint_commands, _record_commands,
+                   _other_commands):
+        add_to(commands)  # in the order in which --help lists them
     return top
