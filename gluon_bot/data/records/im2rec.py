@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import counted, is_plain_text, say
@@ -21,6 +21,19 @@ from gluon_bot.files import read_bounded
 
 MOST_LIST_BYTES = 256 << 20
 WNID = re.compile(r'n\d{8}\b')
+CHUNK = re.compile(r'_(\d{1,9})(?=[_.])')  # of train_0.rec and data_0_train.rec
+UNKNOWN = -1  # label and id of a record that is too short for them
+
+
+class Record(NamedTuple):
+    """One record of an image: the number `identity` of its line in the list, its number in the file, and where it lies."""
+
+    label: int
+    identity: int
+    number: int
+    path: str
+    place: int
+    size: int
 
 
 def is_im2rec(source: str) -> bool:
@@ -36,67 +49,101 @@ def list_im2rec(source: str, class_names: Optional[str], validation_share: float
     A single file that is not called train is shared out, `validation_share` of each class for validation. class_names:
     a list of the names of the classes, one a line in the order of the labels, or a folder with a folder for each;
     without it they are the folders in the .lst files, or else the labels.
-    Raises InputError for records that are cut off, have several labels, or are not of images with a class.
+    Raises InputError for records that are cut off, have several labels, or are not of images with two classes or more.
     """
     files = _splits(source)
-    found = {split: list(_items(path)) for split, path in files.items()}
-    names = _class_names(class_names, files, {label for items in found.values() for label, _ in items})
-    listed = {split: [([names[label]], item._replace(label=label)) for label, item in items]
-              for split, items in found.items()}
+    found = {split: [record for path in paths for record in _records(path)] for split, paths in files.items()}
+    labels = {record.label for records in found.values() for record in records} - {UNKNOWN}
+    if not labels:
+        raise InputError('%s: there is no record of an image in it' % source)
+    if len(labels) == 1:
+        raise InputError('%s: all records have the label %d; classification needs two classes. im2rec --list gives each '
+                         'folder a label of its own with --recursive' % (source, *labels))
+    lists = {path: _list_of(path, found[split]) for split, paths in files.items() for path in paths}
+    names, first = _class_names(class_names, lists, labels)
+    listed = {split: [([names[max(record.label, min(labels)) - first]], _item(record, lists, first)) for record in records]
+              for split, records in found.items()}
     if '' in listed:
         listed = layout.shared_out(listed[''], validation_share, seed)
     splits = {split: [item for _, item in listed[split]] for split in SPLITS if listed.get(split)}
     say('%s: found %s in records of im2rec, %s: %s' % (
         source, ' and '.join(counted(len(items), '%s image' % split) for split, items in splits.items()),
-        counted(len(names), 'class'), ', '.join(names[:10]) + ', ...' * (len(names) > 10)))
+        counted(len(names), 'class'), _shown(names)))
+    for split, items in list(splits.items())[:1]:
+        seen = {item.label for item in items}
+        unseen = [name for label, name in enumerate(names) if label not in seen]
+        if unseen:
+            say('%s: %s without %s images: %s' % (source, counted(len(unseen), 'class'), split, _shown(unseen)))
     return Listing(os.path.splitext(os.path.basename(os.path.abspath(source)))[0], names, splits)
 
 
+def _shown(names: Sequence[str]) -> str:
+    return ', '.join(names[:10]) + ', ...' * (len(names) > 10)
+
+
+def _item(record: Record, lists: Dict[str, Dict[int, Tuple[int, str]]], first: int) -> Item:
+    name = lists[record.path].get(record.identity, (0, 'record %d' % record.number))[1]
+    return Item(record.label - first, name, record.path, record.place, record.size)
+
+
 def _record_files(source: str) -> List[str]:
-    if os.path.isfile(source) and source.endswith(RECORDS):
+    if os.path.isfile(source) and source.lower().endswith(RECORDS):
         return [source]
     names = sorted(os.listdir(source)) if os.path.isdir(source) else []
-    return [os.path.join(source, name) for name in names if name.endswith(RECORDS)]
+    return [os.path.join(source, name) for name in names if name.lower().endswith(RECORDS)]
 
 
-def _splits(source: str) -> Dict[str, str]:
-    """The file of each split; '' is the split of one that is called otherwise. InputError where several have one split."""
+def _splits(source: str) -> Dict[str, List[str]]:
+    """The files of each split; '' is the split of one that is called otherwise. InputError where several have one split,
+    unless their numbers tell that they are the parts of one, as im2rec --chunks writes them.
+    """
     files = _record_files(source)
     if len(files) == 1 and os.path.isfile(source):
-        return {'train' if _split(files[0]) == 'train' else '': source}
-    exact = [path for path in files if os.path.basename(path) in ('train.rec', 'val.rec')]
+        return {'train' if _split(files[0]) == 'train' else '': files}
+    exact = [path for path in files if os.path.basename(path).lower() in ('train.rec', 'val.rec')]
     if len(exact) == 2 or len(exact) == len(files):
         for path in set(files) - set(exact):
             say('%s: left out, beside train.rec and val.rec' % path)
-        return {_split(path): path for path in exact}
-    splits: Dict[str, str] = {}
+        return {_split(path): [path] for path in exact}
+    splits: Dict[str, List[str]] = {}
     for path in files:
-        if _split(path) in splits:
-            names = ' and '.join(map(os.path.basename, (splits[_split(path)], path)))
+        splits.setdefault(_split(path), []).append(path)
+    for split, paths in splits.items():
+        names = list(map(os.path.basename, paths))
+        if len(paths) > 1 and not _are_chunks(names):
             raise InputError('%s: several record files of one split, %s; give one of them, or leave only train.rec and '
-                             'val.rec there' % (source, names))
-        splits[_split(path)] = path
+                             'val.rec there' % (source, ' and '.join(names[:2])))
+        if len(paths) > 1:
+            say('%s: %s are packed together, as the parts that im2rec --chunks writes' % (source, _shown(names)))
     if 'test' in splits:
-        say('%s: the test split is left out' % splits.pop('test'))
+        say('%s: the test split is left out' % ', '.join(splits.pop('test')))
     if '' in splits and len(splits) > 1:
-        raise InputError('%s: is it for training or validation? Call it train.rec or val.rec, or move it away' % splits[''])
+        raise InputError('%s: is it for training or validation? Call it train.rec or val.rec, or move it away'
+                         % splits[''][0])
     return splits
 
 
 def _split(path: str) -> str:
-    """'train' of PREFIX_train.rec, and so on; '' for other names."""
-    return split_of(re.split(r'[_.-]', os.path.basename(path)[:-len(RECORDS)])[-1])
+    """'train' of PREFIX_train.rec, PREFIX_train_0.rec, and so on; '' for other names."""
+    words = re.split(r'[_.-]', os.path.basename(path)[:-len(RECORDS)])
+    return split_of(words[-2] if words[-1].isdigit() and len(words) > 1 else words[-1])
 
 
-def _items(path: str) -> Iterator[Tuple[int, Item]]:
-    """The label of each record and where it lies. Only headers are read."""
-    names = _listed(path)
+def _are_chunks(names: Sequence[str]) -> bool:
+    """Whether names differ only in a number, which counts from 0."""
+    places = [CHUNK.search(name) for name in names]
+    return len({CHUNK.sub('', name, 1) for name in names}) == 1 and \
+        sorted(int(place.group(1)) for place in places if place) == list(range(len(names)))
+
+
+def _records(path: str) -> Iterator[Record]:
+    """Each record's label, number in the list, and place. Only headers are read. InputError for what im2rec does not write."""
     with open(path, 'rb') as file:
         end, place = os.path.getsize(path), 0
         for number in range(end):
             if place == end:
                 break
-            start, last, header = place, False, b''
+            start, last, heads = place, False, []
             while not last:
                 file.seek(place)
                 words = file.read(recordio.WORDS.size)
@@ -104,19 +151,23 @@ def _items(path: str) -> Iterator[Tuple[int, Item]]:
                     raise InputError('%s: record %d, at byte %d, does not begin like one: it is cut off or no record file'
                                      % (path, number, place))
                 flag, length = recordio.flag_and_length(words)
-                header = header or file.read(min(length, recordio.HEADER.size + 4))
+                heads.append(file.read(min(length, recordio.HEADER.size + 4)))
                 last = flag in (0, 3)
                 place += recordio.WORDS.size + length + -length % 4
-            if place > end or len(header) < recordio.HEADER.size:
-                raise InputError('%s: record %d is cut off or empty; copy the file again' % (path, number))
-            label, identity = _label(header, path, number)
-            yield label, Item(label, names.get(identity, (label, 'record %d' % number))[1], path, start, place - start)
+            if place > end:
+                raise InputError('%s: record %d is cut off; copy the file again' % (path, number))
+            label, identity = _label(recordio.MAGIC.join(heads), place - start, path, number)
+            yield Record(label, identity, number, path, start, place - start)
 
 
-def _label(header: bytes, path: str, number: int) -> Tuple[int, int]:
-    """(label, id) of a record's header."""
+def _label(header: bytes, size: int, path: str, number: int) -> Tuple[int, int]:
+    """(label, id) of the header of a record of `size` bytes in all; UNKNOWN for one without a header, which has no image."""
+    if len(header) < recordio.HEADER.size:
+        return UNKNOWN, UNKNOWN
     flag, value, identity, _ = recordio.HEADER.unpack_from(header)
-    if flag == 1 and len(header) == recordio.HEADER.size + 4:
+    if 4 * flag > size:
+        raise InputError('%s: record %d has no header of a label and an image, as im2rec writes it' % (path, number))
+    if flag == 1 and len(header) >= recordio.HEADER.size + 4:
         value = struct.unpack_from('<f', header, recordio.HEADER.size)[0]
     if flag > 1:
         raise InputError('%s: record %d has %d labels, as of im2rec --pack-label; classification needs one' % (
@@ -126,30 +177,56 @@ def _label(header: bytes, path: str, number: int) -> Tuple[int, int]:
     return int(value), identity
 
 
-def _listed(path: str) -> Dict[int, Tuple[int, str]]:
-    """{id: (label, name)} of the .lst file beside a record file; {} where it is missing or damaged."""
-    try:
-        lines = read_bounded(os.path.splitext(path)[0] + '.lst', MOST_LIST_BYTES).decode('utf-8-sig').splitlines()
-        rows = [line.split('\t') for line in lines if line.strip()]
-        return {int(row[0]): (int(float(row[1])), row[-1].strip()) for row in rows}
-    except (OSError, ValueError, IndexError, OverflowError):
+def _list_of(path: str, records: Sequence[Record]) -> Dict[int, Tuple[int, str]]:
+    """{id: (label, name)} of the .lst file beside a record file; {}, and why, where it cannot be used for these records."""
+    source = os.path.splitext(path)[0] + '.lst'
+    if not os.path.exists(source):
         return {}
+    try:
+        lines = read_bounded(source, MOST_LIST_BYTES).decode('utf-8-sig').splitlines()
+        rows = [line.split('\t') if line.count('\t') > 1 else line.split(None, 2) for line in lines if line.strip()]
+        listed = {int(row[0]): (int(float(row[1])), row[2:][-1].strip()) for row in rows}
+        own = [record for record in records if record.path == path and record.label != UNKNOWN]
+        odd = next((record for record in own if listed.get(record.identity, ('',))[0] != record.label), None)
+        if odd:
+            raise ValueError('record %d has the id %d and the label %d, and the list says otherwise'
+                             % (odd.number, odd.identity, odd.label))
+    except UnicodeDecodeError:
+        reason = 'it is not UTF-8'
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except (IndexError, OverflowError):
+        reason = 'a line of it is not a number, a label and a name'
+    except ValueError as error:
+        reason = str(error)
+    else:
+        lost = len(listed) - len({record.identity for record in own})
+        if lost:
+            say('%s: lists %s without a record' % (source, counted(lost, 'image')))
+        return listed
+    say('%s: the names in it are not used: %s' % (source, reason))
+    return {}
 
 
-def _class_names(given: Optional[str], files: Dict[str, str], labels: 'set[int]') -> List[str]:
-    """The names of the classes in the order of their labels; InputError where there are fewer than labels."""
-    most = max(labels, default=-1) + 1
+def _class_names(given: Optional[str], lists: Dict[str, Dict[int, Tuple[int, str]]],
+                 labels: 'set[int]') -> Tuple[List[str], int]:
+    """The names of the classes in the order of their labels, and the label of the first, 0 or 1.
+
+    InputError where there are fewer names than labels.
+    """
+    most = max(labels) + 1
     if given is None:
         folders: Dict[int, set] = {}
-        for path in files.values():
-            for label, name in _listed(path).values():
+        for listed in lists.values():
+            for label, name in listed.values():
                 folders.setdefault(label, set()).add(os.path.basename(os.path.dirname(name.replace('\\', '/'))))
-        names = [folders[label].pop() if len(folders.get(label, ())) == 1 else '' for label in range(most)]
-        if '' in names or len(set(names)) < most:
+        single = {label: min(folders.get(label, ('',))) for label in labels if len(folders.get(label, ())) < 2}
+        names = [single.get(label, '') if label in labels else str(label) for label in range(most)]
+        if '' in names or len(set(names)) < most or not all(map(is_plain_text, names)):
             say('%s: im2rec keeps no names of classes, so they are called 0 to %d; --classes names them' % (
-                next(iter(files.values())), most - 1))
+                next(iter(lists)), most - 1))
             names = [str(label) for label in range(most)]
-        return names
+        return names, 0
     if os.path.isdir(given):
         names = sorted(name for name in os.listdir(given) if os.path.isdir(os.path.join(given, name)) and name[0] != '.')
     else:
@@ -160,7 +237,10 @@ def _class_names(given: Optional[str], files: Dict[str, str], labels: 'set[int]'
                 given, getattr(error, 'strerror', None) or 'not UTF-8')) from None
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         names = [line.split()[0] if WNID.match(line) else line for line in lines]
-    if len(names) < most or len(set(names)) < len(names) or not all(map(is_plain_text, names)):
+    first = int(min(labels) > 0 and len(names) == most - 1)
+    if first:
+        say('%s: the labels count from 1 to %d' % (given, most - 1))
+    if len(names) < most - first or len(set(names)) < len(names) or not all(map(is_plain_text, names)):
         raise InputError('%s: names %s; the records need %d different ones'
                          % (given, counted(len(set(names)), 'class'), most))
-    return names
+    return names, first

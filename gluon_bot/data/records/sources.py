@@ -56,7 +56,7 @@ def read(item: Item) -> bytes:
         data = os.pread(file.fileno(), item.size, item.offset)
     if len(data) != item.size:
         raise ValueError('the file is shorter than it was')
-    return recordio.image_of(data) if item.file.endswith(RECORDS) else data
+    return recordio.image_of(data) if item.file.lower().endswith(RECORDS) else data
 
 
 def members(path: str, offset: int = 0, size: int = 0,

@@ -126,3 +126,55 @@ def test_other_commands_name_them(tmp_path, words, capsys):
     write(tmp_path / 'train', images(2), [0, 1])
     assert main([word.format(tmp_path) for word in words]) == 2
     assert "train.rec: records without a manifest, as of MXNet's im2rec; 'gluon-bot pack" in capsys.readouterr().err
+
+
+def test_the_parts_of_a_split_are_packed_together(tmp_path, capsys):
+    """As im2rec --chunks writes them; files whose numbers do not count from 0 may be anything."""
+    sources = images(8)
+    for part, name in enumerate(('pets_0_train', 'pets_1_train')):
+        write(tmp_path / name, sources[4 * part:4 * part + 4], [0, 1] * 2)
+    pack.pack(str(tmp_path), str(tmp_path / 'out'), workers=1)
+    assert read(tmp_path / 'out', 'train') == sorted(zip(['class0', 'class1'] * 4, sources))
+    assert 'packed together' in capsys.readouterr().err
+    os.rename(str(tmp_path / 'pets_0_train.rec'), str(tmp_path / 'pets_10_train.rec'))
+    refused(tmp_path / 'out', 'several record files of one split', source='..')
+
+
+def test_labels_keep_their_numbers_and_the_list_its_names(tmp_path, capsys):
+    write(tmp_path / 'train', images(4), [1, 3] * 2)
+    found = pack.pack(str(tmp_path), str(tmp_path / 'out'), workers=1)[0]
+    assert found.classes == ['0', 'class1', '2', 'class3'] and found.images_per_class == [0, 2, 0, 2]
+    assert '2 classes without train images: 0, 2' in capsys.readouterr().err
+    (tmp_path / 'names.txt').write_text('rose\niris\nlily\n')
+    found = pack.pack(str(tmp_path), str(tmp_path / 'b'), workers=1, class_names=str(tmp_path / 'names.txt'))[0]
+    assert found.classes == ['rose', 'iris', 'lily'] and found.images_per_class == [2, 0, 2]
+    assert 'the labels count from 1 to 3' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('text, said, classes', [
+    (b'0 0 a b/0.jpg\n1 1 c/1.jpg\n', '', ['a b', 'c']),  # spaces where tabs should be
+    ('0\t0\tcaf\xe9/0.jpg\n1\t1\tc/1.jpg\n'.encode('latin-1'), 'not used: it is not UTF-8', ['0', '1']),
+    (b'0\t1\tc/0.jpg\n1\t0\ta/1.jpg\n', 'record 0 has the id 0 and the label 0', ['0', '1']),
+    (b'0\t0\n', 'is not a number, a label and a name', ['0', '1']),
+    (b'0\t0\ta/0.jpg\n1\t1\tc/1.jpg\n2\t1\tc/2.jpg\n', 'lists 1 image without a record', ['a', 'c'])])
+def test_a_list_is_used_for_its_own_records_alone(tmp_path, text, said, classes, capsys):
+    write(tmp_path / 'train', images(2), [0, 1], lst=False)
+    (tmp_path / 'train.lst').write_bytes(text)
+    assert pack.pack(str(tmp_path), str(tmp_path / 'out'), workers=1)[0].classes == classes
+    err = capsys.readouterr().err
+    assert said in err and ('train.lst' in err) == bool(said)
+
+
+def test_what_has_no_classes_is_refused_and_an_empty_record_left_out(tmp_path):
+    write(tmp_path / 'train', images(2), [0, 0])
+    refused(tmp_path, 'all records have the label 0; classification needs two classes. im2rec --list')
+    write(tmp_path / 'train', [], [])
+    refused(tmp_path, 'no record of an image')
+    (tmp_path / 'train.rec').write_bytes(recordio.WORDS.pack(recordio.MAGIC, 40) + encoded(noise(1))[:40])  # no header
+    refused(tmp_path, 'record 0 has no header of a label and an image')
+    write(tmp_path / 'train', images(3), [0, 1, 0])
+    with open(tmp_path / 'train.rec', 'ab') as file:
+        file.write(recordio.WORDS.pack(recordio.MAGIC, 0))
+    refused(tmp_path, 'record 3: the record is empty; repair or remove it, or pack with --skip-broken')
+    found = pack.pack(str(tmp_path / 'train.rec'), str(tmp_path / 'out'), workers=1, skip_broken=True)[0]
+    assert found.images == 3 and found.left_out == [['record 3', 'the record is empty']]
