@@ -196,10 +196,13 @@ def size_text(count: float) -> str:
     raise AssertionError
 
 
+_JSON = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits))
+
+
 def parse_json(text: str) -> Any:
     """Untrusted JSON: ValueError for what is not JSON or is nested too deeply; a number of 19 digits or more is a float."""
     try:
-        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits))
+        return _JSON.decode(text)
     except RecursionError:
         raise ValueError('nested too deeply') from None
 

@@ -147,8 +147,8 @@ def check_shared_memory(needed_bytes: float) -> None:
     """InputError where batches would not fit into shared memory, at which the process would die of a Bus error."""
     free = shared_memory()
     if free < needed_bytes:
-        raise InputError('%s: %.1f MB free, and batches need %.1f MB there; %s'
-                         % (SHARED_MEMORY, free / 1e6, needed_bytes / 1e6, LARGER))
+        raise InputError('%s: %s free, and batches need %s there; %s'
+                         % (SHARED_MEMORY, size_text(free), size_text(needed_bytes), LARGER))
 
 
 def own_cores() -> int:

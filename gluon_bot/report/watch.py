@@ -127,6 +127,7 @@ class Page:
         self.run, self.draw = run, draw
         self.template = html.environment().get_template('watch.html')
         self.drawn: Tuple[Optional[Dict[int, Dict[str, float]]], html.Pictures] = (None, [])  # epochs, and their figures
+        self.known: Tuple[Tuple[int, int], List[Run]] = ((0, 0), [])  # time and size of the record that was read, its runs
         self.lock = threading.Lock()  # matplotlib draws one figure at a time
 
     def html(self) -> str:
@@ -140,10 +141,18 @@ class Page:
             share = 100 * status.step // status.steps if status.steps else None
             shown.update(status=status, share=share, colour=COLOURS[status.state], numbers=numbers(status),
                          refresh_seconds=0 if status.state == DONE else REFRESH_SECONDS)
-            found = read_file(path, path).runs if status.state != UNREADABLE else []
+            found = self.runs(path) if status.state != UNREADABLE else []
             if found:
                 shown.update(self.details(found[-1], name))
         return self.template.render(**shown)
+
+    def runs(self, path: str) -> List[Run]:
+        """The runs in the record at `path`, read anew where it has changed."""
+        with self.lock:
+            state = os.stat(path)
+            if self.known[0] != (state.st_mtime_ns, state.st_size):
+                self.known = ((state.st_mtime_ns, state.st_size), read_file(path, path).runs)
+            return self.known[1]
 
     def details(self, run: Run, name: str) -> Dict[str, Any]:
         """What the lower half of the page shows: curves, the last epochs, what is trained."""

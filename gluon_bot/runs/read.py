@@ -19,6 +19,7 @@ from gluon_bot.runs.record import RecordReader, Run, cleaned
 ENDINGS = ('.log', '.jsonl', '.log.gz', '.jsonl.gz')  # what is a log in a folder; a file that is named is always read
 MOST_CHARACTERS = 32 << 20  # of one file, decompressed: twenty times the longest published log
 MOST_LINE = 1 << 16
+UPDATES, UPDATES_SHARE = '{"event": "step"', 100  # lines of a record that are not looked into count as a 100th of their length
 MOST_NOTES = 12  # of one file
 MOST_TOP1 = 95.0  # percent: no network of the paper's time comes near it on ImageNet
 STEADY_EPOCHS = 10  # so many equal steps in a row are drawn, not measured
@@ -104,6 +105,9 @@ def _lines(path: str, note: Any) -> Iterator[Tuple[int, str, bool]]:
                 if not text:
                     return
                 number += 1
+                if text.startswith(UPDATES) and text.endswith('}\n'):
+                    characters += len(text) // UPDATES_SHARE
+                    continue
                 characters += len(text)
                 whole = text.endswith('\n')
                 if not whole and len(text) >= MOST_LINE:

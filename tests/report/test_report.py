@@ -517,6 +517,16 @@ def test_a_file_that_is_no_log_is_said_to_be_none(tmp_path, content):
     assert not any(one.filled or one.nearby for one in comparison.results) and comparison.notes
 
 
+def test_a_record_with_many_updates_is_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setitem(read.__globals__, 'MOST_CHARACTERS', 1 << 14)
+    lines = [{'event': 'start', 'task': 'classify', 'recipe': {'name': 'digits'}}]
+    lines += [{'event': 'step', 'epoch': 1, 'step': step, 'loss': 2.0} for step in range(10_000)]
+    lines += [{'event': 'epoch', 'epoch': 1, 'step': 10_000, 'loss': 1.5}]
+    (tmp_path / 'record.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines) + '{"event": "step", "ep')
+    found = read([str(tmp_path)])
+    assert found.runs[0].epochs[1]['loss'] == 1.5 and ':10003: not a line of a run record' in found.notes[0]
+
+
 @pytest.mark.parametrize('line', [b'Epoch[0] Batch [49]\tnothing here\n', b'{', b'\n'])
 def test_a_compression_bomb_is_cut_off(tmp_path, monkeypatch, line):
     monkeypatch.setitem(read.__globals__, 'MOST_CHARACTERS', 1 << 20)

@@ -17,6 +17,7 @@ from gluon_bot import files
 from gluon_bot.cli.main import main
 from gluon_bot.report import html, watch
 from gluon_bot.runs import curves
+from gluon_bot.runs.read import read_file
 from gluon_bot.runs.record import RECORD
 
 HOSTILE = '<script>alert(1)</script>"\' onload=x \x1b[2J'
@@ -197,3 +198,11 @@ def test_any_number_in_any_field_is_a_page_and_a_row(tmp_path, number):
     table = runs_table(find_runs(str(tmp_path / 'runs')))
     assert len(table.splitlines()) == 1 + len(places)
     assert max(map(len, table.splitlines())) < 250
+
+
+def test_a_record_is_read_again_where_it_has_changed(tmp_path, monkeypatch):
+    page, reads = watch.Page(str(record(tmp_path / 'run', 2)), html.no_curves), []
+    monkeypatch.setattr(watch, 'read_file', lambda *places: reads.append(places) or read_file(*places))
+    assert page.html().count('50.00') == page.html().count('50.00') > 0 and len(reads) == 1
+    record(tmp_path / 'run', 4)
+    assert '25.00' in page.html() and len(reads) == 2

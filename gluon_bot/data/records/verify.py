@@ -19,7 +19,7 @@ from gluon_bot.console import Progress, counted, say
 from gluon_bot.data.records import images, manifest, recordio
 from gluon_bot.data.records.manifest import SPLITS, Manifest
 from gluon_bot.data.records.process_pool import TASK_BYTES, ordered, spans, unless_few
-from gluon_bot.files import atomic_write, sha256_of
+from gluon_bot.files import atomic_write, sha256_of, size_text
 
 PROBLEMS_LISTED = 50
 WNID = re.compile(r'n\d{8}$')
@@ -275,9 +275,9 @@ def say_part(found: Manifest) -> None:
 def summary(found: Manifest) -> str:
     """One line about a split for a person."""
     changed = ', '.join('%d %s' % (count, reason) for reason, count in sorted(found.reencoded.items()) if count)
-    return '%s %s: %s of %s, %s greyscale, median %d x %d pixels, %.1f MB%s%s' % (
+    return '%s %s: %s of %s, %s greyscale, median %d x %d pixels, %s%s%s' % (
         found.name, found.split, counted(found.images, 'image'), counted(len(found.classes), 'class'),
-        format(found.greyscale, ','), found.width[1], found.height[1], found.rec_bytes / 1e6,
+        format(found.greyscale, ','), found.width[1], found.height[1], size_text(found.rec_bytes),
         ', encoded again: ' + changed if changed else '',
         ', left out: %d' % len(found.left_out) if found.left_out else '')
 

@@ -88,7 +88,8 @@ class SplitWriter:
     def finish(self, name: str, source: str, resize: Optional[int], quality: int, seed: int) -> Manifest:
         """Flush everything to disk, still under partial names. Raises InputError if there are no images."""
         if not self.offsets:
-            raise InputError('%s: there is no readable %s image' % (source, self.split))
+            first = '; the first left out: %s: %s' % tuple(self.left_out[0]) if self.left_out else ''
+            raise InputError('%s: there is no readable %s image%s' % (source, self.split, first))
         idx = os.path.join(self.folder, self.split + '.idx' + PARTIAL)
         _to_disk(self.file)
         with open(idx, 'w', encoding='ascii', newline='\n') as file:
