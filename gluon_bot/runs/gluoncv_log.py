@@ -44,8 +44,11 @@ PLAIN_PAIR = re.compile(r'(?:(Train|Training|Validation)-)?([\w-]+|Time cost|Spe
 PLAIN_NAMES = {'accuracy': 'top1', 'top_k_accuracy_5': 'top5', 'top_k_acc_5': 'top5'}
 SPEED = re.compile(r'\[Epoch (\d+)\] (?:speed: (\d+) samples/sec\s+)?time cost: %s$' % NUMBER)
 PAIR = re.compile(r'([\w-]+)=%s$' % NUMBER)
-DETECTION_COST = re.compile(r'\[Epoch (\d+)\] Training cost: (\d+\.\d{3}), RPN_Conf=(\d+\.\d{3}),RPN_SmoothL1=(\d+\.\d{3}),'
-                            r'RCNN_CrossEntropy=(\d+\.\d{3}),RCNN_SmoothL1=(\d+\.\d{3})$')
+DETECTION_COST = re.compile(r'\[Epoch (\d+)\] Training cost: (\d+\.\d{3}), (\w+=\d+\.\d{3}(?:, ?\w+=\d+\.\d{3}){1,9})$')
+RCNN = ['RPN_Conf', 'RPN_SmoothL1', 'RCNN_CrossEntropy', 'RCNN_SmoothL1']
+DETECTION_LOSSES = (RCNN, RCNN + ['RCNN_Mask'], ['CrossEntropy', 'SmoothL1'],  # Faster-RCNN, Mask-RCNN, SSD, YOLOv3
+                    ['ObjLoss', 'BoxCenterLoss', 'BoxScaleLoss', 'ClassLoss'])
+CIFAR = re.compile(r'\[Epoch (\d+)\] train=(\d\.\d{6}) val=(\d\.\d{6}) loss=%s time: (\d+\.\d{6})$' % NUMBER)
 DETECTION = re.compile(r'\[Epoch (\d+)\] Validation: *$')
 CLASS = re.compile(r'([\w ]{1,80})=(\d(?:\.\d+)?(?:e-\d+)?|nan)$')
 BAR = r'(?:: +100%\|[^|]*\| (\d+)/(\d+) \[[^\]]*\]?.*)?$'
@@ -53,6 +56,14 @@ SEGMENTATION = re.compile(r'Epoch (\d+),? validation pixAcc: (\d\.\d{3}), mIoU: 
 SEGMENTATION_LOSS = re.compile(r'Epoch (\d+),?(?: iteration \d+/\d+:)? training loss (\d+\.\d{3}|nan)' + BAR)
 HEAD = re.compile(r'\(4\): Conv2D\(\d+ -> (\d+), kernel_size=\(1, 1\)')
 SEGMENTATION_START = re.compile(r'Number of GPUs: (\d+)$')
+OTHERS = (  # lines of logs that are not read, and whose they are
+    (re.compile(r'\d+/\d+ (?:\[[=>.]+\]|\u2501+)|Epoch \d+/\d+\s*$'), 'a log of Keras'),
+    (re.compile(r'Train: \d+ \[ *\d+/\d+|\*\*\* Best metric: '), 'a log of timm'),
+    (re.compile(r'Epoch: \[\d+\] ?\s*\[ *\d+/\d+\]| \* +Acc@1 '), "a log of torchvision or of PyTorch's example"),
+    (re.compile(r'Epoch \d+: +\d+%\|'), 'a log of PyTorch Lightning'),
+    (re.compile(r'Epoch\[\d+\] (?:Train|Validation)-'), 'a log of Module.fit without accuracy'),
+    (re.compile(r'epoch,\w+'), 'a table of timm or Keras'))
+OTHERS_LINES = 1000  # of a file, in which one of these is looked for
 SEGMENTATION_EPOCHS = re.compile(r'Epoche?s: (\d+)$')  # of 'Total Epoches: 50'
 
 
@@ -64,12 +75,15 @@ class LogReader:
         self.runs: List[Run] = []
         self.detection: Optional[Tuple[int, Dict[str, float]]] = None  # epoch and AP of the classes read so far
         self.trained = ''  # the epoch whose training loss was told last, for segmentation
+        self.other = ''  # whose log it looks like, that is not read
 
     def feed(self, number: int, text: str, whole: bool = True) -> None:
         """Take one line; `whole` is False where the file ends before the line does. Nothing is raised."""
         if len(self.runs) > MOST_RUNS:
             return
         text = ANSI.sub('', text)
+        if number <= OTHERS_LINES and not self.other:
+            self.other = next((name for pattern, name in OTHERS if pattern.search(text)), '')
         at = min((found for found in map(text.find, ('[Epoch', 'Epoch', HEADER)) if found >= 0), default=0)
         line = text[at:].rstrip()
         if self.detection and self._detection_line(number, line, whole):
@@ -110,16 +124,20 @@ class LogReader:
 
     def _epoch(self, number: int, line: str) -> None:
         accuracies, speed = EPOCH.match(line), SPEED.match(line)
-        cost, detection = DETECTION_COST.match(line), DETECTION.match(line)
+        cost, detection, cifar = DETECTION_COST.match(line), DETECTION.match(line), CIFAR.match(line)
         if accuracies:
             epoch, phase, pairs = accuracies.groups()
             self._add(epoch, self._accuracies(number, VALUES[phase], pairs.split()), number)
         elif speed:
             epoch, rate, seconds = speed.groups()
             self._add(epoch, {'seconds': float(seconds), **({'images_per_second': float(rate)} if rate else {})}, number)
-        elif cost:
-            losses = map(float, cost.groups()[2:])
+        elif cost and [pair.split('=')[0] for pair in cost.group(3).replace(' ', '').split(',')] in DETECTION_LOSSES:
+            losses = (float(pair.split('=')[1]) for pair in cost.group(3).split(','))
             self._add(cost.group(1), {'training_seconds': float(cost.group(2)), 'loss': round(sum(losses), 3)}, number)
+        elif cifar:
+            epoch, trained, right, loss, seconds = cifar.groups()
+            self._add(epoch, {'train_top1': round(100 * float(trained), 6), 'val_top1': round(100 * float(right), 6),
+                              'loss': float(loss), 'seconds': float(seconds)}, number)
         elif detection:
             self.detection = (int(detection.group(1)[:9]), {})
         elif any(word in line for word in ('validation:', 'training:', ' cost:')):
@@ -164,7 +182,8 @@ class LogReader:
         found = CLASS.match(line)
         if not found or not whole:
             self.detection = None
-            self.note(number, 'the table of classes of epoch %d breaks off before its mAP' % (epoch + 1))
+            self.note(number, ('epoch %d has the metrics of COCO, which are not read' if line.startswith('~~~~') else
+                               'the table of classes of epoch %d breaks off before its mAP') % (epoch + 1))
             return not whole
         if found.group(1) != 'mAP':
             classes[found.group(1)] = round(100 * float(found.group(2)), 6)

@@ -11,7 +11,7 @@ import zlib
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, cast
 
 from gluon_bot import InputError
-from gluon_bot.console import Progress
+from gluon_bot.console import Progress, counted
 from gluon_bot.runs import published
 from gluon_bot.runs.gluoncv_log import LogReader
 from gluon_bot.runs.record import RecordReader, Run, cleaned
@@ -19,7 +19,7 @@ from gluon_bot.runs.record import RecordReader, Run, cleaned
 ENDINGS = ('.log', '.jsonl', '.log.gz', '.jsonl.gz')  # what is a log in a folder; a file that is named is always read
 MOST_CHARACTERS = 32 << 20  # of one file, decompressed: twenty times the longest published log
 MOST_LINE = 1 << 16
-UPDATES, UPDATES_SHARE = '{"event": "step"', 100  # lines of a record that are not looked into count as a 100th of their length
+UPDATES, UPDATES_SHARE = '{"event": "step"', 100  # lines of a record that are not looked into, and count as a 100th
 MOST_NOTES = 12  # of one file
 MOST_TOP1 = 95.0  # percent: no network of the paper's time comes near it on ImageNet
 STEADY_EPOCHS = 10  # so many equal steps in a row are drawn, not measured
@@ -83,12 +83,14 @@ def read_file(path: str, source: str) -> Logs:
     runs = record.runs + text_log.runs
     if record.runs and not text_log.runs and other_lines:
         note(other_lines[0], 'not a line of a run record, left out')
+    other = 'it looks like %s, which is not read' % text_log.other if text_log.other else ''
     if not runs:
-        found.insert(0, '%s: no run in it: neither a run record (JSON lines) nor a log of a GluonCV script' % source)
+        found.insert(0, '%s: no run in it: %s' % (
+            source, other or 'neither a run record (JSON lines) nor a log of a GluonCV script'))
     for position, run in enumerate(runs, 1):
         run.source += '#%d' % position if len(runs) > 1 else ''
         run.suspect = run.suspect or doubt(run)
-        _gaps(run, found)
+        _gaps(run, found, other)
     more = ['%s: and %d more of this kind' % (source, len(found) - MOST_NOTES)] if len(found) > MOST_NOTES else []
     return Logs(runs, found[:MOST_NOTES] + more)
 
@@ -165,17 +167,17 @@ def _steadiest(curve: List[Tuple[int, float]]) -> Tuple[int, float]:
     return longest
 
 
-def _gaps(run: Run, notes: List[str]) -> None:
-    """Note the epochs a log passes over, and runs without a number."""
+def _gaps(run: Run, notes: List[str], other: str) -> None:
+    """Note the epochs a log passes over, and runs without a number, with whose `other` log it may be."""
     if not run.epochs:
-        notes.append('%s: a run without an epoch' % run.source)
+        notes.append('%s: a run without an epoch%s' % (run.source, '; ' + other if other else ''))
         return
     missing = sorted(set(range(min(run.epochs), max(run.epochs))) - set(run.epochs))
     if min(run.epochs) > 1:
         notes.append('%s: starts at epoch %d' % (run.source, min(run.epochs)))
     if missing:
         shown = ', '.join(map(str, missing[:5])) + (' ...' if len(missing) > 5 else '')
-        notes.append('%s: %d epochs are missing: %s' % (run.source, len(missing), shown))
+        notes.append('%s: %s missing: %s' % (run.source, counted(len(missing), 'epoch'), shown))
 
 
 def _distinct(logs: Logs) -> List[Run]:

@@ -165,7 +165,9 @@ class RecordReader:
         try:
             line = parse_json(text)
             event = line['event']
-        except (ValueError, TypeError, KeyError):
+        except KeyError:
+            return self.note(number, 'not a line of a run record: JSON without an event, left out')
+        except (ValueError, TypeError):
             return self.note(number, 'not a line of a run record (JSON with an event): cut or damaged, left out')
         if event == 'start':
             self._start(number, cleaned(line))

@@ -229,3 +229,43 @@ def test_an_argument_that_no_recipe_has_is_a_difference(tmp_path, argument, valu
     placed = place(run, 'x')
     assert placed.kind == 'published' and \
         {name: stated for name, stated, _ in placed.differences}.get(argument) == difference
+
+
+def test_the_log_of_gluoncvs_script_for_cifar(tmp_path):
+    found = read_text(tmp_path, "Namespace(batch_size=128, model='cifar_resnet20_v1', num_epochs=200, num_gpus=1, lr=0.1)\n"
+                                'INFO:root:[Epoch 0] train=0.402744 val=0.536500 loss=1.617331 time: 15.512345\n')
+    assert found.runs[0].epochs == {1: {'train_top1': 40.2744, 'val_top1': 53.65, 'loss': 1.617331, 'seconds': 15.512345}}
+
+
+@pytest.mark.parametrize('losses, total', [
+    ('CrossEntropy=6.221, SmoothL1=2.581', 8.802),
+    ('ObjLoss=30.100, BoxCenterLoss=4.100, BoxScaleLoss=5.500, ClassLoss=20.100', 59.8),
+    ('RPN_Conf=0.100,RPN_SmoothL1=0.100,RCNN_CrossEntropy=0.200,RCNN_SmoothL1=0.200,RCNN_Mask=0.300', 0.9),
+    ('RPN_Conf=0.100,RPN_SmoothL1=0.100,RCNN_CrossEntropy=0.200', None)])  # cut
+def test_the_losses_of_each_detector(losses, total):
+    runs, notes = read('[Epoch 0] Training cost: 250.113, %s\n' % losses)
+    assert [run.epochs[1]['loss'] for run in runs] == ([total] if total else [])
+    assert any('cut or damaged' in note for _, note in notes) == (total is None)
+
+
+def test_metrics_of_coco_are_named():
+    assert read('[Epoch 2] Validation: \n~~~~ Summary metrics ~~~~\n')[1] == [
+        (2, 'epoch 3 has the metrics of COCO, which are not read')]
+
+
+@pytest.mark.parametrize('line, whose', [
+    ('1563/1563 [==============================] - 45s 28ms/step - loss: 1.5 - val_accuracy: 0.5', 'a log of Keras'),
+    ('782/782 \u2501\u2501\u2501\u2501 5s 3ms/step - accuracy: 0.4', 'a log of Keras'), ('Epoch 1/10', 'a log of Keras'),
+    ('Train: 0 [   0/1251 (  0%)]  Loss: 6.95 (6.95)', 'a log of timm'), ('epoch,train_loss,eval_top1', 'a table of timm'),
+    ('Epoch: [0]  [    0/5005]  eta: 2:03:10  lr: 0.1', "a log of torchvision or of PyTorch's example"),
+    (' *   Acc@1 12.374 Acc@5 30.123', "a log of torchvision or of PyTorch's example"),
+    ('Epoch 0: 100%|####| 938/938 [00:10<00:00]', 'a log of PyTorch Lightning'),
+    ('Epoch[0] Validation-mse=0.220000', 'a log of Module.fit without accuracy')])
+@pytest.mark.parametrize('header', ['', "Namespace(model='resnet50', epochs=90, lr=0.1)\n"])
+def test_the_logs_of_other_programs_are_named(tmp_path, header, line, whose):
+    notes = read_text(tmp_path, header + line + '\n').notes
+    assert len(notes) == 1 and 'it looks like %s' % whose in notes[0] and notes[0].endswith(', which is not read')
+
+
+def test_json_without_an_event_is_not_called_damaged(tmp_path):
+    assert 'JSON without an event, left out' in read_text(tmp_path, '{"loss": 0.5, "epoch": 1.0}\n').notes[1]

@@ -58,7 +58,7 @@ def list_im2rec(source: str, class_names: Optional[str], validation_share: float
         raise InputError('%s: there is no record of an image in it' % source)
     if len(labels) == 1:
         raise InputError('%s: all records have the label %d; classification needs two classes. im2rec --list gives each '
-                         'folder a label of its own with --recursive' % (source, *labels))
+                         'folder a label of its own with --recursive' % (source, min(labels)))
     lists = {path: _list_of(path, found[split]) for split, paths in files.items() for path in paths}
     names, first = _class_names(class_names, lists, labels)
     listed = {split: [([names[max(record.label, min(labels)) - first]], _item(record, lists, first)) for record in records]
@@ -108,7 +108,7 @@ def _splits(source: str) -> Dict[str, List[str]]:
     splits: Dict[str, List[str]] = {}
     for path in files:
         splits.setdefault(_split(path), []).append(path)
-    for split, paths in splits.items():
+    for paths in splits.values():
         names = list(map(os.path.basename, paths))
         if len(paths) > 1 and not _are_chunks(names):
             raise InputError('%s: several record files of one split, %s; give one of them, or leave only train.rec and '
@@ -137,7 +137,7 @@ def _are_chunks(names: Sequence[str]) -> bool:
 
 
 def _records(path: str) -> Iterator[Record]:
-    """Each record's label, number in the list, and place. Only headers are read. InputError for what im2rec does not write."""
+    """Each label, number in the list, and place. Only headers are read. InputError for other files."""
     with open(path, 'rb') as file:
         end, place = os.path.getsize(path), 0
         for number in range(end):
