@@ -17,7 +17,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_bot import InputError
-from gluon_bot.files import read_bounded
+from gluon_bot.files import open_regular
 from gluon_bot.models.parameters import CLASSIFIER
 from gluon_bot.models.resnet import ResNet
 from gluon_bot.models.zoo import gluoncv
@@ -120,7 +120,10 @@ OTHER_FORMATS = (  # by their first bytes
 def read_parameters(path: str) -> Dict[str, np.ndarray]:
     """The arrays of a .params file by name. Raises InputError where it is anything but one whole such file."""
     try:
-        return _parse(read_bounded(path, MOST_BYTES))
+        with open_regular(path, MOST_BYTES) as file:
+            first = file.read(1024)
+            _check_beginning(first)
+            return _parse(first + file.read())
     except OSError as error:
         raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
     except (ValueError, struct.error) as error:
@@ -128,14 +131,17 @@ def read_parameters(path: str) -> Dict[str, np.ndarray]:
         raise InputError('%s: not a whole .params file of MXNet: %s' % (path, reason)) from None
 
 
-def _parse(data: bytes) -> Dict[str, np.ndarray]:
-    other = next((said for start, said in OTHER_FORMATS if data.lstrip().startswith(start)), '')
-    if other or data[8:10] == b'{"':
+def _check_beginning(first: bytes) -> None:
+    other = next((said for start, said in OTHER_FORMATS if first.lstrip().startswith(start)), '')
+    if other or first[8:10] == b'{"':
         raise ValueError('it is %s; a .params file is what save_parameters, export or mx.nd.save of MXNet 1 writes'
                          % (other or 'a safetensors file'))
-    (magic, _, count), place = _words(data, 0, '<QQQ')
-    if magic != LIST:
+    if _words(first, 0, '<QQQ')[0][0] != LIST:
         raise ValueError('its first bytes are not those of one; is it of another program?')
+
+
+def _parse(data: bytes) -> Dict[str, np.ndarray]:
+    (_, _, count), place = _words(data, 0, '<QQQ')
     arrays = []
     for _ in range(count):  # a count beyond the file's end fails at its end
         array, place = _array(data, place)

@@ -237,7 +237,7 @@ def read_state_dict(path: str) -> Dict[str, np.ndarray]:
     except OSError as error:
         raise InputError('%s: cannot be read: %s' % (path, error.strerror or error)) from None
     except (ValueError, safetensors.SafetensorError) as error:
-        raise InputError('%s: not a whole safetensors file of a network (%.200s); download it again'
+        raise InputError('%s: not a whole safetensors file of a network (%.200s); is it cut off, or of another program?'
                          % (path, error)) from None
 
 

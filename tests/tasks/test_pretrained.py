@@ -4,6 +4,7 @@ import contextlib
 import json
 import random
 import struct
+import tracemalloc
 
 import mxnet as mx
 import numpy as np
@@ -81,6 +82,18 @@ def test_reads_what_mxnet_writes(tmp_path):
     assert list(read) == list(arrays) + ['ö'] and read['ö'].shape == (1, 2, 3, 4)
     for name, array in arrays.items():
         assert read[name].dtype == array.dtype and (read[name] == array.asnumpy()).all()
+
+
+def test_a_large_file_of_zeros_is_refused_by_its_first_bytes(tmp_path):
+    with open(tmp_path / 'x.params', 'wb') as file:
+        file.truncate(7 << 30)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match='its first bytes are not those of one'):
+            read_parameters(str(tmp_path / 'x.params'))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_no_damaged_file_does_more_than_raise(tmp_path):

@@ -71,6 +71,8 @@ def packed(data: bytes, resize: Optional[int] = None, quality: int = 95) -> Pack
 
 def decode(data: bytes) -> Image.Image:
     """The image with all its pixels. Raises Unreadable for what is not an image, is cut off, too large or too long."""
+    if not data:
+        raise Unreadable('not an image: the file is empty')
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # importing gluoncv.data turns it on for the whole process
     try:
         with warnings.catch_warnings():

@@ -85,6 +85,7 @@ def _listed(found: Found, validation_share: float, seed: int) -> Tuple[Listing, 
             said.append("%s of the test split '%s': left out" % (counted(len(test), 'image'), where))
         splits = {split: _with_class_folders(placed, others) for split, placed in splits.items()}
     _check_folders(splits or {'': images}, bool(splits))
+    said += _inner_folders([parts for placed in (splits or {'': images}).values() for parts, _ in placed])
     said += _empty_folders(found.folders, [around + where for where in folders.values()] or [around], images, around)
     whole = bool(splits)
     splits = splits or shared_out(images, validation_share, seed)
@@ -222,6 +223,13 @@ def _text(name: str) -> str:
         return os.fsencode(name).decode('utf-8')
     except UnicodeError:
         return name
+
+
+def _inner_folders(places: Iterable[List[str]]) -> List[str]:
+    """Folders inside class folders are mentioned: they may be the classes."""
+    inner = sorted({'/'.join(parts[:-1]) for parts in places if len(parts) > 2})
+    return ['%s inside class folders: part of the class that holds them (%s)'
+            % (counted(len(inner), 'folder'), _shown(inner))] if inner else []
 
 
 def _empty_folders(folders: Iterable[str], holders: List[List[str]], images: Sequence[Placed],

@@ -12,6 +12,7 @@ from typing import IO, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tup
 
 from gluon_bot import InputError
 from gluon_bot.data.records import recordio
+from gluon_bot.files import size_text
 
 MOST_HEADER_BYTES = 1 << 20  # in a tar: a long name, or extended attributes
 RECORDS = '.rec'  # files whose items are whole records, of which the image is read
@@ -51,7 +52,7 @@ def read(item: Item) -> bytes:
     if item.size == A_LINK:
         raise ValueError('it is a link inside the tar; make the tar again with tar --dereference --hard-dereference')
     if item.size > recordio.MOST_BYTES:
-        raise ValueError('a file of %d MB' % (item.size >> 20))
+        raise ValueError('a file of %s' % size_text(item.size))
     with open(item.file, 'rb') as file:
         data = os.pread(file.fileno(), item.size, item.offset)
     if len(data) != item.size:
@@ -69,6 +70,8 @@ def members(path: str, offset: int = 0, size: int = 0,
     end = offset + (size or os.path.getsize(path))
     try:
         with open(path, 'rb') as file:
+            if not offset and file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE):
+                raise InputError('%s: it begins with zeros, so it is an empty tar or none' % path)
             file.seek(offset)
             with tarfile.open(fileobj=cast(IO[bytes], _Headers(file)), mode='r:') as tar:
                 for member in tar:

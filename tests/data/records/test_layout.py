@@ -5,6 +5,7 @@ import gzip
 import io
 import os
 import tarfile
+import time
 import unicodedata
 
 import pytest
@@ -204,6 +205,22 @@ def test_empty_class_folders_are_mentioned(tmp_path, capsys, as_tar):
     said = capsys.readouterr().err
     assert '2 class folders without images: ' in said and 'train/notes' in said and 'train/owl' in said
     assert '1 class without validation images: dog' in said
+
+
+def test_folders_inside_class_folders_are_mentioned(tmp_path, capsys):
+    assert listed(tmp_path, names('animals/cat', 'animals/dog', 'things/car', 'things')).classes == ['animals', 'things']
+    assert '3 folders inside class folders: part of the class that holds them (animals/cat, animals/dog, things/car)' \
+        in capsys.readouterr().err
+
+
+def test_a_file_of_zeros_is_no_tar(tmp_path):
+    """Known by its first bytes: seven gigabytes take no second."""
+    with open(tmp_path / 'x.tar', 'wb') as file:
+        file.truncate(7 << 30)
+    began = time.process_time()
+    with pytest.raises(InputError, match='x.tar: it begins with zeros, so it is an empty tar or none'):
+        layout.list_source(str(tmp_path / 'x.tar'), 0, 0)
+    assert time.process_time() - began < 1
 
 
 def test_classes_called_almost_alike_are_mentioned(tmp_path, capsys):
