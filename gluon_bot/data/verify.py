@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Callable, Dict, List, Optional
 
@@ -25,6 +26,10 @@ def verify(path: str, workers: Optional[int] = None, skip_broken: bool = False, 
     checks: Dict[str, Callable[..., Checked]] = {VOC: voc.verify, ADE20K: partial(ade20k.verify, ignore_label=ignore_label)}
     found = [(kind, checks[kind](path, workers)) for kind in trees_in(path)]
     if not found:
+        if os.path.isdir(path) and not any(name.endswith(('.json', '.rec')) for name in os.listdir(path)):
+            raise InputError("%s: no packed records (train.rec), no VOC devkit (VOC2007/ImageSets/Main) and no ADE20K "
+                             "(images and annotations) here; 'gluon-bot pack %s OUT' makes records of class folders"
+                             % (path, path))
         return verify_records(path, workers)
     lines: List[str] = []
     for kind, checked in found:

@@ -63,29 +63,41 @@ def verify(root: str, processes: Optional[int] = None) -> Checked:
         return Checked([str(error)], 1, [], [])
     both = sorted(set(lists['train']) & set(lists['test']))
     problems = ['%s: listed in trainval.txt and in test.txt (%d such)' % (both[0], len(both))] if both else []
-    problems += ['%s: no images listed in VOC*/ImageSets/Main/%s.txt' % (devkit, SPLITS[split])
+    problems += ['%s: no images listed in VOC*/ImageSets/Main/%s.txt%s' % (devkit, SPLITS[split], _other_lists(devkit))
                  for split, names in lists.items() if not names]
     names = sorted({name for listed in lists.values() for name in listed})
     check = partial(_image_problems, Use(devkit, classes, PAPERS, frozenset(lists['train'])))
     found = trees.verify_files(names, check, 'verify VOC', processes)
-    notes = left_out_years(devkit) + found.notes + _class_notes(devkit, classes, lists, set(found.bad))
+    good = {split: [name for name in names if name not in set(found.bad)] for split, names in lists.items()}
+    objects = {split: Counter(class_index(classes, thing.name) for name in names
+                              for thing in read_annotation(annotation_path(devkit, name)).things)
+               for split, names in good.items()}
+    problems += ['%s: no object in any image of %s.txt' % (devkit, SPLITS[split])
+                 for split, names in good.items() if names and not objects[split]]
+    notes = left_out_years(devkit) + found.notes + _class_notes(classes, objects)
     if classes == CLASSES:
         notes += ['%s of %s %s images: a part of VOC' % (format(len(lists[split]), ','), format(whole, ','), split)
                   for split, whole in PUBLISHED.items() if len(lists[split]) < whole]
     return Checked(problems + found.problems, len(problems) + found.total, found.bad, notes)
 
 
-def _class_notes(devkit: str, classes: Sequence[str], lists: Dict[str, List[str]], bad: 'set[str]') -> List[str]:
+def _class_notes(classes: Sequence[str], objects: Dict[str, Counter]) -> List[str]:
     """The classes of which a split has no object: they cannot be learned, or their AP counts for nothing."""
     notes = []
-    for split, names in lists.items():
-        things = Counter(class_index(classes, thing.name) for name in names if name not in bad
-                         for thing in read_annotation(annotation_path(devkit, name)).things)
-        missing = [name for index, name in enumerate(classes) if not things[index]]
-        if missing and names:
+    for split, counts in objects.items():
+        missing = [name for index, name in enumerate(classes) if not counts[index]]
+        if missing and counts:
             notes.append('%s without an object in %s: %s%s' % (counted(len(missing), 'class'), SPLITS[split],
                                                               ', '.join(missing[:10]), ', ...' * (len(missing) > 10)))
     return notes
+
+
+def _other_lists(devkit: str) -> str:
+    """The lists of the devkit that are called otherwise, as other tools name them; '' where there is none."""
+    others = ['%s/ImageSets/Main/%s.txt' % (year, name) for year in _years(devkit) for name in ('train', 'val')
+              if os.path.exists(_list_path(devkit, year, name))]
+    return '; there is %s: copy what is trained on to trainval.txt, and the rest to test.txt' % ' and '.join(others) \
+        if others else ''
 
 
 def manifest(root: str, left_out: Sequence[str] = ()) -> Dict[str, Any]:

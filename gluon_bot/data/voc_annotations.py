@@ -42,9 +42,10 @@ def read_annotation(path: str) -> Annotation:
     """Parse one XML file; InputError if it is missing, malformed, lacks what is needed, or declares a DTD or entities."""
     try:
         tree = ElementTree.fromstring(read_bounded(path, MOST_XML_BYTES), forbid_dtd=True)
-        width, height = (_pixels(_text(tree, 'size/' + side)) for side in ('width', 'height'))
         things = [Thing(_text(thing, 'name'), _text(thing, 'difficult', '0').lower() in TRUE, _box(thing))
                   for thing in tree.findall('object')]
+        unknown = '0' if things else None  # what has objects is an annotation
+        width, height = (_pixels(_text(tree, 'size/' + side, unknown)) for side in ('width', 'height'))
         return Annotation(_text(tree, 'filename', ''), (width, height), things)
     except DefusedXmlException:
         raise InputError('%s: declares a DTD or entities, which no annotation needs' % path) from None

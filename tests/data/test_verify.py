@@ -12,6 +12,7 @@ from PIL import Image
 from gluon_bot import InputError
 from gluon_bot.data.records import manifest, pack, process_pool, recordio, verify
 from gluon_bot.data.records.verify import verify_records
+from gluon_bot.data.verify import verify as verify_any
 
 
 @pytest.fixture
@@ -256,3 +257,8 @@ def test_the_offsets_of_many_records_are_read_by_the_first_process_alone(folder,
     monkeypatch.setenv('XDG_CACHE_HOME', str(folder / 'train.idx'))  # no folder can be made there
     assert verify.offsets(found).tolist() == wanted and read == [1]
     verify._offsets.clear()
+
+
+def test_a_folder_of_nothing_known_is_told_what_would_be(tmp_path):
+    (tmp_path / 'labels').mkdir()
+    refused(lambda: verify_any(str(tmp_path)), 'no packed records .*, no VOC devkit .* and no ADE20K')

@@ -1,6 +1,7 @@
 """VOC devkit trees: real data verifies clean, every kind of damage is found by name, labels are what the XML says."""
 
 import os
+import re
 import shutil
 import unicodedata
 
@@ -322,7 +323,7 @@ def test_an_image_too_narrow_for_its_proposals_is_found(devkit):
         Boxes(str(devkit), 'train')
     assert len(Boxes(str(devkit), 'train', recipe=override(voc.PAPERS, ['rpn_train_post_nms=1890']))) == 1
     (devkit / 'VOC2007/Annotations/a.xml').write_text(annotation('', size=(400, 10)))  # without objects, not trained on
-    assert voc.verify(str(devkit), processes=1).problems == []
+    assert 'too narrow' not in problem(devkit)
 
 
 def test_a_narrow_image_can_be_tested_on(devkit):
@@ -351,3 +352,21 @@ def test_names_in_either_form_of_unicode(devkit, listed, stored):
     path = devkit / 'VOC2007/ImageSets/Main/trainval.txt'
     path.write_text(unicodedata.normalize(listed, path.read_text(encoding='utf-8')), encoding='utf-8')
     assert len(sound(devkit)[0]) == 2
+
+
+def test_a_devkit_without_objects_cannot_be_trained_on(devkit):
+    (devkit / 'VOC2007/Annotations/a.xml').write_text(annotation('', name='a.jpg'))
+    assert problem(devkit) == '%s: no object in any image of trainval.txt' % devkit
+
+
+def test_an_annotation_without_a_size_has_its_images(devkit):
+    path = devkit / 'VOC2007/Annotations/a.xml'
+    path.write_text(re.sub('<size>.*</size>', '', path.read_text()))
+    assert voc.verify(str(devkit), processes=1).total == 0
+    assert Boxes(str(devkit), 'train').sizes == [(40, 30)]
+
+
+def test_lists_of_other_names_are_named(devkit):
+    lists = devkit / 'VOC2007/ImageSets/Main'
+    os.rename(str(lists / 'trainval.txt'), str(lists / 'train.txt'))
+    assert 'Main/trainval.txt; there is VOC2007/ImageSets/Main/train.txt: copy what is trained on to' in problem(devkit)
