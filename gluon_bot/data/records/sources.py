@@ -7,6 +7,7 @@ read in any order. What their folders mean, layout.py decides.
 from __future__ import annotations
 
 import os
+import posixpath
 import tarfile
 from typing import IO, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple, cast
 
@@ -116,7 +117,7 @@ def _is_zero(file: BinaryIO, size: int) -> bool:
 
 
 def _parts(name: str) -> List[str]:
-    return [part for part in name.split('/') if part not in ('', '.')]
+    return [part for part in posixpath.normpath('/' + name).split('/') if part]  # nothing is above the top
 
 
 def _is_hidden(name: str) -> bool:

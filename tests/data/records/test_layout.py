@@ -213,6 +213,13 @@ def test_folders_inside_class_folders_are_mentioned(tmp_path, capsys):
         in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('top', ['../', './../../', '/data/', 'x/../'])
+def test_members_of_a_tar_lie_below_its_top(tmp_path, top):
+    """As where Python's tarfile was given a path that leads up."""
+    (tmp_path / 'x.tar').write_bytes(tar_bytes({top + name: data for name, data in names('a', 'b').items()}))
+    assert layout.list_source(str(tmp_path / 'x.tar'), 0.5, 0).classes == ['a', 'b']
+
+
 def test_a_file_of_zeros_is_no_tar(tmp_path):
     """Known by its first bytes: seven gigabytes take no second."""
     with open(tmp_path / 'x.tar', 'wb') as file:
