@@ -60,6 +60,9 @@ def verify(root: str, processes: Optional[int] = None, ignore_label: Optional[in
                          % (format(len(stems), ','), format(PUBLISHED[split], ','), part))
     check = partial(_image_problems, folder, len(classes), ignore_label)
     found = trees.verify_files(names, check, 'verify ADE20K', processes)
+    for part, indices in found.classes.items():
+        problems += ['%s: no labelled pixel in any mask' % os.path.join(folder, 'annotations', part)] * (not indices)
+        notes += trees.without('a pixel', classes, indices, part) if indices else []
     return Checked(problems + found.problems, len(problems) + found.total, found.bad, notes + found.notes)
 
 
@@ -116,14 +119,17 @@ def _pairs(folder: str, part: str) -> Tuple[List[str], List[str]]:
 
 
 def _left_alone(folder: str, part: str) -> List[str]:
-    """The files beside the images that are not named like one, by extension."""
-    path = os.path.join(folder, 'images', part)
-    names = os.listdir(path) if os.path.isdir(path) else []
-    kinds = Counter(os.path.splitext(name)[1].lower() or 'without extension' for name in names
-                    if not name.lower().endswith(EXTENSIONS) and not name.startswith('.'))
-    listed = ', '.join('%d %s' % (count, kind) for kind, count in kinds.most_common(10))
-    return ['%s: %s not named like an image: left out (%s)' % (part, counted(sum(kinds.values()), 'file'), listed)] \
-        if kinds else []
+    """The files beside the images and masks that are not named like one, by extension."""
+    notes = []
+    for kind, noun in (('images', 'an image'), ('annotations', 'a mask (.png)')):
+        path = os.path.join(folder, kind, part)
+        names = os.listdir(path) if os.path.isdir(path) else []
+        kinds = Counter(os.path.splitext(name)[1].lower() or 'without extension' for name in names
+                        if not name.lower().endswith(KINDS[kind]) and not name.startswith('.'))
+        listed = ', '.join('%d %s' % (count, kind) for kind, count in kinds.most_common(10))
+        notes += ['%s: %s not named like %s: left out (%s)' % (part, counted(sum(kinds.values()), 'file'), noun, listed)] \
+            if kinds else []
+    return notes
 
 
 def mask_problems(mask: Image.Image, size: Tuple[int, int], classes: int, ignore_label: Optional[int] = None) -> List[str]:
@@ -159,7 +165,7 @@ def open_pair(folder: str, name: str, classes: int, ignore_label: Optional[int] 
 
 
 def _image_problems(folder: str, classes: int, ignore_label: Optional[int], name: str) -> FileCheck:
-    problems, size = [], None
+    problems, size, indices = [], None, []
     try:
         size = trees.open_image(_path(folder, 'images', name), 'image').size
         problems += size_problems(name.split('/')[0], size)
@@ -168,9 +174,12 @@ def _image_problems(folder: str, classes: int, ignore_label: Optional[int], name
     try:
         mask = trees.open_image(_path(folder, 'annotations', name), 'mask')
         problems += mask_problems(mask, size or mask.size, classes, ignore_label)
+        if not problems:
+            labels = np.flatnonzero(np.bincount(np.asarray(mask).ravel())).tolist()
+            indices = [label - 1 for label in labels if label not in (0, ignore_label)]
     except InputError as error:
         problems.append(str(error))
-    return FileCheck(problems)
+    return FileCheck(problems, classes=indices)
 
 
 def _open(folder: str, kind: str, name: str, role: str) -> Image.Image:

@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from contextlib import closing
 from functools import lru_cache
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Container, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from PIL import Image
 
@@ -29,19 +29,25 @@ Check = Callable[[str], 'FileCheck']
 
 
 class FileCheck(NamedTuple):
-    """What is wrong with one file, and what is only counted: {'boxes of %s: clipped': 2}, %s for the number of objects."""
+    """What is wrong with one file, what is only counted: {'boxes of %s: clipped': 2}, %s for the number of objects, and the
+    indices of the classes that are in it.
+    """
 
     problems: List[str]
     counts: Dict[str, int] = {}
+    classes: Sequence[int] = ()
 
 
 class Checked(NamedTuple):
-    """The problems of a tree as lines, how many there are, the names of the files that have them, and further notes."""
+    """The problems of a tree as lines, how many there are, the names of the files that have them, further notes, and by the
+    folder in the names of files the classes that are in sound ones.
+    """
 
     problems: List[str]
     total: int
     bad: List[str]
     notes: List[str]
+    classes: Dict[str, Set[int]] = {}
 
     def lines(self) -> List[str]:
         """The first PROBLEMS_SHOWN problems, and a line that counts the others."""
@@ -155,6 +161,7 @@ def verify_files(names: Sequence[str], check: Check, label: str, processes: Opti
     """
     problems, bad, count = [], [], 0
     counts: Counter = Counter()
+    classes: Dict[str, Set[int]] = {}
     progress = Progress(len(names), label, 'files', plain_seconds=30)
     with closing(ordered(check, names, unless_few(processes, few=len(names) <= FEW_FILES))) as found:
         for done, (name, said) in enumerate(zip(names, found), 1):
@@ -162,9 +169,19 @@ def verify_files(names: Sequence[str], check: Check, label: str, processes: Opti
             count += len(said.problems)
             bad += [name] if said.problems else []
             counts.update(said.counts)
+            if not said.problems:
+                classes.setdefault(name.split('/')[0], set()).update(said.classes)
             progress.update(done, counted(count, 'problem'))
     progress.close()
-    return Checked(problems, count, bad, [what % counted(number, 'object') for what, number in sorted(counts.items())])
+    notes = [what % counted(number, 'object') for what, number in sorted(counts.items())]
+    return Checked(problems, count, bad, notes, classes)
+
+
+def without(what: str, classes: Sequence[str], found: Container[Any], where: str) -> List[str]:
+    """A note of the classes whose index is not among those `found` in a split `where`, if there are some."""
+    missing = [name for index, name in enumerate(classes) if index not in found]
+    return ['%s without %s in %s: %s%s' % (counted(len(missing), 'class'), what, where, ', '.join(missing[:10]),
+                                           ', ...' * (len(missing) > 10))] if missing else []
 
 
 def listing_sha256(root: str, files: Iterable[str]) -> str:

@@ -74,22 +74,13 @@ def verify(root: str, processes: Optional[int] = None) -> Checked:
                for split, names in good.items()}
     problems += ['%s: no object in any image of %s.txt' % (devkit, SPLITS[split])
                  for split, names in good.items() if names and not objects[split]]
-    notes = left_out_years(devkit) + found.notes + _class_notes(classes, objects)
+    notes = left_out_years(devkit) + found.notes
+    for split, counts in objects.items():  # a class without an object cannot be learned, or its AP counts for nothing
+        notes += trees.without('an object', classes, counts, SPLITS[split]) if counts else []
     if classes == CLASSES:
         notes += ['%s of %s %s images: a part of VOC' % (format(len(lists[split]), ','), format(whole, ','), split)
                   for split, whole in PUBLISHED.items() if len(lists[split]) < whole]
     return Checked(problems + found.problems, len(problems) + found.total, found.bad, notes)
-
-
-def _class_notes(classes: Sequence[str], objects: Dict[str, Counter]) -> List[str]:
-    """The classes of which a split has no object: they cannot be learned, or their AP counts for nothing."""
-    notes = []
-    for split, counts in objects.items():
-        missing = [name for index, name in enumerate(classes) if not counts[index]]
-        if missing and counts:
-            notes.append('%s without an object in %s: %s%s' % (counted(len(missing), 'class'), SPLITS[split],
-                                                              ', '.join(missing[:10]), ', ...' * (len(missing) > 10)))
-    return notes
 
 
 def _other_lists(devkit: str) -> str:

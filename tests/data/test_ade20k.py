@@ -1,5 +1,6 @@
 """ADE20K trees: real data verifies clean, every kind of damage is found by name, crops follow seed and epoch."""
 
+import os
 import random
 
 import numpy as np
@@ -198,7 +199,7 @@ def test_a_fragment_is_said_to_be_one(shared_data):
 def test_an_image_too_small_to_evaluate_on_is_found(root, size, sound):
     for part, name in (('training', 't'), ('validation', 'v')):
         Image.new('RGB', size).save(str(root / ade20k.FOLDER / 'images' / part / (name + '.jpg')))
-        Image.new('L', size).save(str(root / ade20k.FOLDER / 'annotations' / part / (name + '.png')))
+        Image.new('L', size, 1).save(str(root / ade20k.FOLDER / 'annotations' / part / (name + '.png')))
     assert [line.split(' pixels')[0] for line in ade20k.verify(str(root), processes=1).lines()] == (
         [] if sound else ['validation/v: %d x %d' % size])
     if not sound:
@@ -206,3 +207,21 @@ def test_an_image_too_small_to_evaluate_on_is_found(root, size, sound):
             Masks(str(root), 'val')[0]
     for seed in range(8):  # training enlarges
         assert random_crop_with_mask(*Masks(str(root), 'train')[0], seed, base_size=32, crop_size=32)[0].shape == (32, 32, 3)
+
+
+def test_masks_without_a_labelled_pixel_are_no_data(root):
+    path = root / ade20k.FOLDER / 'annotations/training/t.png'
+    labels = np.asarray(Image.open(str(path)))
+    Image.fromarray(np.where(labels == 2, 1, labels).astype(np.uint8)).save(str(path))
+    assert [note.split(':')[0] for note in ade20k.verify(str(root), 1).notes] == ['1 class without a pixel in training']
+    Image.fromarray(np.where(labels > 1, 255, 0).astype(np.uint8)).save(str(path))
+    (line,) = ade20k.verify(str(root), 1, ignore_label=255).lines()
+    assert line.endswith('annotations/training: no labelled pixel in any mask')
+
+
+def test_masks_of_another_format_are_named(root):
+    path = root / ade20k.FOLDER / 'annotations/training/t.png'
+    os.rename(str(path), str(path.with_suffix('.JPG')))
+    found = ade20k.verify(str(root), 1)
+    assert 'training: 1 file not named like a mask (.png): left out (1 .jpg)' in found.notes
+    assert 'training/t: an image without a mask' in found.lines()
