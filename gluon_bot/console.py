@@ -172,7 +172,9 @@ def is_plain_text(text: str) -> bool:
 
 def did_you_mean(word: str, words: Iterable[str], least: float = 0.5) -> str:
     """' (did you mean ...?)' with the known words most like an unknown one; '' where none is similar by `least`, 0 to 1."""
-    near = difflib.get_close_matches(word[:100], list(words), 3, least)
+    known = list(words)
+    near = difflib.get_close_matches(word[:100], known, 3, least) or \
+        difflib.get_close_matches(word[:100].lower(), known, 3, least)
     return ' (did you mean %s?)' % ' or '.join(near) if near else ''
 
 

@@ -96,3 +96,8 @@ def test_words():
     assert console.short_name('digits+a=1') == 'digits +1 change' and console.short_name('digits') == 'digits'
     assert console.shortened('ade20k-resnet50d-mixup +2 changes', 26) == 'ade20k-resnet5… +2 changes'
     assert console.aligned([('a', 'bb'), ('ccc', '')]) == 'a    bb\nccc'
+
+
+@pytest.mark.parametrize('word, known', [('DIGITS', 'digits'), ('digit', 'digits'), ('Cat', 'cat')])
+def test_a_word_in_another_case_is_recognised(word, known):
+    assert console.did_you_mean(word, [known, 'resnet50']) == ' (did you mean %s?)' % known

@@ -38,7 +38,8 @@ def read(paths: Sequence[str], base: Optional[str] = None) -> Logs:
     base: the folder that the names of the files are shown relative to; without it they are shown as given.
     Raises InputError for a path that does not exist or cannot be opened; nothing inside a file raises.
     """
-    files, logs = _files(paths), Logs([], [])
+    logs = Logs([], [])
+    files = _files(paths, logs.notes)
     progress = Progress(len(files), 'read', 'files')
     for done, path in enumerate(files, 1):
         found = read_file(path, cleaned(os.path.relpath(path, base) if base else path))
@@ -49,12 +50,17 @@ def read(paths: Sequence[str], base: Optional[str] = None) -> Logs:
     return Logs(_distinct(logs), logs.notes)
 
 
-def _files(paths: Sequence[str]) -> List[str]:
+def _files(paths: Sequence[str], notes: List[str]) -> List[str]:
+    """The files that are named, and the logs below folders; a folder without one is noted."""
     files = []
     for path in paths:
         if os.path.isdir(path):
-            files += sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
-                            if name.endswith(ENDINGS) or name == published.NAME)
+            below = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+            found = [file for file in below if file.endswith(ENDINGS) or os.path.basename(file) == published.NAME]
+            if not found:
+                notes.append('%s: no logs among its %s: they are called %s; name files of other endings one by one' % (
+                    cleaned(path), counted(len(below), 'file'), ' '.join('*' + ending for ending in ENDINGS)))
+            files += found
         elif os.path.exists(path):
             files.append(path)
         else:

@@ -262,3 +262,8 @@ def test_the_offsets_of_many_records_are_read_by_the_first_process_alone(folder,
 def test_a_folder_of_nothing_known_is_told_what_would_be(tmp_path):
     (tmp_path / 'labels').mkdir()
     refused(lambda: verify_any(str(tmp_path)), 'no packed records .*, no VOC devkit .* and no ADE20K')
+
+
+def test_a_file_is_not_called_missing(tmp_path):
+    (tmp_path / 'pets.tar').write_bytes(b'x' * 600)
+    refused(lambda: verify_any(str(tmp_path / 'pets.tar')), "pets.tar: is a file, where .* 'gluon-bot pack .*pets.tar OUT'")

@@ -517,6 +517,11 @@ def test_a_file_that_is_no_log_is_said_to_be_none(tmp_path, content):
     assert not any(one.filled or one.nearby for one in comparison.results) and comparison.notes
 
 
+def test_a_folder_without_logs_is_noted(tmp_path):
+    (tmp_path / 'train.txt').write_text('Epoch[0] Validation-accuracy=0.4')
+    assert ': no logs among its 1 file: they are called *.log *.jsonl' in read([str(tmp_path)]).notes[0]
+
+
 def test_a_record_with_many_updates_is_read_to_its_end(tmp_path, monkeypatch):
     monkeypatch.setitem(read.__globals__, 'MOST_CHARACTERS', 1 << 14)
     lines = [{'event': 'start', 'task': 'classify', 'recipe': {'name': 'digits'}}]

@@ -110,6 +110,9 @@ def _read(path: str, folder: str, split: str) -> Dict[str, Any]:
     except ValueError:
         values = None
     except OSError as error:
+        if os.path.isfile(folder):
+            raise InputError("%s: is a file, where a folder of records is wanted; 'gluon-bot pack %s OUT' makes one of a tar"
+                             % (folder, folder)) from None
         if not os.path.isdir(folder):
             raise InputError("%s: no such folder; 'gluon-bot pack SOURCE %s' makes one" % (folder, folder)) from None
         ours = any(os.path.exists(os.path.join(folder, name + '.json')) for name in SPLITS)
