@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from gluon_bot import InputError, RunError
-from gluon_bot.console import Progress, one_line
+from gluon_bot.console import Progress, counted, one_line, say
 from gluon_bot.data import transforms, trees
 from gluon_bot.data.records import images
+from gluon_bot.data.records.layout import EXTENSIONS
 from gluon_bot.distributed import horovod
 from gluon_bot.models import class_names
 from gluon_bot.recipes.classification import Recipe
@@ -23,7 +24,6 @@ from gluon_bot.tools import pictures
 from gluon_bot.tricks import low_precision
 
 SHOWN_PIXELS = 1600  # of the longer side of an image in a picture
-IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.gif')
 OUTPUT_BROKEN = 'the network gives numbers that are not finite: its parameters are damaged or have diverged'
 
 Predictor = Callable[[np.ndarray, str], Dict[str, Any]]  # (image, file name of its picture, written if not '') to the result
@@ -79,10 +79,13 @@ def _files(paths: Sequence[str]) -> List[str]:
     """The files among `paths`, and the images anywhere in the folders among them, in order of their names."""
     found: List[str] = []
     for path in paths:
-        below = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
-                 if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith('.')] if os.path.isdir(path) else [path]
+        every = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
+                 if not name.startswith('.')] if os.path.isdir(path) else [path]
+        below = [file for file in every if file.lower().endswith(EXTENSIONS)] if os.path.isdir(path) else every
         if not below:
-            raise InputError('%s: no image in this folder; their names end with %s' % (path, ', '.join(IMAGE_ENDINGS)))
+            raise InputError('%s: no image in this folder; their names end with %s' % (path, ', '.join(EXTENSIONS)))
+        if len(below) < len(every):
+            say('%s: %s not named like an image: left out' % (path, counted(len(every) - len(below), 'file')))
         found += sorted(below)
     return found
 

@@ -177,3 +177,10 @@ def test_small_and_large_images(size, checkpoints, tmp_path):
         if task != 'segment' or size != (1, 1):
             result, = predict.run([str(tmp_path / 'image.png')], path, str(tmp_path / task))
             assert max(Image.open(result['picture']).size) < 1500
+
+
+def test_images_of_a_folder_have_any_usual_extension(tmp_path, capsys):
+    for name in ('a.JPG', 'b.jfif', 'c.pgm', 'd.heic', '.hidden.jpg'):
+        (tmp_path / name).write_bytes(b'')
+    assert [os.path.basename(path) for path in predict._files([str(tmp_path)])] == ['a.JPG', 'b.jfif', 'c.pgm']
+    assert '1 file not named like an image: left out' in capsys.readouterr().err

@@ -18,7 +18,7 @@ from gluon_bot import InputError
 from gluon_bot.console import counted, did_you_mean, is_plain_text, say
 from gluon_bot.data.records import image_lists, names
 from gluon_bot.data.records.manifest import SPLITS
-from gluon_bot.data.records.sources import Found, Item, find_files
+from gluon_bot.data.records.sources import RECORDS, Found, Item, find_files
 
 EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.pjpeg', '.pjp', '.png', '.bmp', '.dib', '.gif', '.webp', '.tif', '.tiff',
               '.ppm', '.pgm', '.pbm', '.pnm')
@@ -28,6 +28,7 @@ SPLIT_NAMES = {'train': 'train', 'training': 'train', 'ilsvrc2012_img_train': 't
 SPLIT_WORD = re.compile(r'(?:^|[\W\d_])(?:train|training|val|valid|validation|test|testing)(?:set)?(?:$|[\W\d_])',
                         re.IGNORECASE)
 ARRANGE = 'each class needs a folder of its own: arrange the images as train/CLASS/IMAGE and val/CLASS/IMAGE'
+PACKED = 'packed records are used by their folder, with train.json and val.json, and those of im2rec are packed first'
 MOST_SHOWN = 10  # names in a message
 
 Placed = Tuple[List[str], Item]  # the folders that an image lies in, and its name
@@ -49,6 +50,8 @@ def list_source(source: str, validation_share: float, seed: int) -> Listing:
     folders around it all are looked through. The classes are the sorted names of the training folders, in Unicode's
     composed form (NFC). Raises InputError for a source that cannot be read or is arranged in another way.
     """
+    if os.path.isfile(source) and source.lower().endswith(RECORDS):
+        raise InputError('%s: is a file of records; %s' % (source, PACKED))
     found = find_files(source)
     try:
         listing, said = _listed(found, validation_share, seed)
@@ -66,6 +69,7 @@ def _listed(found: Found, validation_share: float, seed: int) -> Tuple[Listing, 
     others = [item for item in found.files if not item.name.lower().endswith(EXTENSIONS)]
     if not images:
         said = _left_alone(others, found.hidden)
+        said += [PACKED] * any(item.name.lower().endswith(RECORDS) for item in others)
         raise ValueError('no images (%s) in it%s' % (' '.join(EXTENSIONS), ''.join('; ' + line for line in said)))
     images, around = _without_folders_around(images)
     naming = next((item for item in others if item.name in _places_of(names.FILE, around)), None)

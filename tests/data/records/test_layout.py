@@ -220,6 +220,13 @@ def test_members_of_a_tar_lie_below_its_top(tmp_path, top):
     assert layout.list_source(str(tmp_path / 'x.tar'), 0.5, 0).classes == ['a', 'b']
 
 
+def test_records_are_not_called_a_tar(tmp_path):
+    (tmp_path / 'train.rec').write_bytes(b'x')
+    for source in (tmp_path, tmp_path / 'train.rec'):
+        with pytest.raises(InputError, match='packed records are used by their folder'):
+            layout.list_source(str(source), 0, 0)
+
+
 def test_a_file_of_zeros_is_no_tar(tmp_path):
     """Known by its first bytes: seven gigabytes take no second."""
     with open(tmp_path / 'x.tar', 'wb') as file:
