@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from functools import partial
 from typing import Callable, Dict, List, Optional
 
@@ -29,7 +30,7 @@ def verify(path: str, workers: Optional[int] = None, skip_broken: bool = False, 
         if os.path.isdir(path) and not any(name.endswith(('.json', '.rec')) for name in os.listdir(path)):
             raise InputError("%s: no packed records (train.rec), no VOC devkit (VOC2007/ImageSets/Main) and no ADE20K "
                              "(images and annotations) here; 'gluon-bot pack %s OUT' makes records of class folders"
-                             % (path, path))
+                             % (path, shlex.quote(path)))
         return verify_records(path, workers)
     lines: List[str] = []
     for kind, checked in found:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Dict, List, Optional
 
@@ -112,13 +113,14 @@ def _read(path: str, folder: str, split: str) -> Dict[str, Any]:
     except OSError as error:
         if os.path.isfile(folder):
             raise InputError("%s: is a file, where a folder of records is wanted; 'gluon-bot pack %s OUT' makes one of a tar"
-                             % (folder, folder)) from None
+                             % (folder, shlex.quote(folder))) from None
         if not os.path.isdir(folder):
-            raise InputError("%s: no such folder; 'gluon-bot pack SOURCE %s' makes one" % (folder, folder)) from None
+            raise InputError("%s: no such folder; 'gluon-bot pack SOURCE %s' makes one"
+                             % (folder, shlex.quote(folder))) from None
         ours = any(os.path.exists(os.path.join(folder, name + '.json')) for name in SPLITS)
         if not ours and os.path.exists(path[:-len('.json')] + '.rec'):
             raise InputError("%s: records without a manifest, as of MXNet's im2rec; 'gluon-bot pack %s OUT' makes checked "
-                             'ones of them' % (path[:-len('.json')] + '.rec', folder or '.')) from None
+                             'ones of them' % (path[:-len('.json')] + '.rec', shlex.quote(folder or '.'))) from None
         raise InputError("%s: cannot be read (%s), so %s holds no finished %s data; 'gluon-bot pack' makes it"
                          % (path, error.strerror, folder, split)) from None
     if not isinstance(values, dict):
