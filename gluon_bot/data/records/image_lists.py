@@ -65,7 +65,8 @@ def _pairs(item: Item, separator: 'str | None') -> Dict[str, str]:
     found: Dict[str, str] = {}
     lines: List[str] = _content(item).decode('utf-8-sig', 'replace').splitlines()
     for number, line in enumerate(lines, 1):
-        words: Tuple[str, ...] = tuple(line.replace(separator, ' ', 1).split()[:2] if separator else line.split()[:2])
+        plain = line.replace('"', '').replace(separator, ' ', 1) if separator else line
+        words: Tuple[str, ...] = tuple(plain.split()[:2])
         if len(words) == 2 and words[0] != 'ImageId':
             found[_stem(words[0])] = words[1]
         elif words and words[0] != 'ImageId':

@@ -231,7 +231,7 @@ def _text(name: str) -> str:
 
 def _inner_folders(places: Iterable[List[str]]) -> List[str]:
     """Folders inside class folders are mentioned: they may be the classes."""
-    inner = sorted({'/'.join(parts[:-1]) for parts in places if len(parts) > 2})
+    inner = sorted({'/'.join(parts[:-1]) for parts in places if len(parts) > 2 and parts[1:-1] != ['images']})
     return ['%s inside class folders: part of the class that holds them (%s)'
             % (counted(len(inner), 'folder'), _shown(inner))] if inner else []
 

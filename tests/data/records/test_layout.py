@@ -101,11 +101,13 @@ def kaggle():
     return {**files, **{KAGGLE + 'val/ILSVRC2012_val_%08d.JPEG' % number: IMAGE for number in (1, 2, 3)}}
 
 
-def test_kaggles_tree_takes_the_classes_of_its_validation_images_from_its_list(tmp_path):
+@pytest.mark.parametrize('quoting', [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_kaggles_tree_takes_the_classes_of_validation_images_from_its_list(tmp_path, quoting):
     text = io.StringIO()
-    csv.writer(text).writerows([('ImageId', 'PredictionString'), ('ILSVRC2012_val_00000001', 'n01443537 1 2 30 40 '),
-                                ('ILSVRC2012_val_00000002', 'n01440764 1 2 3 4 n01440764 5 6 7 8 '),
-                                ('ILSVRC2012_val_00000003', 'n01443537 1 2 30 40 ')])
+    csv.writer(text, quoting=quoting).writerows([
+        ('ImageId', 'PredictionString'), ('ILSVRC2012_val_00000001', 'n01443537 1 2 30 40 '),
+        ('ILSVRC2012_val_00000002', 'n01440764 1 2 3 4 n01440764 5 6 7 8 '),
+        ('ILSVRC2012_val_00000003', 'n01443537 1 2 30 40 ')])
     listing = listed(tmp_path, {**kaggle(), 'LOC_val_solution.csv': text.getvalue().encode()})
     assert listing.classes == ['n01440764', 'n01443537'] and counts(listing) == {'train': 4, 'val': 3}
     assert [item.label for item in sorted(listing.splits['val'], key=lambda item: item.name)] == [1, 0, 1]
@@ -211,6 +213,8 @@ def test_folders_inside_class_folders_are_mentioned(tmp_path, capsys):
     assert listed(tmp_path, names('animals/cat', 'animals/dog', 'things/car', 'things')).classes == ['animals', 'things']
     assert '3 folders inside class folders: part of the class that holds them (animals/cat, animals/dog, things/car)' \
         in capsys.readouterr().err
+    listed(tmp_path / 'b', names('n01440764/images', 'n01443537/images'))  # as in Tiny-ImageNet
+    assert 'inside class folders' not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('top', ['../', './../../', '/data/', 'x/../'])
