@@ -118,9 +118,11 @@ def _read(path: str, folder: str, split: str) -> Dict[str, Any]:
             raise InputError("%s: no such folder; 'gluon-bot pack SOURCE %s' makes one"
                              % (folder, shlex.quote(folder))) from None
         ours = any(os.path.exists(os.path.join(folder, name + '.json')) for name in SPLITS)
-        if not ours and os.path.exists(path[:-len('.json')] + '.rec'):
+        listed = os.listdir(folder or '.') if os.access(folder or '.', os.R_OK) else []
+        records = sorted(name for name in listed if name.lower().endswith('.rec'))
+        if not ours and records:
             raise InputError("%s: records without a manifest, as of MXNet's im2rec; 'gluon-bot pack %s OUT' makes checked "
-                             'ones of them' % (path[:-len('.json')] + '.rec', shlex.quote(folder or '.'))) from None
+                             'ones of them' % (os.path.join(folder, records[0]), shlex.quote(folder or '.'))) from None
         raise InputError("%s: cannot be read (%s), so %s holds no finished %s data; 'gluon-bot pack' makes it"
                          % (path, error.strerror, folder, split)) from None
     if not isinstance(values, dict):

@@ -121,11 +121,12 @@ def test_what_cannot_be_adopted_is_refused(tmp_path):
     refused(tmp_path, 'several record files of one split, a_train.rec and b_train.rec', source='.')
 
 
+@pytest.mark.parametrize('name', ['train', 'pets_train_0'])
 @pytest.mark.parametrize('words', [['verify', '{}'], ['train', 'digits', '--data', '{}', '--out', '{}/run']])
-def test_other_commands_name_them(tmp_path, words, capsys):
-    write(tmp_path / 'train', images(2), [0, 1])
+def test_other_commands_name_them(tmp_path, words, name, capsys):
+    write(tmp_path / name, images(2), [0, 1])
     assert main([word.format(tmp_path) for word in words]) == 2
-    assert "train.rec: records without a manifest, as of MXNet's im2rec; 'gluon-bot pack" in capsys.readouterr().err
+    assert name + ".rec: records without a manifest, as of MXNet's im2rec; 'gluon-bot pack" in capsys.readouterr().err
 
 
 def test_the_parts_of_a_split_are_packed_together(tmp_path, capsys):
