@@ -27,7 +27,7 @@ def verify(path: str, workers: Optional[int] = None, skip_broken: bool = False, 
     checks: Dict[str, Callable[..., Checked]] = {VOC: voc.verify, ADE20K: partial(ade20k.verify, ignore_label=ignore_label)}
     found = [(kind, checks[kind](path, workers)) for kind in trees_in(path)]
     if not found:
-        if os.path.isdir(path) and os.access(path, os.R_OK) and not any(name.endswith(('.json', '.rec')) for name in os.listdir(path)):
+        if os.path.isdir(path) and not any(name.endswith(('.json', '.rec')) for name in os.listdir(path)):
             raise InputError("%s: no packed records (train.rec), no VOC devkit (VOC2007/ImageSets/Main) and no ADE20K "
                              "(images and annotations) here; 'gluon-bot pack %s OUT' makes records of class folders"
                              % (path, shlex.quote(path)))
