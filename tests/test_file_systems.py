@@ -91,7 +91,7 @@ def test_small_shared_memory_names_the_option_of_docker(monkeypatch, free, state
     assert finding.state == state and ('--shm-size' in finding.advice) == (state == 'note')
     environment.check_shared_memory(60 << 20)
     if state == 'note':
-        with pytest.raises(InputError, match='/dev/shm: 67.1 MB free, and batches need 104.9 MB there; .*--shm-size=8g'):
+        with pytest.raises(InputError, match='/dev/shm: 67.1 MB free, and batches need 105 MB there; .*--shm-size=8g'):
             environment.check_shared_memory(100 << 20)
 
 
