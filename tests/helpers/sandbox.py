@@ -23,7 +23,7 @@ from data_samples import encoded, write_ilsvrc
 from documents import REPOSITORY, Command
 from PIL import Image
 
-TIMEOUT_SECONDS = 400
+TIMEOUT_SECONDS = 1800  # of a slow machine: the quickstart takes seven minutes of one without bfloat16 and AVX-512
 TRAIN = '--limit 16 --set batch_size=8 --set image_size=32 --set epochs=1 --set warmup_epochs=0'
 DETECT = '--limit 4 --set epochs=1 --set warmup_epochs=0 --set short_side=64 --set long_side=64 ' \
     '--set rpn_channels=16 --set rpn_train_pre_nms=50 --set rpn_train_post_nms=20 --set rpn_test_pre_nms=50 ' \
