@@ -198,8 +198,7 @@ def _fit(options: argparse.Namespace, task: Any, plans: Any, chosen: Any) -> int
     if not told:
         launcher.check(options.workers, options.hosts)
     if options.dry_run or _is_launcher(options):
-        job = task.describe(recipe, chosen, options.workers)
-        plans.check_networks(job)
+        job = plans.with_networks(task.describe(recipe, chosen, options.workers))
         planned = plans.plan(job, options.workers)
         if not options.dry_run:
             say(planned)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from functools import partial
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from PIL import Image
@@ -60,7 +60,10 @@ def verify(root: str, processes: Optional[int] = None, ignore_label: Optional[in
                          % (format(len(stems), ','), format(PUBLISHED[split], ','), part))
     check = partial(_image_problems, folder, len(classes), ignore_label)
     found = trees.verify_files(names, check, 'verify ADE20K', processes)
-    for part, indices in found.classes.items():
+    occurring: Dict[str, Set[int]] = {}
+    for name, indices_of_one in found.classes.items():
+        occurring.setdefault(name.split('/')[0], set()).update(indices_of_one)
+    for part, indices in occurring.items():
         problems += ['%s: no labelled pixel in any mask' % os.path.join(folder, 'annotations', part)] * (not indices)
         notes += trees.without('a pixel', classes, indices, part) if indices else []
     return Checked(problems + found.problems, len(problems) + found.total, found.bad, notes + found.notes)

@@ -8,14 +8,14 @@ import unicodedata
 from collections import Counter
 from contextlib import closing
 from functools import lru_cache
-from typing import Any, Callable, Container, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Container, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from PIL import Image
 
 from gluon_bot import InputError
 from gluon_bot.console import Progress, counted, is_plain_text, one_line, say
 from gluon_bot.data.records.images import Unreadable, decode
-from gluon_bot.data.records.layout import EXTENSIONS
+from gluon_bot.data.records.layout import EXTENSIONS, shown
 from gluon_bot.data.records.process_pool import ordered, unless_few
 from gluon_bot.files import read_bounded
 
@@ -39,15 +39,15 @@ class FileCheck(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """The problems of a tree as lines, how many there are, the names of the files that have them, further notes, and by the
-    folder in the names of files the classes that are in sound ones.
+    """The problems of a tree as lines, how many there are, the names of the files that have them, further notes, and the
+    indices of the classes that are in each sound file.
     """
 
     problems: List[str]
     total: int
     bad: List[str]
     notes: List[str]
-    classes: Dict[str, Set[int]] = {}
+    classes: Dict[str, Sequence[int]] = {}
 
     def lines(self) -> List[str]:
         """The first PROBLEMS_SHOWN problems, and a line that counts the others."""
@@ -161,7 +161,7 @@ def verify_files(names: Sequence[str], check: Check, label: str, processes: Opti
     """
     problems, bad, count = [], [], 0
     counts: Counter = Counter()
-    classes: Dict[str, Set[int]] = {}
+    classes: Dict[str, Sequence[int]] = {}
     progress = Progress(len(names), label, 'files', plain_seconds=30)
     with closing(ordered(check, names, unless_few(processes, few=len(names) <= FEW_FILES))) as found:
         for done, (name, said) in enumerate(zip(names, found), 1):
@@ -170,7 +170,7 @@ def verify_files(names: Sequence[str], check: Check, label: str, processes: Opti
             bad += [name] if said.problems else []
             counts.update(said.counts)
             if not said.problems:
-                classes.setdefault(name.split('/')[0], set()).update(said.classes)
+                classes[name] = said.classes
             progress.update(done, counted(count, 'problem'))
     progress.close()
     notes = [what % counted(number, 'object') for what, number in sorted(counts.items())]
@@ -180,8 +180,7 @@ def verify_files(names: Sequence[str], check: Check, label: str, processes: Opti
 def without(what: str, classes: Sequence[str], found: Container[Any], where: str) -> List[str]:
     """A note of the classes whose index is not among those `found` in a split `where`, if there are some."""
     missing = [name for index, name in enumerate(classes) if index not in found]
-    return ['%s without %s in %s: %s%s' % (counted(len(missing), 'class'), what, where, ', '.join(missing[:10]),
-                                           ', ...' * (len(missing) > 10))] if missing else []
+    return ['%s without %s in %s: %s' % (counted(len(missing), 'class'), what, where, shown(missing))] if missing else []
 
 
 def listing_sha256(root: str, files: Iterable[str]) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections import Counter
 from functools import partial
 from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -68,15 +67,13 @@ def verify(root: str, processes: Optional[int] = None) -> Checked:
     names = sorted({name for listed in lists.values() for name in listed})
     check = partial(_image_problems, Use(devkit, classes, PAPERS, frozenset(lists['train'])))
     found = trees.verify_files(names, check, 'verify VOC', processes)
-    good = {split: [name for name in names if name not in set(found.bad)] for split, names in lists.items()}
-    objects = {split: Counter(class_index(classes, thing.name) for name in names
-                              for thing in read_annotation(annotation_path(devkit, name)).things)
-               for split, names in good.items()}
+    good = {split: [name for name in names if name in found.classes] for split, names in lists.items()}
+    objects = {split: {index for name in names for index in found.classes[name]} for split, names in good.items()}
     problems += ['%s: no object in any image of %s.txt' % (devkit, SPLITS[split])
                  for split, names in good.items() if names and not objects[split]]
     notes = left_out_years(devkit) + found.notes
-    for split, counts in objects.items():  # a class without an object cannot be learned, or its AP counts for nothing
-        notes += trees.without('an object', classes, counts, SPLITS[split]) if counts else []
+    for split, indices in objects.items():  # a class without an object cannot be learned, or its AP counts for nothing
+        notes += trees.without('an object', classes, indices, SPLITS[split]) if indices else []
     if classes == CLASSES:
         notes += ['%s of %s %s images: a part of VOC' % (format(len(lists[split]), ','), format(whole, ','), split)
                   for split, whole in PUBLISHED.items() if len(lists[split]) < whole]
@@ -214,7 +211,8 @@ def _image_problems(use: Use, name: str) -> FileCheck:
         return FileCheck(problems + [str(error).replace(path, 'annotation')] * (not problems or path in str(error)))
     if all(size) and size != annotation.size:
         found.insert(0, '%d x %d pixels, but its annotation says %d x %d' % (*size, *annotation.size))
-    return FileCheck(problems + found, {CLIPPED: count} if count else {})
+    indices = {class_index(use.classes, thing.name) for thing in annotation.things}
+    return FileCheck(problems + found, {CLIPPED: count} if count else {}, [each for each in indices if each is not None])
 
 
 def _years(devkit: str) -> List[str]:

@@ -178,14 +178,15 @@ def new_state(recipe: Recipe, classes: int, ranks: horovod.Ranks, accumulate: in
     return State(network, trainer, scale, ranks, context, precision, layout)
 
 
-def check_networks(job: Job) -> None:
-    """Raise InputError where the first values or the teacher do not fit, before workers start who would each say so."""
+def with_networks(job: Job) -> Job:
+    """The job, before workers are started. InputError where its first values or its teacher do not fit."""
     recipe, options = job.recipe, job.options
     if options.weights:
         network = build(recipe.model, len(job.class_names))
         initialize(network, mx.cpu(), recipe.seed, recipe.image_size)
         pretrained.start_from(network, options.weights)
     teacher_network(recipe, options.teacher, job.class_names, mx.cpu())
+    return job
 
 
 def plan(job: Job, workers: int) -> str:

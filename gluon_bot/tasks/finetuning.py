@@ -35,8 +35,7 @@ def describe(recipe: FineTuning, options: RunOptions, workers: int, manifest: Di
     return Job(
         recipe=recipe, options=options, class_names=manifest['classes'], manifest={**manifest, **counts},
         train_data=train, val_data=val, steps_an_epoch=steps_an_epoch(images, recipe.batch_size),
-        micro_batch=micro_batch(recipe.batch_size, workers, options.accumulate),
-        origin=_origin(_classifier(recipe, options.weights)))
+        micro_batch=micro_batch(recipe.batch_size, workers, options.accumulate))
 
 
 def backbone(recipe: FineTuning, path: str) -> Tuple[Mapping[str, np.ndarray], Dict[str, Any]]:
@@ -44,16 +43,10 @@ def backbone(recipe: FineTuning, path: str) -> Tuple[Mapping[str, np.ndarray], D
 
     Raises InputError for a missing or superfluous checkpoint, or one of another network than the recipe's base.
     """
-    found = _classifier(recipe, path)
-    return (checkpoint.arrays(found, checkpoint.PARAMETERS) if found else {}), _origin(found)
-
-
-def _classifier(recipe: FineTuning, path: str) -> Optional[checkpoint.Checkpoint]:
-    """The checkpoint to start from; None for random values. Its arrays are not read yet."""
     if not recipe.pretrained:
         if path:
             raise InputError("recipe '%s' starts from random values, but --backbone was given" % recipe.name)
-        return None
+        return {}, {}
     if not path:
         raise InputError("recipe '%s' starts from '%s': train that first and give its run with --backbone, or start from "
                          "random values with --set pretrained=false" % (recipe.name, recipe.backbone))
@@ -63,22 +56,15 @@ def _classifier(recipe: FineTuning, path: str) -> Optional[checkpoint.Checkpoint
     if trained.model != wanted:
         raise InputError("%s: the network is a %s, recipe '%s' wants a %s"
                          % (found.path, trained.model, recipe.name, wanted))
-    return found
+    origin = {'recipe': trained.name, 'data': found.meta.get('data', {}).get('name'), 'step': found.step,
+              'val_top1': (found.meta.get('line') or {}).get('val_top1'),
+              'sha256': checkpoint.parameters_sha256(found.meta)}
+    return checkpoint.arrays(found, checkpoint.PARAMETERS), {'backbone': origin}
 
 
-def _origin(found: Optional[checkpoint.Checkpoint]) -> Dict[str, Any]:
-    """What the record shows of the checkpoint that the base network's values come from."""
-    if not found:
-        return {}
-    return {'backbone': {
-        'recipe': from_dict(found.meta['recipe'], Recipe).name, 'data': found.meta.get('data', {}).get('name'),
-        'step': found.step, 'val_top1': (found.meta.get('line') or {}).get('val_top1'),
-        'sha256': checkpoint.parameters_sha256(found.meta)}}
-
-
-def check_networks(job: Job) -> None:
-    """Raise InputError where the base network cannot be read, before workers are started who would each say so."""
-    backbone(job.recipe, job.options.weights)
+def with_networks(job: Job) -> Job:
+    """The job with the origin of its base network, before workers are started. InputError where that cannot be read."""
+    return job._replace(origin=backbone(job.recipe, job.options.weights)[1])
 
 
 def plan(job: Job, workers: int) -> str:

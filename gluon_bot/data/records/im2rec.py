@@ -68,17 +68,13 @@ def list_im2rec(source: str, class_names: Optional[str], validation_share: float
     splits = {split: [item for _, item in listed[split]] for split in SPLITS if listed.get(split)}
     say('%s: found %s in records of im2rec, %s: %s' % (
         source, ' and '.join(counted(len(items), '%s image' % split) for split, items in splits.items()),
-        counted(len(names), 'class'), _shown(names)))
+        counted(len(names), 'class'), layout.shown(names)))
     for split, items in list(splits.items())[:1]:
         seen = {item.label for item in items}
         unseen = [name for label, name in enumerate(names) if label not in seen]
         if unseen:
-            say('%s: %s without %s images: %s' % (source, counted(len(unseen), 'class'), split, _shown(unseen)))
+            say('%s: %s without %s images: %s' % (source, counted(len(unseen), 'class'), split, layout.shown(unseen)))
     return Listing(os.path.splitext(os.path.basename(os.path.abspath(source)))[0], names, splits)
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ', '.join(names[:10]) + ', ...' * (len(names) > 10)
 
 
 def _item(record: Record, lists: Dict[str, Dict[int, Tuple[int, str]]], first: int) -> Item:
@@ -114,7 +110,7 @@ def _splits(source: str) -> Dict[str, List[str]]:
             raise InputError('%s: several record files of one split, %s; give one of them, or leave only train.rec and '
                              'val.rec there' % (source, ' and '.join(names[:2])))
         if len(paths) > 1:
-            say('%s: %s are packed together, as the parts that im2rec --chunks writes' % (source, _shown(names)))
+            say('%s: %s are packed together, as the parts that im2rec --chunks writes' % (source, layout.shown(names)))
     if 'test' in splits:
         say('%s: the test split is left out' % ', '.join(splits.pop('test')))
     if '' in splits and len(splits) > 1:

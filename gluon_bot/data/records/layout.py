@@ -102,7 +102,7 @@ def _listed(found: Found, validation_share: float, seed: int) -> Tuple[Listing, 
     if whole and 'val' in listing.splits and 'train' in listing.splits:
         seen = {item.label for item in listing.splits['val']}
         unseen = [name for label, name in enumerate(listing.classes) if label not in seen]
-        said += ['%s without validation images: %s' % (counted(len(unseen), 'class'), _shown(unseen))] if unseen else []
+        said += ['%s without validation images: %s' % (counted(len(unseen), 'class'), shown(unseen))] if unseen else []
     return listing._replace(names=naming), said
 
 
@@ -155,7 +155,7 @@ def _split_folders(images: Sequence[Placed], around: List[str]) -> Dict[str, Lis
                          'another name' % (names[0], outside))
     if len({place[:-1] for place in places}) > 1 or len(set(places.values())) < len(places):
         raise ValueError('there are several folders of one split, or splits in several folders (%s); %s'
-                         % (_shown(names), ARRANGE))
+                         % (shown(names), ARRANGE))
     if not places:
         _check_split_words(images)
     return {split: list(place) for place, split in places.items()}
@@ -168,7 +168,7 @@ def _check_split_words(images: Sequence[Placed]) -> None:
     doubtful = sorted(name for name in tops if SPLIT_WORD.search(name))
     if doubtful and (set(doubtful) - direct or set(doubtful) == tops):
         raise ValueError('%s: are these splits? Rename them to train and val, or give a class another name'
-                         % _shown(doubtful))
+                         % shown(doubtful))
     inside: Dict[str, Set[str]] = {top: set() for top in tops}
     for parts, _ in images:
         if len(parts) > 2:
@@ -176,7 +176,7 @@ def _check_split_words(images: Sequence[Placed]) -> None:
     shared = sorted(set.intersection(*inside.values())) if len(tops) > 1 and not direct else []
     if len(shared) > 1:
         raise ValueError('%s each hold the folders %s, so either may be the classes; %s'
-                         % (_shown(sorted(tops)), _shown(shared), ARRANGE))
+                         % (shown(sorted(tops)), shown(shared), ARRANGE))
 
 
 def _with_class_folders(placed: List[Placed], others: Sequence[Item]) -> List[Placed]:
@@ -233,7 +233,7 @@ def _inner_folders(places: Iterable[List[str]]) -> List[str]:
     """Folders inside class folders are mentioned: they may be the classes."""
     inner = sorted({'/'.join(parts[:-1]) for parts in places if len(parts) > 2 and parts[1:-1] != ['images']})
     return ['%s inside class folders: part of the class that holds them (%s)'
-            % (counted(len(inner), 'folder'), _shown(inner))] if inner else []
+            % (counted(len(inner), 'folder'), shown(inner))] if inner else []
 
 
 def _empty_folders(folders: Iterable[str], holders: List[List[str]], images: Sequence[Placed],
@@ -243,7 +243,7 @@ def _empty_folders(folders: Iterable[str], holders: List[List[str]], images: Seq
     tests = [holder for holder in holders if holder and split_of(holder[-1]) == 'test']
     empty = sorted(folder for folder in folders for parts in [folder.split('/')]
                    if parts[:-1] in holders and parts[:-1] not in tests and tuple(parts) not in used)
-    return ['%s without images: %s' % (counted(len(empty), 'class folder'), _shown(empty))] if empty else []
+    return ['%s without images: %s' % (counted(len(empty), 'class folder'), shown(empty))] if empty else []
 
 
 def _alike(classes: Sequence[str]) -> List[str]:
@@ -252,16 +252,17 @@ def _alike(classes: Sequence[str]) -> List[str]:
     for name in classes:
         written.setdefault(name.strip().casefold(), []).append(name)
     alike = [' beside '.join(map(repr, names)) for names in written.values() if len(names) > 1]
-    return ['called almost alike, but classes of their own: %s' % _shown(alike)] if alike else []
+    return ['called almost alike, but classes of their own: %s' % shown(alike)] if alike else []
 
 
 def _summary(listing: Listing, folders: Dict[str, str]) -> str:
     counts = ['%s%s' % (counted(len(items), '%s image' % split), " of '%s'" % folders[split] if split in folders else '')
               for split, items in listing.splits.items()]
-    return 'found %s, %s: %s' % (' and '.join(counts), counted(len(listing.classes), 'class'), _shown(listing.classes))
+    return 'found %s, %s: %s' % (' and '.join(counts), counted(len(listing.classes), 'class'), shown(listing.classes))
 
 
-def _shown(names: Sequence[str]) -> str:
+def shown(names: Sequence[str]) -> str:
+    """The first MOST_SHOWN names, as a message lists them."""
     return ', '.join(names[:MOST_SHOWN]) + (', ...' if len(names) > MOST_SHOWN else '')
 
 
