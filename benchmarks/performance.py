@@ -93,7 +93,34 @@ def size(result: dict) -> str:
     return '\n'.join(lines + ['', said + circumstances(result)])
 
 
-SECTIONS = {'commands': commands, 'shuffling': shuffling, 'imagenet-size': size}
+# what NVIDIA published of its own ResNet-50 in MXNet with DALI and mixed precision, and the cores of these machines
+BOXES = {'DGX-1, 8 V100': (10723, 40), 'DGX A100, 8 A100': (16925, 128)}
+BOXES_SOURCE = 'https://github.com/NVIDIA/DeepLearningExamples/tree/master/MxNet/Classification/RN50v1.5'
+
+
+def lock(result: dict) -> str:
+    """What eight GPUs that are as fast as in NVIDIA's own program would need of the CPUs beside them."""
+    held, core = result['held_us'], result['images_per_second']
+    lines = ['## Eight GPUs and the CPUs beside them', '', LOCK % (
+        figure(held), figure(core), scaling.GPUS_A_MACHINE * scaling.table3('float16').images_per_second), '',
+        '| | images/s wanted | a process | of the time its lock is held | threads that decode, a process | '
+        'cores wanted, one a process for its main thread | cores there |', '|---' * 7 + '|']
+    for name, (wanted, cores) in BOXES.items():
+        rate = wanted / scaling.GPUS_A_MACHINE
+        threads = rate / core['median']
+        lines.append('| %s | %s | %.0f | %.0f %% | %.1f | %.0f | %d |' % (
+            name, format(wanted, ','), rate, rate * held['median'] / 1e4, threads, scaling.GPUS_A_MACHINE * (threads + 1),
+            cores))
+    waiting = '; '.join('%s threads %.0f' % (threads, rate['median']) for threads, rate in result['threads'].items())
+    return '\n'.join(lines + ['', 'Images a second where each waits for 1.25 ms instead of being decoded: %s. '
+                              '`benchmarks/lock.py`; %s.' % (waiting, circumstances(result)), '', '[1] ' + BOXES_SOURCE])
+
+
+LOCK = '''An **estimate**, for no GPU was at hand. An image of ImageNet holds Python's lock for %s microseconds, and one
+thread prepares %s a second, with jitter, at 224 pixels. Each GPU has a process of its own. The rates that are wanted are
+those of NVIDIA's own program with DALI [1]; the paper's Table 3 comes to %.0f images a second on eight V100. A core is taken
+to be as fast as the one that was measured.'''
+SECTIONS = {'commands': commands, 'shuffling': shuffling, 'imagenet-size': size, 'lock': lock}
 
 
 def section(result: dict) -> str:

@@ -24,13 +24,10 @@ from gluon_bot.recipes.classification import Recipe
 
 MEAN = (123.68, 116.779, 103.939)  # red, green, blue
 STD = (58.393, 57.12, 57.375)
-STD_COLUMN = np.reshape(STD, (3, 1))
 GREY = (0.299, 0.587, 0.114)  # shares of red, green and blue in an eye's grey
-SAME, TO_GREY, NONE = np.eye(3), np.ones((3, 1)) * GREY, np.zeros(3)
-# of the colours of ImageNet's pixels, in units of 255 (Krizhevsky et al., 2012): a column is a component
-EIGENVALUES = np.array((55.46, 4.794, 1.148))
-EIGENVECTORS = np.array(((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203)))
-COMPONENTS = EIGENVECTORS * EIGENVALUES
+# of the colours of ImageNet's pixels, in units of 255 (Krizhevsky et al., 2012): a row for red, one for green, one for blue
+EIGENVALUES = (55.46, 4.794, 1.148)
+EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 # brightness and two of chroma (NTSC); greys have none
 TO_YIQ = np.array(((0.299, 0.587, 0.114), (0.596, -0.274, -0.321), (0.211, -0.523, 0.311)))
 FROM_YIQ = np.linalg.inv(TO_YIQ)
@@ -38,7 +35,14 @@ CROP_TRIES = 10  # for one that fits into the image; then the largest square aro
 
 cv2.setNumThreads(0)  # images are decoded side by side, each in one thread
 
-Affine = Tuple[np.ndarray, np.ndarray]  # factors (3, 3) and offsets (3,) of red, green and blue
+class Affine(NamedTuple):
+    """A change of colours. Plain numbers: for so few of them numpy takes several times as long, and holds Python's lock."""
+
+    factors: Sequence[Sequence[float]]  # (3, 3): of red, green and blue, a row for each new one
+    offsets: Sequence[float]  # (3,)
+
+
+SAME = Affine(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), (0.0, 0.0, 0.0))
 
 
 def for_training(data: bytes, recipe: Recipe, draw: random.Random, pixels: np.ndarray) -> None:
@@ -61,7 +65,7 @@ def for_validation(image: np.ndarray, recipe: Recipe, pixels: np.ndarray) -> Non
     size = (short, short * height // width) if width < height else (short * width // height, short)
     image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    normalised(image[top:top + side, left:left + side], (SAME, NONE), pixels)
+    normalised(image[top:top + side, left:left + side], SAME, pixels)
 
 
 def decoded(data: bytes) -> np.ndarray:
@@ -113,18 +117,23 @@ def crop_box(height: int, width: int, recipe: Recipe, draw: random.Random) -> Tu
 
 def colour_change(mean: Sequence[float], recipe: Recipe, draw: random.Random) -> Affine:
     """What brightness, contrast, saturation and PCA noise do together to an image whose mean colour is `mean` (3), RGB."""
-    factors, offsets = SAME, NONE
+    factors, offsets = SAME
     if recipe.color_jitter:
-        jitter, grey = UNCHANGED, sum(share * part for share, part in zip(GREY, mean))
+        jitter, grey = UNCHANGED, _grey(mean)
         for change in draw.sample((brightness, contrast, saturation), 3):
             jitter = change(draw.uniform(1 - recipe.color_jitter, 1 + recipe.color_jitter), jitter, grey)
-        factors, offsets = jitter.own * SAME + jitter.grey * TO_GREY, jitter.offset + NONE
+        factors, offsets = jitter.affine()
     if recipe.hue_jitter:
         rotation = hue(draw.uniform(-recipe.hue_jitter, recipe.hue_jitter))
-        factors, offsets = rotation @ factors, rotation @ offsets
+        factors, offsets = (rotation @ factors).tolist(), (rotation @ offsets).tolist()
     if recipe.pca_noise:
-        offsets = offsets + COMPONENTS @ [draw.gauss(0, recipe.pca_noise) for _ in EIGENVALUES]
-    return factors, offsets
+        first, second, third = (draw.gauss(0, recipe.pca_noise) * value for value in EIGENVALUES)
+        offsets = [offset + (a * first + b * second + c * third) for offset, (a, b, c) in zip(offsets, EIGENVECTORS)]
+    return Affine(factors, offsets)
+
+
+def _grey(colour: Sequence[float]) -> float:
+    return colour[0] * GREY[0] + colour[1] * GREY[1] + colour[2] * GREY[2]
 
 
 class Jitter(NamedTuple):
@@ -133,6 +142,11 @@ class Jitter(NamedTuple):
     own: float
     grey: float
     offset: float
+
+    def affine(self) -> Affine:
+        red, green, blue = (self.grey * share for share in GREY)
+        return Affine(((self.own + red, green, blue), (red, self.own + green, blue), (red, green, self.own + blue)),
+                      (self.offset,) * 3)
 
 
 UNCHANGED = Jitter(1.0, 0.0, 0.0)
@@ -163,12 +177,11 @@ def hue(half_turns: float) -> np.ndarray:
 
 def normalised(image: np.ndarray, change: Affine, pixels: np.ndarray) -> None:
     """Fill `pixels`, float32 (3, height, width), RGB, of mean 0 and deviation 1, from an image whose colours change so."""
-    factors, offsets = change
-    whole = np.empty((3, 4), np.float32)
-    whole[:, :3], whole[:, 3] = factors[:, ::-1] / STD_COLUMN, (offsets - MEAN) / STD
+    rows = [[[blue / std, green / std, red / std, (offset - mean) / std]]  # OpenCV's order
+            for (red, green, blue), offset, mean, std in zip(*change, MEAN, STD)]
     image = image.astype(np.float32)
-    for row, plane in zip(whole, pixels):
-        cv2.transform(image, row[None], dst=plane)
+    for row, plane in zip(np.array(rows, np.float32), pixels):
+        cv2.transform(image, row, dst=plane)
 
 
 class Augmented:

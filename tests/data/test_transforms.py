@@ -104,7 +104,7 @@ def test_a_validation_image_is_what_mxnets_reader_makes_of_it(shared_data, tmp_p
     (ours, labels), = validation_batches(folder, recipe, 0, 1, 60)
     batch, = reader(folder, data_shape=(3, 224, 224), resize=256, batch_size=60)
     theirs = batch.data[0].asnumpy()
-    ours = ours.asnumpy() * transforms.STD_COLUMN[:, :, None] + np.reshape(transforms.MEAN, (3, 1, 1))
+    ours = ours.asnumpy() * np.reshape(transforms.STD, (3, 1, 1)) + np.reshape(transforms.MEAN, (3, 1, 1))
     assert labels.asnumpy().tolist() == batch.label[0].asnumpy().tolist()
     assert np.abs(ours - theirs).mean() < 0.5  # of 255: two builds of libjpeg
 

@@ -41,7 +41,7 @@ def read_image_record(frame: bytes) -> Tuple[float, int, bytes]:
     flag, label, number, stated = HEADER.unpack_from(data)
     if flag:
         raise ValueError('the record has %d labels instead of one' % flag)
-    image = data[HEADER.size:]
+    image = bytes(data[HEADER.size:])
     if stated not in (0, checksum(label, number, image)):
         raise ValueError('checksum mismatch: its bytes have changed since it was packed')
     return label, number, image
@@ -50,7 +50,7 @@ def read_image_record(frame: bytes) -> Tuple[float, int, bytes]:
 def image_of(frame: bytes) -> bytes:
     """The image in the bytes of exactly one record of any program, whatever labels it has; ValueError as above."""
     data = _content(frame)
-    return data[HEADER.size + 4 * HEADER.unpack_from(data)[0]:]
+    return bytes(data[HEADER.size + 4 * HEADER.unpack_from(data)[0]:])
 
 
 def flag_and_length(words: bytes) -> Tuple[int, int]:
@@ -59,9 +59,9 @@ def flag_and_length(words: bytes) -> Tuple[int, int]:
     return word >> 29, word & (1 << 29) - 1
 
 
-def _content(frame: bytes) -> bytes:
-    """Header and image of the bytes of exactly one record."""
-    parts, begin, last = [], 0, False
+def _content(frame: bytes) -> memoryview:
+    """Header and image of the bytes of exactly one record, not copied where it has one part."""
+    view, parts, begin, last = memoryview(frame), [], 0, False
     while not last:
         if len(frame) < begin + WORDS.size or frame[begin:begin + 4] != MAGIC:
             raise ValueError('no record starts where the index says')
@@ -69,7 +69,7 @@ def _content(frame: bytes) -> bytes:
         if flag not in ((1, 2, 3) if begin else (0, 1)) or begin and flag == 1:
             raise ValueError('the parts of the record are out of order')
         last, begin = flag in (0, 3), begin + WORDS.size
-        parts.append(frame[begin:begin + length])
+        parts.append(view[begin:begin + length])
         begin += length + -length % 4
         if begin > len(frame):
             raise ValueError('the record is cut off')
@@ -77,7 +77,7 @@ def _content(frame: bytes) -> bytes:
             raise ValueError('its padding is not zero')
     if begin != len(frame):
         raise ValueError('the record is %d bytes shorter than the index says' % (len(frame) - begin))
-    data = MAGIC.join(parts)
+    data = parts[0] if len(parts) == 1 else memoryview(MAGIC.join(parts))
     if len(data) <= HEADER.size:
         raise ValueError('the record is empty')
     return data
