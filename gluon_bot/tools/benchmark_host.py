@@ -131,8 +131,9 @@ def decoding(threads: int, recipe: Recipe) -> Iterator[None]:
             thread.join()
 
 
-def milliseconds(task: classification.ClassificationTask, clock: Clock, steps: int) -> Dict[str, float]:
-    """The host's work for an update, the mean of `steps`: 'host_milliseconds', of it each of CALLS, and 'rest'.
+def milliseconds(task: classification.ClassificationTask, clock: Clock, numbers: Iterator[int],
+                 steps: int) -> Dict[str, float]:
+    """The host's work for an update, the mean of `steps`, the next `numbers`: of it each of CALLS, and 'rest'.
 
     'between' is what a GPU waits for: all but what is queued while it computes, loss and backward pass.
     """
@@ -140,7 +141,7 @@ def milliseconds(task: classification.ClassificationTask, clock: Clock, steps: i
     batches = iter(clock.timed('next', on_device(pairs, mx.cpu()).__next__), None)
     clock.seconds.clear()
     total = 0.0
-    for step in range(steps):
+    for step in itertools.islice(numbers, steps):
         mx.nd.waitall()
         began = time.perf_counter()
         task.step(batches, step)
@@ -154,15 +155,15 @@ def milliseconds(task: classification.ClassificationTask, clock: Clock, steps: i
 
 def measure(recipe: Recipe, data: str, ranks: Ranks, repeats: int, steps: int) -> List[Dict[str, Any]]:
     """A row without decoding threads, one beside as many as are taken next to a GPU, and one beside one on each core."""
-    task, clock = new_task(recipe), Clock()
+    task, clock, numbers = new_task(recipe), Clock(), itertools.count()
     parameters = sum(parameter.grad_req != 'null' for parameter in task.state.network.collect_params().values())
     watch(task, clock)
-    milliseconds(task, clock, steps)  # compiles the graph
+    milliseconds(task, clock, numbers, steps)  # compiles the graph
     found: DefaultDict[int, List[Dict[str, float]]] = defaultdict(list)
 
     def beside(threads: int) -> float:
         with decoding(threads, recipe):
-            found[threads].append(milliseconds(task, clock, steps))
+            found[threads].append(milliseconds(task, clock, numbers, steps))
         return found[threads][-1]['host_milliseconds']
 
     cores = environment.cores()

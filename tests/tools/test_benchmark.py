@@ -1,5 +1,6 @@
 """The benchmark measures what it says; how fast this machine is, no test asks."""
 
+import itertools
 import json
 import statistics
 from dataclasses import replace
@@ -10,9 +11,10 @@ import pytest
 from gluon_bot import InputError, RunError
 from gluon_bot.cli.main import main
 from gluon_bot.data.samples import digits
+from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.models import flops
 from gluon_bot.recipes.classification import RECIPES
-from gluon_bot.tools import benchmark
+from gluon_bot.tools import benchmark, benchmark_host
 
 TINY = ['--set', 'batch_size=4', '--set', 'image_size=24', '--repeats', '2', '--steps', '1', '--json']
 
@@ -88,6 +90,20 @@ def test_the_host_s_work_is_the_sum_of_its_parts_beside_more_and_more_threads(ca
         assert min(parts) > 0 and sum(parts) == pytest.approx(host)
         assert row['between'] == pytest.approx(host - row['loss'] - row['backward'])
         assert row['parameters'] == 68  # of a ResNet-18-D: 22 convolutions, their gammas and betas, a layer of two
+
+
+def test_rounds_go_on_where_the_last_ended():
+    """Steps that began anew in each round scaled the momentum by ever the same rates, until gradients were not finite."""
+    task, numbers = benchmark_host.new_task(RECIPES['resnet50-efficient']), itertools.count()
+    for _ in range(20):
+        benchmark_host.milliseconds(task, benchmark_host.Clock(), numbers, 10)
+    assert task.state.loss_scale.skipped == 0 and next(numbers) == 200
+    step = benchmark.CachedStep(replace(RECIPES['digits'], batch_size=4, image_size=24), Ranks(), classes=10)
+    taken = []
+    step.task.step = lambda batches, number: taken.append(number)
+    for _ in range(2):
+        step(step.cached, 2)
+    assert taken == list(range(benchmark.WARM_UP_STEPS, benchmark.WARM_UP_STEPS + 4))
 
 
 def test_what_is_missing_or_too_small_is_one_line(digits_folder):
