@@ -339,8 +339,9 @@ def _record_commands(commands: Any) -> None:
     command = _command(commands, 'runs', 'list runs: running, done, failed or stopped, with progress and scores',
                        '  gluon-bot runs runs\n  gluon-bot runs runs --csv > runs.csv\n')
     command.add_argument('folder', metavar='DIR', help='a run, or a folder with runs at any depth')
-    command.add_argument('--csv', action='store_true', help='as CSV, a line a run')
-    command.add_argument('--json', action='store_true', help='as JSON')
+    formats = command.add_mutually_exclusive_group()
+    formats.add_argument('--csv', action='store_true', help='as CSV, a line a run')
+    formats.add_argument('--json', action='store_true', help='as JSON')
 
     command = _command(commands, 'watch', 'serve a page of a run that refreshes itself, for a browser on this machine',
                        '  gluon-bot watch runs/resnet50d-cosine\n  gluon-bot watch runs/resnet50d-cosine --port 8000\n')
@@ -353,8 +354,9 @@ def _record_commands(commands: Any) -> None:
     command.add_argument('logs', nargs='*', metavar='LOG',
                          help="records of runs, logs of GluonCV's scripts, or folders of them")
     command.add_argument('--out', metavar='DIR', help='write report.html, report.md and report.json there')
-    command.add_argument('--csv', action='store_true', help='as CSV, a line for each number of the paper')
-    command.add_argument('--json', action='store_true', help='as JSON')
+    formats = command.add_mutually_exclusive_group()
+    formats.add_argument('--csv', action='store_true', help='as CSV, a line for each number of the paper')
+    formats.add_argument('--json', action='store_true', help='as JSON')
     command.add_argument('--study', action='append', default=[], metavar='STUDY',
                          help='also look for the runs of this .json file (those that come with the package always are)')
     command.add_argument('--update', metavar='FILE', help='renew the tables between the markers of a Markdown file')

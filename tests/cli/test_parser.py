@@ -59,7 +59,8 @@ def test_help_tells_the_exit_codes(capsys):
 
 
 @pytest.mark.parametrize('words',
-                         [[], ['nonsense'], ['train'], ['train', 'digits', '--dat', 'x', '--out', 'y'], ['evaluate', 'x']])
+                         [[], ['nonsense'], ['train'], ['train', 'digits', '--dat', 'x', '--out', 'y'], ['evaluate', 'x'],
+                          ['runs', '--csv', '--json'], ['report', 'logs', '--csv', '--json']])
 def test_wrong_words_are_one_line_and_exit_2(words, capsys):
     with pytest.raises(SystemExit) as left:
         main(words)
