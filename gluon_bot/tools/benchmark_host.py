@@ -78,10 +78,14 @@ def new_task(recipe: Recipe) -> classification.ClassificationTask:
 
 
 class Clock:
-    """Seconds in each function that it times, and in waiting for the device, which is no host's work."""
+    """Seconds in each function that it times, and in waiting for the device, which is no host's work.
+
+    'between' is from where the device has computed all that was queued to where the next forward pass is queued.
+    """
 
     def __init__(self) -> None:
         self.seconds: DefaultDict[str, float] = defaultdict(float)
+        self.idle_from = 0.0  # since when the device waits for the host
 
     def timed(self, name: str, function: Callable[..., Any], wait: bool = False) -> Callable[..., Any]:
         """`function`, its time added up under `name`; that of a wait for all that is queued before it apart."""
@@ -91,8 +95,13 @@ class Clock:
                 mx.nd.waitall()
             ready = time.perf_counter()
             result = function(*arguments, **named)
+            ended = time.perf_counter()
             self.seconds['waiting'] += ready - began
-            self.seconds[name] += time.perf_counter() - ready
+            self.seconds[name] += ended - ready
+            if wait:
+                self.idle_from = ready
+            elif name == 'forward':
+                self.seconds['between'] += ended - self.idle_from
             return result
         return call
 
@@ -135,7 +144,8 @@ def milliseconds(task: classification.ClassificationTask, clock: Clock, numbers:
                  steps: int) -> Dict[str, float]:
     """The host's work for an update, the mean of `steps`, the next `numbers`: of it each of CALLS, and 'rest'.
 
-    'between' is what a GPU waits for: all but what is queued while it computes, loss and backward pass.
+    'between' is what a GPU waits for, from the end of the backward pass to the next forward pass. The rest is queued while
+    it computes.
     """
     pairs = ((np.zeros((IMAGES, 3, 1, 1), np.float32), np.arange(IMAGES, dtype=np.float32)) for _ in itertools.count())
     batches = iter(clock.timed('next', on_device(pairs, mx.cpu()).__next__), None)
@@ -143,13 +153,15 @@ def milliseconds(task: classification.ClassificationTask, clock: Clock, numbers:
     total = 0.0
     for step in itertools.islice(numbers, steps):
         mx.nd.waitall()
-        began = time.perf_counter()
+        began = clock.idle_from = time.perf_counter()
         task.step(batches, step)
-        total += time.perf_counter() - began
+        ended = time.perf_counter()
+        clock.seconds['between'] += ended - clock.idle_from
+        total += ended - began
     found = {part: sum(clock.seconds[name] for name in names) for part, names in CALLS.items()}
     host = total - clock.seconds['waiting']
     return {part: seconds / steps * 1e3 for part, seconds in
-            {'host_milliseconds': host, 'between': host - found['loss'] - found['backward'], **found,
+            {'host_milliseconds': host, 'between': clock.seconds['between'], **found,
              'rest': host - sum(found.values())}.items()}
 
 

@@ -88,7 +88,8 @@ def test_the_host_s_work_is_the_sum_of_its_parts_beside_more_and_more_threads(ca
     for row in rows:
         host, parts = row['host_milliseconds']['median'], [row[part] for part in benchmark.HOST_PARTS if part != 'between']
         assert min(parts) > 0 and sum(parts) == pytest.approx(host)
-        assert row['between'] == pytest.approx(host - row['loss'] - row['backward'])
+        waited_for = sum(row[part] for part in ('next batch', 'rate', 'targets', 'forward', 'overflow', 'update'))
+        assert waited_for < row['between'] < host - row['loss'] - row['backward']
         assert row['parameters'] == 68  # of a ResNet-18-D: 22 convolutions, their gammas and betas, a layer of two
 
 
