@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Callable, Iterator, List, Optional, Set
 
 from gluon_bot import InputError, RunError
@@ -51,7 +51,8 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
 
 @contextmanager
 def owned(folder: str, patience_seconds: float = 0) -> Iterator[bool]:
-    """Make `folder`, own it and remove what killed writers left; InputError where another process owns it for that long.
+    """Make `folder`, own it and remove what killed writers left, at the end what this one did; InputError where another
+    process owns it for that long.
 
     Yields whether another process had to be waited for. Where the file system has no locks, none is noticed.
     """
@@ -63,15 +64,23 @@ def owned(folder: str, patience_seconds: float = 0) -> Iterator[bool]:
                 raise InputError('%s: another process writes here; wait for it, or choose another folder' % folder)
             waited = True
             time.sleep(0.1)
-        for name in os.listdir(folder):
-            path = os.path.join(folder, name)
-            if PARTIAL.match(name) and os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path)
-            elif PARTIAL.search(name):
-                os.unlink(path)
-        yield waited
+        _remove_partial(folder)
+        try:
+            yield waited
+        finally:
+            with suppress(OSError):  # that of the block matters more
+                _remove_partial(folder)
     finally:
         os.close(handle)
+
+
+def _remove_partial(folder: str) -> None:
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if PARTIAL.match(name) and os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        elif PARTIAL.search(name):
+            os.unlink(path)
 
 
 def is_owned(folder: str) -> Optional[bool]:

@@ -25,9 +25,9 @@ from PIL import Image
 
 TIMEOUT_SECONDS = 1800  # of a slow machine: the quickstart takes seven minutes of one without bfloat16 and AVX-512
 TRAIN = '--limit 16 --set batch_size=8 --set image_size=32 --set epochs=1 --set warmup_epochs=0'
-DETECT = '--limit 4 --set epochs=1 --set warmup_epochs=0 --set short_side=64 --set long_side=64 ' \
-    '--set rpn_channels=16 --set rpn_train_pre_nms=50 --set rpn_train_post_nms=20 --set rpn_test_pre_nms=50 ' \
-    '--set rpn_test_post_nms=10 --set roi_samples=8 --set roi_size=2'
+DETECT = '--limit 4 --set batch_size=4 --set epochs=1 --set warmup_epochs=0 --set short_side=64 ' \
+    '--set long_side=64 --set rpn_channels=16 --set rpn_train_pre_nms=50 --set rpn_train_post_nms=20 ' \
+    '--set rpn_test_pre_nms=50 --set rpn_test_post_nms=10 --set roi_samples=8 --set roi_size=2'
 SEGMENT = '--limit 4 --set batch_size=2 --set epochs=1 --set base_size=64 --set crop_size=64'
 SMALL = {  # what is appended to a command that begins like this, the longest that fits
     'gluon-bot train': TRAIN, 'horovodrun': TRAIN, 'scripts/train_imagenet.sh': TRAIN,

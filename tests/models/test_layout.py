@@ -59,7 +59,7 @@ def double(monkeypatch):
 
 def new_state(monkeypatch, layout, model='resnet18d', accumulate=1):
     """The state of a new run, and its recipe."""
-    monkeypatch.setattr(environment, 'layout', lambda device_type: layout)
+    monkeypatch.setattr(environment, 'layout', lambda *_: layout)
     recipe = replace(RECIPES['resnet50-baseline'], name=model, model=model, image_size=SIZE, batch_size=BATCH)
     return classification.new_state(recipe, len(CLASSES), Ranks(), accumulate), recipe
 
@@ -171,7 +171,7 @@ def test_float16_is_where_it_is_in_nchw():
 
 
 def test_a_run_says_its_layout(monkeypatch, tmp_path):
-    monkeypatch.setattr(environment, 'layout', lambda device_type: 'NHWC')
+    monkeypatch.setattr(environment, 'layout', lambda *_: 'NHWC')
     digits.write_digits(str(tmp_path / 'digits'))
     recipe = replace(RECIPES['digits'], epochs=1, warmup_epochs=0, batch_size=16, image_size=24, precision='float32')
     line = classification.fit(recipe, RunOptions(str(tmp_path / 'digits'), str(tmp_path / 'run'), limit=32))
