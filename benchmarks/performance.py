@@ -14,7 +14,7 @@ sys.path.insert(0, TOP)
 import scaling  # noqa: E402
 from saving import RESULTS  # noqa: E402
 
-from gluon_bot.console import three_digits  # noqa: E402
+from gluon_bot.console import counted, three_digits  # noqa: E402
 from gluon_bot.distributed import environment  # noqa: E402
 from gluon_bot.files import atomic_write  # noqa: E402
 from gluon_bot.runs.curves import rendered  # noqa: E402
@@ -41,8 +41,8 @@ def figure(value: dict) -> str:
 def circumstances(result: dict) -> str:
     versions = ', '.join('%s %s' % item for item in result['versions'].items())
     load = ', load %.1f in the last five minutes' % result['load_average'] if 'load_average' in result else ''
-    return '%s; %s, %d cores%s; %d rounds; %s' % (
-        result['date'], result['processor'], result['cpus'], load, result['repeats'], versions)
+    return '%s; %s, %d cores%s; %s; %s' % (
+        result['date'], result['processor'], result['cpus'], load, counted(result['repeats'], 'round'), versions)
 
 
 def comparison(result: dict) -> str:
@@ -111,7 +111,7 @@ def lock(result: dict) -> str:
         lines.append('| %s | %s | %.0f | %.0f %% | %.1f | %.0f | %d |' % (
             name, format(wanted, ','), rate, rate * held['median'] / 1e4, threads, scaling.GPUS_A_MACHINE * (threads + 1),
             cores))
-    waiting = '; '.join('%s threads %.0f' % (threads, rate['median']) for threads, rate in result['threads'].items())
+    waiting = '; '.join('%s %.0f' % (counted(int(threads), 'thread'), rate['median']) for threads, rate in result['threads'].items())
     return '\n'.join(lines + ['', 'Images a second where each waits for 1.25 ms instead of being decoded: %s. '
                               '`benchmarks/lock.py`; %s.' % (waiting, circumstances(result)), '', '[1] ' + BOXES_SOURCE])
 
