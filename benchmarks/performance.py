@@ -111,7 +111,8 @@ def lock(result: dict) -> str:
         lines.append('| %s | %s | %.0f | %.0f %% | %.1f | %.0f | %d |' % (
             name, format(wanted, ','), rate, rate * held['median'] / 1e4, threads, scaling.GPUS_A_MACHINE * (threads + 1),
             cores))
-    waiting = '; '.join('%s %.0f' % (counted(int(threads), 'thread'), rate['median']) for threads, rate in result['threads'].items())
+    waiting = '; '.join('%s %.0f' % (counted(int(threads), 'thread'), rate['median'])
+                        for threads, rate in result['threads'].items())
     return '\n'.join(lines + ['', 'Images a second where each waits for 1.25 ms instead of being decoded: %s. '
                               '`benchmarks/lock.py`; %s.' % (waiting, circumstances(result)), '', '[1] ' + BOXES_SOURCE])
 
