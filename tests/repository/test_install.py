@@ -69,6 +69,10 @@ def test_a_decoder_that_could_not_be_compiled_is_compiled_by_a_later_call(tree):
         compiler.write_text(script)
         compiler.chmod(0o755)
         assert tree(**variables) == (0, '') and os.listdir(str(site)) == left
+    library = site / 'gluon_bot_jpeg_crop.so'
+    library.write_text('of an older source')
+    os.utime(str(library), (0, 0))
+    assert tree(**variables) == (0, '') and library.read_text() == ''
     compiler.unlink()
     assert tree(**variables) == (0, '')
 
