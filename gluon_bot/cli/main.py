@@ -30,6 +30,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     reopen_closed()
     process.keep_output()
     process.raise_no_warnings()
+    process.lose_no_interrupt()
     options = parser().parse_args(arguments)
     options.arguments = arguments
     if options.command in WRITING:

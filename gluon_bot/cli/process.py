@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import warnings
 from typing import Any, Tuple
 
@@ -58,6 +59,20 @@ def raise_no_warnings() -> None:
         os.environ.pop('PYTHONWARNINGS', None)  # of the processes this one starts
         warnings.simplefilter('default')
         warnings.simplefilter('ignore', DeprecationWarning)  # as they are by default
+
+
+def lose_no_interrupt() -> None:
+    """Interrupt again soon after where KeyboardInterrupt falls into a destructor or a callback from C: they let none out."""
+    before = sys.unraisablehook
+
+    def after(unraisable: Any) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt:
+            before(unraisable)
+        elif not sys.is_finalizing():
+            number = signal.SIGINT if callable(signal.getsignal(signal.SIGINT)) else signal.SIGTERM  # as under nohup
+            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+
+    sys.unraisablehook = after
 
 
 def interrupt_when_told_to_end() -> None:
