@@ -23,6 +23,8 @@ from gluon_bot.training.setup import Job
 from gluon_bot.training.state import State
 from gluon_bot.training.tensorboard import Events
 
+DRAWING_SECONDS = 10  # between two pictures of the curves: one takes half a second
+
 
 class Update(NamedTuple):
     """An update that the device may still be computing."""
@@ -46,6 +48,7 @@ class Journal:
         _introduce(job, training)
         self.heartbeat = Heartbeat(job.options.out, enabled=first)
         self.events = Events(job.options.out, job.options.tensorboard and first)
+        self.to_draw, self.drawn = False, time.monotonic()
         images = recipe.epochs * job.steps_an_epoch * recipe.batch_size
         done = resumed['step'] if resumed else 0
         self.progress = Progress(images, short_name(recipe.name), start=done * recipe.batch_size,
@@ -87,12 +90,18 @@ class Journal:
         self.events.write('train' if event == 'step' else event, **line)
 
     def show_epoch(self, line: Dict[str, Any]) -> None:
-        """Draw the curves and print the scores of an epoch that is recorded."""
+        """Print the scores of an epoch that is recorded, and draw the curves where short epochs have not just done so."""
         if self.first:
-            with decoration('%s/curves.png' % self.job.options.out):
-                curves.run_curves(self.job.options.out)
+            self.to_draw = True
+            if time.monotonic() > self.drawn + DRAWING_SECONDS:
+                self._draw()
             shown = {name: value for name, value in line.items() if name != 'val_top5' or len(self.job.class_names) > 5}
             say('epoch %d: %s' % (line['epoch'], worded(shown)))
+
+    def _draw(self) -> None:
+        with decoration('%s/curves.png' % self.job.options.out):
+            curves.run_curves(self.job.options.out)
+        self.to_draw, self.drawn = False, time.monotonic()
 
     def pause(self) -> None:
         """Leave the terminal to others, until the next update."""
@@ -115,6 +124,8 @@ class Journal:
         self.heartbeat.close()
         self.log.close()
         self.events.close()
+        if self.to_draw:
+            self._draw()
 
 
 def worded(line: Dict[str, Any]) -> str:

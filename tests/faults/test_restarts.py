@@ -66,6 +66,7 @@ def test_the_command_evaluate_which_has_no_run_to_look_at_says_so_too(monkeypatc
     assert main._launch(options) == 1 and 'so there is no result; evaluate again' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_at_the_same_step_again_ends_the_job(digits_folder, tmp_path):
     """The real thing: its rank 1 is killed whenever it has begun, long before the first step is recorded."""
     run, kills = str(tmp_path / 'run'), []

@@ -115,7 +115,8 @@ def test_nohup_is_obeyed(digits_folder, tmp_path):
     runs.finish(process)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
 def test_a_second_signal_does_not_cost_the_checkpoint(number, digits_folder, tmp_path):
     run = tmp_path / 'run'
     process = train(digits_folder, run, '--workers', '2')

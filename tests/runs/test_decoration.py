@@ -12,6 +12,7 @@ from small_data import PLAIN, built, data
 from gluon_bot.cli.main import main
 from gluon_bot.console import decoration, without_native_lines
 from gluon_bot.runs import curves
+from gluon_bot.training import journal
 from gluon_bot.training.tensorboard import Events
 
 __all__ = ['built', 'data']
@@ -71,13 +72,16 @@ def test_a_picture_that_fails_is_one_line(error, capsys):
         raise KeyboardInterrupt
 
 
-def test_a_run_ends_well_without_its_curves(data, built, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('seconds, pictures', [(0, 2), (1e9, 1)])
+def test_a_run_ends_well_without_its_curves(seconds, pictures, data, built, tmp_path, monkeypatch, capsys):
+    """Two epochs: drawn at each, or at the end where epochs are shorter than the pause between two pictures."""
     def fail(folder):
         raise RuntimeError('no font')
     monkeypatch.setattr(curves, 'run_curves', fail)
+    monkeypatch.setattr(journal, 'DRAWING_SECONDS', seconds)
     run = doors.train('train', 'resnet50-baseline', data.folder, tmp_path / 'run', epochs=2, **PLAIN)
     assert len(run.lines('epoch')) == 2 and len(run.lines('done')) == 1 and len(run.steps) == 2
-    assert capsys.readouterr().err.count('curves.png: left out: no font') == 2
+    assert capsys.readouterr().err.count('curves.png: left out: no font') == pictures
 
 
 def test_tensorboard_that_fails_is_said_once(tmp_path, capsys):

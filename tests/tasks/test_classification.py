@@ -322,6 +322,7 @@ def test_another_number_of_workers_goes_on_with_the_same_batch(digits_folder, tm
     assert [line['world_size'] for line in lines if 'world_size' in line] == [2, 1]
 
 
+@pytest.mark.slow  # tests/faults/test_numbers.py has one that is not finite on one rank alone
 def test_a_loss_that_is_not_finite_stops_all_ranks(digits_folder, tmp_path):
     _, errors = finish(gluon_bot('train', 'digits', '--data', digits_folder, '--out', str(tmp_path), *LIGHT,
                                  '--set', 'base_lr=1e30', '--workers', '2', '--restarts', '2'), 1)
@@ -333,7 +334,7 @@ def test_a_loss_that_is_not_finite_stops_all_ranks(digits_folder, tmp_path):
 def test_a_float16_recipe_says_what_the_device_makes_of_it(digits_folder, tmp_path):
     flags = subprocess.run(['grep', '-m1', '^flags', '/proc/cpuinfo'], stdout=subprocess.PIPE, text=True).stdout.split()
     used = 'bfloat16' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'float32'
-    _, errors = finish(gluon_bot('train', 'digits', '--data', digits_folder, '--out', str(tmp_path), *TINY,
+    _, errors = finish(gluon_bot('train', 'digits', '--data', digits_folder, '--out', str(tmp_path), *LIGHT,
                                  '--set', 'precision=float16', '--set', 'loss_scale=128', '--set', 'epochs=2'))
     assert '1 worker on cpu(0), %s (this device has no float16)' % used in errors
     lines = record(str(tmp_path))

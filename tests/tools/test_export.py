@@ -30,7 +30,7 @@ from gluon_bot.tools import export, predict
 CLASSES = ['c%d' % number for number in range(7)]
 IN_TABLES = sorted({RECIPES[cell.recipe].model for cell in paper.CELLS if cell.table <= 6 and cell.recipe}
                    | {'resnet152d'})
-QUICK = ('mobilenet', 'resnet50d')
+QUICK = ('mobilenet',)
 
 
 def saved_run(folder, model, image_size, task='classify', precision='float16'):

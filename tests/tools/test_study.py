@@ -115,11 +115,12 @@ def test_dry_run_says_what_and_how_long(place, undisturbed, capsys, monkeypatch)
     assert said[4].startswith('3 runs, 1 left: about ') and said[4].endswith('estimated from the epochs recorded here')
 
 
-@pytest.mark.parametrize('with_what', [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
-def test_killed_and_gone_on_with(place, undisturbed, tmp_path, with_what):
+@pytest.mark.parametrize('with_what, seeds', [(signal.SIGTERM, '0'),
+                                              pytest.param(signal.SIGKILL, '0,1', marks=pytest.mark.slow)])
+def test_killed_and_gone_on_with(place, undisturbed, tmp_path, with_what, seeds):
     """SIGTERM is obeyed after a checkpoint; after SIGKILL the runs that were going on write their own and leave."""
     out = tmp_path / 'runs'
-    process = gluon_bot(*words(place, out, rows=['learner']))
+    process = gluon_bot(*words(place, out, '--seeds', seeds, rows=['learner']))
     wait_for_step(out / 'learner-seed0', 4, process)
     process.send_signal(with_what)
     _, errors = process.communicate(timeout=120)
@@ -128,12 +129,13 @@ def test_killed_and_gone_on_with(place, undisturbed, tmp_path, with_what):
     deadline = time.monotonic() + 60
     while is_trained_into(out) and time.monotonic() < deadline:
         time.sleep(0.05)
-    done = {name: (out / name / RECORD).exists() and record(out / name)[-1]['event'] == 'done' for name in RUNS}
+    names = RUNS[:1 + len(seeds.split(','))]
+    done = {name: (out / name / RECORD).exists() and record(out / name)[-1]['event'] == 'done' for name in names}
     assert done['plain-seed0'] and not done['learner-seed0']
 
-    _, errors = finish(gluon_bot(*words(place, out)))
-    assert '%d of 3 runs are done' % sum(done.values()) in errors and 'plain-seed0: begins' not in errors
-    for name in RUNS:
+    _, errors = finish(gluon_bot(*words(place, out, '--seeds', seeds)))
+    assert '%d of %d runs are done' % (sum(done.values()), len(names)) in errors and 'plain-seed0: begins' not in errors
+    for name in names:
         same_run(out / name, undisturbed[0] / name)
     assert any(line['event'] == 'resume' for line in record(out / 'learner-seed0'))
 
