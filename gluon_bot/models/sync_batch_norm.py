@@ -7,11 +7,14 @@ they are queued in MXNet's engine like any other operation, so that ranks may re
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import itertools
-from functools import partial
-from typing import Any, List
+from functools import lru_cache, partial
+from typing import Any, Callable, Iterator, List, Tuple
 
 import mxnet as mx
+import numpy as np
 from mxnet import autograd
 from mxnet.gluon import nn
 
@@ -36,7 +39,8 @@ class SynchronisedBatchNorm(nn.BatchNorm):
     def __init__(self, ranks: Ranks, in_channels: int, gamma_initializer: Any = 'ones') -> None:
         super().__init__(in_channels=in_channels, gamma_initializer=gamma_initializer)
         self._operator = 'synchronised_norm.%d' % next(_numbers)
-        mx.operator.register(self._operator)(partial(_Declaration, ranks, self._operator, self._kwargs))
+        settings = _Settings(ranks, self._operator, self._kwargs['eps'], self._kwargs['momentum'])
+        mx.operator.register(self._operator)(partial(_Declaration, settings))
 
     def hybrid_forward(self, F: Any, x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any) -> Any:
         # oneDNN's memory layouts, which convolutions give and want, would reach the operator as garbage: this copies
@@ -48,9 +52,9 @@ class SynchronisedBatchNorm(nn.BatchNorm):
 class _Declaration(mx.operator.CustomOpProp):
     """(x, gamma, beta, running mean, running variance) to (y, and the mean and variance that it was normalised with)."""
 
-    def __init__(self, ranks: Ranks, name: str, settings: dict) -> None:
+    def __init__(self, settings: '_Settings') -> None:
         super().__init__()
-        self.make = partial(_Operator, ranks, name, settings['eps'], settings['momentum'])
+        self.settings = settings
 
     def list_arguments(self) -> List[str]:
         return ['x', 'gamma', 'beta']
@@ -73,56 +77,100 @@ class _Declaration(mx.operator.CustomOpProp):
         return [out_grad[0], *in_data, *out_data[1:]]
 
     def create_operator(self, ctx: Any, in_shapes: Any, in_dtypes: Any) -> '_Operator':
-        return self.make()
+        return _Operator(self.settings)
+
+
+class _Settings:
+    """What a layer's operators share. Its arithmetic of vectors is compiled, for to queue one operation takes a GPU's host
+    some 20 microseconds, and there are 55 layers."""
+
+    def __init__(self, ranks: Ranks, name: str, epsilon: float, momentum: float) -> None:
+        self.ranks, self.name = ranks, name
+        self.norm = partial(mx.nd.BatchNorm, eps=epsilon, fix_gamma=False)
+
+        def in_row(row: Any, mean: Any, inverse_std: Any) -> Any:  # of an array (ranks, 2, channels), zeros elsewhere
+            return mx.sym.broadcast_mul(row, mx.sym.stack(mean, inverse_std ** -2 - epsilon).expand_dims(axis=0))
+
+        # the variance of all images is the mean of the ranks' plus the variance of their means: nothing large is subtracted
+        def joined(rows: Any) -> List[Any]:
+            means, variances = rows.transpose((1, 0, 2)).split(2, axis=0, squeeze_axis=True)
+            mean = means.mean(axis=0)
+            return [mean, (variances + mx.sym.broadcast_sub(means, mean.expand_dims(axis=0)) ** 2).mean(axis=0)]
+
+        def corrections(means: Any, gamma: Any, variance: Any) -> List[Any]:
+            slope = mx.sym.broadcast_mul(means, (gamma * mx.sym.rsqrt(variance + epsilon)).expand_dims(axis=0))
+            return list(slope.split(2, axis=0, squeeze_axis=True))
+
+        def moved(running_mean: Any, running_variance: Any, mean: Any, variance: Any) -> List[Any]:
+            return [momentum * running + (1 - momentum) * value
+                    for running, value in ((running_mean, mean), (running_variance, variance))]
+
+        self.in_row, self.joined = _compiled(in_row), _compiled(joined)
+        self.corrections, self.moved = _compiled(corrections), _compiled(moved)
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of arrays from one of symbols: its arguments in the same order, and `out` for where the results go."""
+    names = list(inspect.signature(function).parameters)
+    symbol = function(*map(mx.sym.var, names))
+    symbol = mx.sym.Group(symbol) if isinstance(symbol, list) else symbol
+    operation = mx.nd.CachedOp(symbol, [('static_alloc', True), ('static_shape', True)])
+    places = [names.index(name) for name in symbol.list_inputs()]
+    return lambda *arrays, out=None: operation(*[arrays[place] for place in places], out=out)
+
+
+@lru_cache(maxsize=None)
+def _constants(context: mx.Context, dtype: Any, channels: int, rank: int, ranks: int) -> Tuple[mx.nd.NDArray, ...]:
+    """Running statistics that nobody looks at, and which of the ranks is this one."""
+    row = np.eye(ranks)[rank].reshape(-1, 1, 1)
+    return (mx.nd.zeros(channels, context, dtype), mx.nd.ones(channels, context, dtype), mx.nd.array(row, context, dtype))
 
 
 class _Operator(mx.operator.CustomOp):
     """Runs in a thread of MXNet's and must not wait for anything: all it does is queue operations."""
 
-    def __init__(self, ranks: Ranks, name: str, epsilon: float, momentum: float) -> None:
+    def __init__(self, settings: _Settings) -> None:
         super().__init__()
-        self.ranks, self.name, self.epsilon, self.momentum = ranks, name, epsilon, momentum
+        self.settings = settings
 
     def forward(self, is_train: bool, req: Any, in_data: List[Any], out_data: List[Any], aux: List[Any]) -> None:
-        x, gamma, beta = in_data
-        mean, variance = self._statistics(x, gamma, beta) if is_train else aux
-        for output, kind, value in zip(out_data, req, (self._normalised(x, gamma, beta, mean, variance), mean, variance)):
-            self.assign(output, kind, value)
+        with self._written(out_data, req) as (y, *statistics):
+            if is_train:
+                self.settings.joined(self._statistics(*in_data), out=statistics)
+            else:
+                for array, value in zip(statistics, aux):
+                    value.copyto(array)
+            self.settings.norm(*in_data, *statistics, use_global_stats=True, out=y)
 
     def backward(self, req: Any, out_grad: List[Any], in_data: List[Any], out_data: List[Any], in_grad: List[Any],
                  aux: List[Any]) -> None:
         """With m1 and m2 the means of dy and of dy * y0 over all images: dx = gamma / std * (dy - m1 - y0 * m2)."""
-        x, gamma, beta = (array.detach() for array in in_data)
-        mean, variance = out_data[1:]
-        for array in (x, gamma, beta):
-            array.attach_grad()
-        with autograd.record():
-            y = self._normalised(x, gamma, beta, mean, variance)
-        y.backward(out_grad[0])
-        dx, dgamma, dbeta = x.grad, gamma.grad, beta.grad
-        means = self.ranks.sum_(mx.nd.stack(dbeta, dgamma), self.name + '.backward') / (self.ranks.size * x.size / mean.size)
-        slope = gamma * mx.nd.rsqrt(variance + self.epsilon)
-        dx = dx - self._normalised(x, slope * means[1], slope * means[0], mean, variance)
-        for gradient, kind, value in zip(in_grad, req, (dx, dgamma, dbeta)):
-            self.assign(gradient, kind, value)
-        for running, value in zip(aux, (mean, variance)):  # nn.BatchNorm updates them in its backward pass too
-            running[:] = self.momentum * running + (1 - self.momentum) * value
+        settings, ranks, statistics = self.settings, self.settings.ranks, out_data[1:]
+        x, gamma, _ = in_data
+        with self._written(in_grad, req) as gradients:
+            inputs = [array.detach() for array in in_data]
+            autograd.mark_variables(inputs, gradients)
+            with autograd.record():
+                y = settings.norm(*inputs, *statistics, use_global_stats=True)
+            autograd.backward([y], [out_grad[0]])
+            dx, dgamma, dbeta = gradients
+            means = ranks.sum_(mx.nd.stack(dgamma, dbeta), settings.name + '.backward') * (gamma.size / x.size / ranks.size)
+            dx -= settings.norm(x, *settings.corrections(means, gamma, statistics[1]), *statistics, use_global_stats=True)
+        settings.moved(*aux, *statistics, out=aux)  # nn.BatchNorm does so in its backward pass too
 
-    def _statistics(self, x: mx.nd.NDArray, gamma: mx.nd.NDArray, beta: mx.nd.NDArray) -> List[mx.nd.NDArray]:
-        """Mean and biased variance of each channel over all ranks, without subtracting large numbers from each other.
-
-        The variance is the mean of the ranks' variances plus the variance of their means.
-        """
+    def _statistics(self, x: mx.nd.NDArray, gamma: mx.nd.NDArray, beta: mx.nd.NDArray) -> mx.nd.NDArray:
+        """Mean and biased variance of each channel on each rank: (ranks, 2, channels)."""
+        settings, ranks = self.settings, self.settings.ranks
+        zeros, ones, row = _constants(gamma.context, gamma.dtype, gamma.size, ranks.rank, ranks.size)
         with autograd.train_mode():
-            _, mean, inverse_std = mx.nd.BatchNorm(
-                x, gamma, beta, mx.nd.zeros_like(gamma), mx.nd.ones_like(gamma), eps=self.epsilon, fix_gamma=False,
-                output_mean_var=True)
-        mine = mx.nd.stack(mean, inverse_std ** -2 - self.epsilon)
-        all_ranks = mx.nd.zeros((self.ranks.size, *mine.shape), ctx=x.context, dtype=mine.dtype)
-        all_ranks[self.ranks.rank] = mine
-        means, variances = self.ranks.sum_(all_ranks, self.name + '.forward').transpose((1, 0, 2))
-        mean = means.mean(axis=0)
-        return [mean, (variances + (means - mean) ** 2).mean(axis=0)]
+            _, mean, inverse_std = settings.norm(x, gamma, beta, zeros, ones, output_mean_var=True)
+        return ranks.sum_(settings.in_row(row, mean, inverse_std), settings.name + '.forward')
 
-    def _normalised(self, x: Any, gamma: Any, beta: Any, mean: Any, variance: Any) -> mx.nd.NDArray:
-        return mx.nd.BatchNorm(x, gamma, beta, mean, variance, eps=self.epsilon, fix_gamma=False, use_global_stats=True)
+    @contextlib.contextmanager
+    def _written(self, arrays: List[mx.nd.NDArray], req: Any) -> Iterator[List[mx.nd.NDArray]]:
+        """The arrays, to be written within the block; others in the place of those to which MXNet wants a value added."""
+        targets = [array if kind == 'write' else mx.nd.zeros_like(array) for array, kind in zip(arrays, req)]
+        yield targets
+        for array, kind, target in zip(arrays, req, targets):
+            if target is not array:
+                self.assign(array, kind, target)
