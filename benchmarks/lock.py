@@ -27,7 +27,7 @@ environment.prepare(1)
 
 from saving import save  # noqa: E402
 
-from gluon_bot.data import transforms  # noqa: E402
+from gluon_bot.data import jpeg  # noqa: E402
 from gluon_bot.data.classification import Part, train_batches  # noqa: E402
 from gluon_bot.data.records import verify  # noqa: E402
 from gluon_bot.recipes.classification import RECIPES  # noqa: E402
@@ -63,13 +63,13 @@ def held(found) -> dict:
 
 def many_threads(found) -> dict:
     """Images a second by number of threads, of images that wait without the lock."""
-    cut, recipe = transforms.random_crop, replace(RECIPE, image_size=16)
+    prepare, recipe = jpeg.Images.prepare, replace(RECIPE, image_size=16)
 
-    def waiting(*arguments: object) -> object:
-        time.sleep(SECONDS)
-        return cut(*arguments)
+    def waiting(images: jpeg.Images, *arguments: object) -> bytes:
+        time.sleep(SECONDS * images.count)
+        return prepare(images, *arguments)
 
-    transforms.random_crop = waiting
+    jpeg.Images.prepare = waiting
     return {str(threads): benchmark.spread([1 / seconds_an_image(found, recipe, threads) for _ in range(ROUNDS)])
             for threads in (1, 2, 4, 8, 16, 32)}
 

@@ -16,7 +16,7 @@ stamp() {
 decoder() {  # optional: of parts of JPEGs, for gluon_bot/data/jpeg.py
   local library=$1/gluon_bot_jpeg_crop.so source=scripts/jpeg_crop.c
   [ "$library" -nt "$source" ] \
-    || { g++ -O2 -shared -fPIC -x c "$source" -o "$library.partial-$$" -ljpeg && mv "$library.partial-$$" "$library"; }
+    || { g++ -O3 -ffp-contract=off -shared -fPIC -x c "$source" -o "$library.partial-$$" -ljpeg && mv "$library.partial-$$" "$library"; }
 }
 for kind in ${1:-cpu gpu existing}; do
   [ -e "$(stamp "$kind")" ] || continue

@@ -73,9 +73,14 @@ def train_batches(records: Manifest, recipe: Recipe, part: Part, epoch: int, fir
         raise InputError('%s: %d images are too few for %d batches of %d on each of %d workers; use smaller batches or '
                          'fewer workers' % (records.rec, images, end, part.batch_size, part.size))
 
-    def load(record: int, pixels: np.ndarray) -> float:
-        draw = random.Random('%d %d %d' % (recipe.seed, epoch, record))
-        return reader.read(record, lambda data: transforms.for_training(data, recipe, draw, pixels))[1]
+    def load(numbers: Sequence[int], pixels: np.ndarray) -> Sequence[float]:
+        images, labels = zip(*map(reader.read, numbers))
+        draws = (random.Random('%d %d %d' % (recipe.seed, epoch, number)) for number in numbers)
+        try:
+            transforms.for_training(images, recipe, draws, pixels)
+        except transforms.NoImage as error:
+            raise reader.changed(numbers[error.place], error) from None
+        return labels
 
     if part.rank == 0 and records.rec_bytes > records.images * PHOTOGRAPH_BYTES:
         jpeg.say_if_missing()
@@ -99,14 +104,14 @@ def validation_batches(records: Manifest, recipe: Recipe, part: Part) -> Batches
     images = min(records.images, part.limit or records.images)
     first, end = images * part.rank // part.size, images * (part.rank + 1) // part.size
 
-    def load(record: int, pixels: np.ndarray) -> float:
-        image, label = reader.image(record)
+    def load(number: int, pixels: np.ndarray) -> float:
+        image, label = reader.image(number)
         transforms.for_validation(image, recipe, pixels)
         return label
 
     wanted = (range(begin, min(begin + part.batch_size, end)) for begin in range(first, end, part.batch_size))
     with closing(Records(records)) as reader:
-        yield from on_device(loaded(load, wanted, recipe.image_size, part.decoding_threads()), part.context)
+        yield from on_device(loaded(each(load), wanted, recipe.image_size, part.decoding_threads()), part.context)
 
 
 def on_device(pairs: Iterable[Tuple[np.ndarray, np.ndarray]], context: Optional[mx.Context]) -> Batches:
@@ -142,26 +147,33 @@ class Records:
 
     def image(self, number: int) -> Tuple[np.ndarray, float]:
         """Pixels, uint8 (height, width, 3), BGR, and label of a record. InputError where its bytes changed."""
-        return self.read(number, transforms.decoded)
+        data, label = self.read(number)
+        try:
+            return transforms.decoded(data), label
+        except ValueError as error:
+            raise self.changed(number, error) from None
 
-    def read(self, number: int, decode: Callable[[bytes], Item]) -> Tuple[Item, float]:
-        """What `decode` makes of the encoded image of a record, and its label. InputError where its bytes changed."""
+    def read(self, number: int) -> Tuple[bytes, float]:
+        """The encoded image of a record, and its label. InputError where its bytes changed."""
         begin, end = self.offsets[number:number + 2].tolist()
         try:
             label, _, data = recordio.read_image_record(os.pread(self.file.fileno(), end - begin, begin))
-            return decode(data), label
         except (OSError, ValueError) as error:
-            raise InputError('%s: record %d: %s; the file changed since it was verified: copy or pack it again'
-                             % (self.path, number, error)) from None
+            raise self.changed(number, error) from None
+        return data, label
+
+    def changed(self, number: int, error: Exception) -> InputError:
+        return InputError('%s: record %d: %s; the file changed since it was verified: copy or pack it again'
+                          % (self.path, number, error))
 
     def close(self) -> None:
         self.file.close()
 
 
 BATCHES_AHEAD = 2
-ITEMS_A_TASK = 4
+ITEMS_A_TASK = 8
 
-Load = Callable[[int, np.ndarray], float]  # fills the pixels of the item of this number and returns its label
+Load = Callable[[Sequence[int], np.ndarray], Sequence[float]]  # fills the pixels of the items of these numbers; their labels
 
 
 def batch_numbers(items: int, seed: int, epoch: int, part: Part, first: int, end: int, window: int = 0,
@@ -202,6 +214,11 @@ def prefetched(load: Callable[[int], Item], wanted: Iterable[Sequence[int]],
         pool.shutdown()
 
 
+def each(load: Callable[[int, np.ndarray], float]) -> Load:
+    """Of a function that loads one item, one that loads several."""
+    return lambda numbers, pixels: [load(number, planes) for number, planes in zip(numbers, pixels)]
+
+
 def loaded(load: Load, wanted: Iterable[Sequence[int]], image_size: int,
            threads: int) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
     """Images float32 (n, 3, image_size, image_size) and labels float32 (n,) of each n items wanted, in new arrays.
@@ -212,8 +229,7 @@ def loaded(load: Load, wanted: Iterable[Sequence[int]], image_size: int,
     pool = ThreadPoolExecutor(threads)
 
     def fill(images: np.ndarray, labels: np.ndarray, numbers: Sequence[int]) -> None:
-        for place, number in enumerate(numbers):
-            labels[place] = load(number, images[place])
+        labels[:] = load(numbers, images)
 
     try:
         for numbers in wanted:

@@ -1,7 +1,8 @@
-"""Decoding a part of a JPEG: what lies outside is not computed, a third of the time for the crops of training.
+"""Crops of JPEGs on their way into the network in one call of C, which decodes no more of a photograph than its crop.
 
 OpenCV and Pillow decode whole images alone, and no wheel for Python 3.8 to 3.11 gives access to libjpeg-turbo's functions
-for parts, so scripts/install.sh compiles scripts/jpeg_crop.c where it finds that library's header. The pixels are OpenCV's.
+for parts, so scripts/install.sh compiles scripts/jpeg_crop.c where it finds that library's header. The pixels are those of
+OpenCV's functions in `transforms`. Python's lock is let go twice for several images, and not for each of an image's steps.
 Images that are not plain (turned by EXIF, progressive, CMYK, damaged, no JPEG) are left to the caller, as are all of them
 where nothing was compiled.
 """
@@ -11,8 +12,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import struct
 import sysconfig
-from typing import NamedTuple, Optional
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -20,7 +22,15 @@ from gluon_bot.console import say
 
 LIBRARY = 'gluon_bot_jpeg_crop.so'
 ADVICE = "install libjpeg-turbo's header (Debian, Ubuntu: apt-get install libjpeg-dev) and run scripts/install.sh again"
-MARGIN = 2  # columns whose colour is interpolated from what lies beside them
+CROP, COLOURS = struct.Struct('5i'), struct.Struct('15f')
+
+
+class Plan(NamedTuple):
+    """All that is random of an image on its way."""
+
+    box: Tuple[int, int, int, int]  # the part that is shown: top, left, height, width in pixels
+    flipped: bool
+    colours: Sequence[float]  # of each plane that results: what it is of the part's blue, green, red, mean grey, and of one
 
 
 @functools.lru_cache(maxsize=None)
@@ -29,10 +39,12 @@ def library() -> Optional[ctypes.CDLL]:
     try:
         # its own libjpeg before that of libmxnet.so, which Horovod makes global
         functions = ctypes.CDLL(os.path.join(sysconfig.get_paths()['purelib'], LIBRARY), mode=os.RTLD_DEEPBIND)
+        several: List[Any] = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+        functions.jpeg_sizes.argtypes = [*several, ctypes.c_void_p, ctypes.c_void_p]
+        functions.jpeg_prepare.argtypes = [*several, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p,
+                                           ctypes.c_void_p]
     except (OSError, AttributeError):
         return None
-    functions.jpeg_size.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p]
-    functions.jpeg_crop.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p]
     return functions
 
 
@@ -43,29 +55,27 @@ def say_if_missing() -> None:
         say('photographs are decoded whole, which takes half as long again: %s' % ADVICE)
 
 
-class Plain(NamedTuple):
-    """What `crop` must know of an image."""
+class Images:
+    """Encoded images, each of which is plain or left to the caller."""
 
-    height: int  # pixels
-    width: int
-    block_columns: int  # that are decoded together
+    def __init__(self, images: Sequence[bytes]) -> None:
+        count = self.count = len(images)
+        self.functions = library()
+        self.arguments = count, (ctypes.c_char_p * count)(*images), (ctypes.c_size_t * count)(*map(len, images))
 
+    def sizes(self) -> List[Optional[Tuple[int, int]]]:
+        """Height and width of each in pixels, None where it is not plain."""
+        sizes, plain = (ctypes.c_int * (2 * self.count))(), ctypes.create_string_buffer(self.count)
+        if self.functions is not None:
+            self.functions.jpeg_sizes(*self.arguments, sizes, plain)
+        return [size if found else None for found, size in zip(plain.raw, zip(sizes[::2], sizes[1::2]))]
 
-def opened(data: bytes) -> Optional[Plain]:
-    """The size of a JPEG of which `crop` decodes parts; None for all else."""
-    functions, facts = library(), (ctypes.c_int * 3)()
-    if functions is None or not functions.jpeg_size(data, len(data), facts):
-        return None
-    return Plain(*facts)
-
-
-def crop(data: bytes, plain: Plain, top: int, left: int, height: int, width: int) -> Optional[np.ndarray]:
-    """A part of an image that was `opened`: uint8 (height, width, 3), BGR; None where decoding it takes a warning."""
-    functions = library()
-    first = max(left - MARGIN, 0) // plain.block_columns * plain.block_columns
-    end = min(left + width + MARGIN, plain.width)
-    pixels = np.empty((height, end - first, 3), np.uint8)
-    box = (ctypes.c_int * 4)(top, first, height, end - first)
-    if functions is None or not functions.jpeg_crop(data, len(data), box, pixels.ctypes.data):
-        return None
-    return pixels[:, left - first:left - first + width]
+    def prepare(self, plans: Sequence[Plan], pixels: np.ndarray) -> bytes:
+        """Fill `pixels`, float32 (n, 3, side, side), with each; of one that is not plain, or not without a warning, 0."""
+        assert pixels.dtype == np.float32 and pixels.flags.c_contiguous and len(plans) == len(pixels) == self.count
+        prepared = ctypes.create_string_buffer(self.count)
+        if self.functions is not None:
+            self.functions.jpeg_prepare(
+                *self.arguments, b''.join([CROP.pack(*plan.box, plan.flipped) for plan in plans]),
+                b''.join([COLOURS.pack(*plan.colours) for plan in plans]), pixels.shape[-1], pixels.ctypes.data, prepared)
+        return prepared.raw

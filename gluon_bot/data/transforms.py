@@ -4,15 +4,15 @@ For training, a random crop of area and aspect is scaled to the network's input 
 saturation are scaled in a random order; hue is turned where a recipe asks for it; PCA noise is added. For evaluation the
 short side is scaled and the centre cut out.
 As in the paper colours are 32-bit floating point and nothing is clipped, so that all that is done to them is one affine map:
-its nine factors and three offsets are found from the crop's mean colour, and each pixel is computed once. Only what
-is looked at of a photograph is decoded, where the installation has a decoder of parts (`jpeg`).
+each pixel is computed once, behind the crop's mean grey, which contrast is around. All of a crop is done in one call of C,
+which decodes no more of a photograph, where the installation has it (`jpeg`).
 """
 
 from __future__ import annotations
 
 import math
 import random
-from typing import Any, Callable, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Iterable, List, NamedTuple, Sequence, Tuple
 
 import cv2
 import mxnet as mx
@@ -39,33 +39,64 @@ class Affine(NamedTuple):
     """A change of colours. Plain numbers: for so few of them numpy takes several times as long, and holds Python's lock."""
 
     factors: Sequence[Sequence[float]]  # (3, 3): of red, green and blue, a row for each new one
+    mean_grey: Sequence[float]  # (3,): factors of the grey of the image's mean colour
     offsets: Sequence[float]  # (3,)
 
 
-SAME = Affine(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), (0.0, 0.0, 0.0))
+NOTHING = (0.0, 0.0, 0.0)
+SAME = Affine(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), NOTHING, NOTHING)
 
 
-def for_training(data: bytes, recipe: Recipe, draw: random.Random, pixels: np.ndarray) -> None:
-    """Fill `pixels`, float32 (3, image_size, image_size), RGB, with an encoded image, augmented.
+class NoImage(ValueError):
+    """Of several images, the one at `place` is none."""
 
-    Raises ValueError for bytes that are no image.
+    def __init__(self, place: int, error: ValueError) -> None:
+        super().__init__(str(error))
+        self.place = place
+
+
+def for_training(images: Sequence[bytes], recipe: Recipe, draws: Iterable[random.Random], pixels: np.ndarray) -> None:
+    """Fill `pixels`, float32 (n, 3, image_size, image_size), RGB, with n encoded images, each augmented by its own draw.
+
+    Raises NoImage for bytes that are no image.
     """
-    side = recipe.image_size
-    image = cv2.resize(random_crop(data, recipe, draw), (side, side), interpolation=cv2.INTER_LINEAR)
-    if recipe.random_flip and draw.random() < 0.5:
-        image = cv2.flip(image, 1)
-    mean = [cv2.mean(plane)[0] for plane in cv2.split(image)[::-1]]  # ten times as fast as of three channels at once
-    normalised(image, colour_change(mean, recipe, draw), pixels)
+    encoded, plans = jpeg.Images(images), []
+    sizes = encoded.sizes()
+    for place, (size, draw) in enumerate(zip(sizes, draws)):
+        image = _decoded(images, place) if size is None else None
+        height, width = size or image.shape[:2]  # type: ignore[union-attr]
+        box = crop_box(height, width, recipe, draw)
+        flipped = recipe.random_flip and draw.random() < 0.5
+        plans.append(jpeg.Plan(box, flipped, of_planes(colour_change(recipe, draw))))
+        if image is not None:
+            by_opencv(image, plans[place], pixels[place])
+    for place, prepared in enumerate(encoded.prepare(plans, pixels)):
+        if sizes[place] and not prepared:
+            by_opencv(_decoded(images, place), plans[place], pixels[place])
+
+
+def _decoded(images: Sequence[bytes], place: int) -> np.ndarray:
+    try:
+        return decoded(images[place])
+    except ValueError as error:
+        raise NoImage(place, error) from None
+
+
+def by_opencv(image: np.ndarray, plan: jpeg.Plan, pixels: np.ndarray) -> None:
+    """Fill `pixels` as `jpeg.Images.prepare` does, from the whole image, uint8 (height, width, 3), BGR."""
+    top, left, height, width = plan.box
+    image = cv2.resize(image[top:top + height, left:left + width], pixels.shape[1:], interpolation=cv2.INTER_LINEAR)
+    coloured(cv2.flip(image, 1) if plan.flipped else image, plan.colours, pixels)
 
 
 def for_validation(image: np.ndarray, recipe: Recipe, pixels: np.ndarray) -> None:
-    """Fill `pixels` with an image as an evaluation sees it: as `for_training`, but nothing is random."""
+    """Fill `pixels`, float32 (3, image_size, image_size), with an image as an evaluation sees it: nothing is random."""
     height, width = image.shape[:2]
     short, side = recipe.validation_resize, recipe.image_size
     size = (short, short * height // width) if width < height else (short * width // height, short)
     image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    normalised(image[top:top + side, left:left + side], SAME, pixels)
+    coloured(image[top:top + side, left:left + side], of_planes(SAME), pixels)
 
 
 def decoded(data: bytes) -> np.ndarray:
@@ -80,21 +111,6 @@ def decoded(data: bytes) -> np.ndarray:
     if image is None:
         raise ValueError('OpenCV cannot decode the image')
     return image
-
-
-def random_crop(data: bytes, recipe: Recipe, draw: random.Random) -> np.ndarray:
-    """A random part of an encoded image: uint8 (height, width, 3), BGR. Raises ValueError for bytes that are no image."""
-    plain = jpeg.opened(data)
-    if plain is None:
-        image = decoded(data)
-        top, left, height, width = crop_box(image.shape[0], image.shape[1], recipe, draw)
-    else:
-        top, left, height, width = crop_box(plain.height, plain.width, recipe, draw)
-        part = jpeg.crop(data, plain, top, left, height, width)
-        if part is not None:
-            return part
-        image = decoded(data)
-    return image[top:top + height, left:left + width]
 
 
 def crop_box(height: int, width: int, recipe: Recipe, draw: random.Random) -> Tuple[int, int, int, int]:
@@ -115,58 +131,54 @@ def crop_box(height: int, width: int, recipe: Recipe, draw: random.Random) -> Tu
     return (height - side) // 2, (width - side) // 2, side, side
 
 
-def colour_change(mean: Sequence[float], recipe: Recipe, draw: random.Random) -> Affine:
-    """What brightness, contrast, saturation and PCA noise do together to an image whose mean colour is `mean` (3), RGB."""
-    factors, offsets = SAME
+def colour_change(recipe: Recipe, draw: random.Random) -> Affine:
+    """What brightness, contrast, saturation and PCA noise do together to an image."""
+    factors, mean_grey, offsets = SAME
     if recipe.color_jitter:
-        jitter, grey = UNCHANGED, _grey(mean)
+        jitter = UNCHANGED
         for change in draw.sample((brightness, contrast, saturation), 3):
-            jitter = change(draw.uniform(1 - recipe.color_jitter, 1 + recipe.color_jitter), jitter, grey)
-        factors, offsets = jitter.affine()
+            jitter = change(draw.uniform(1 - recipe.color_jitter, 1 + recipe.color_jitter), jitter)
+        factors, mean_grey, _ = jitter.affine()
     if recipe.hue_jitter:
         rotation = hue(draw.uniform(-recipe.hue_jitter, recipe.hue_jitter))
-        factors, offsets = (rotation @ factors).tolist(), (rotation @ offsets).tolist()
+        factors, mean_grey = (rotation @ factors).tolist(), (rotation @ mean_grey).tolist()
     if recipe.pca_noise:
         first, second, third = (draw.gauss(0, recipe.pca_noise) * value for value in EIGENVALUES)
-        offsets = [offset + (a * first + b * second + c * third) for offset, (a, b, c) in zip(offsets, EIGENVECTORS)]
-    return Affine(factors, offsets)
-
-
-def _grey(colour: Sequence[float]) -> float:
-    return colour[0] * GREY[0] + colour[1] * GREY[1] + colour[2] * GREY[2]
+        offsets = [a * first + b * second + c * third for a, b, c in EIGENVECTORS]
+    return Affine(factors, mean_grey, offsets)
 
 
 class Jitter(NamedTuple):
-    """Makes of a colour whose grey is g: own * colour + (grey * g + offset) for red, green and blue alike."""
+    """Makes of a colour whose grey is g, in an image of mean grey m: own * colour + grey * g + mean_grey * m."""
 
     own: float
     grey: float
-    offset: float
+    mean_grey: float
 
     def affine(self) -> Affine:
         red, green, blue = (self.grey * share for share in GREY)
         return Affine(((self.own + red, green, blue), (red, self.own + green, blue), (red, green, self.own + blue)),
-                      (self.offset,) * 3)
+                      (self.mean_grey,) * 3, NOTHING)
 
 
 UNCHANGED = Jitter(1.0, 0.0, 0.0)
 
 
-def brightness(scale: float, jitter: Jitter, mean_grey: float) -> Jitter:
+def brightness(scale: float, jitter: Jitter) -> Jitter:
     """Behind `jitter`, every colour times `scale`."""
-    return Jitter(scale * jitter.own, scale * jitter.grey, scale * jitter.offset)
+    return Jitter(scale * jitter.own, scale * jitter.grey, scale * jitter.mean_grey)
 
 
-def contrast(scale: float, jitter: Jitter, mean_grey: float) -> Jitter:
+def contrast(scale: float, jitter: Jitter) -> Jitter:
     """Behind `jitter`, every colour's distance from the grey of the image's mean, times `scale`."""
-    own, grey, offset = jitter
-    return Jitter(scale * own, scale * grey, scale * offset + (1 - scale) * ((own + grey) * mean_grey + offset))
+    own, grey, mean_grey = jitter
+    return Jitter(scale * own, scale * grey, mean_grey + (1 - scale) * (own + grey))
 
 
-def saturation(scale: float, jitter: Jitter, mean_grey: float) -> Jitter:
+def saturation(scale: float, jitter: Jitter) -> Jitter:
     """Behind `jitter`, every colour's distance from its own grey, times `scale`."""
-    own, grey, offset = jitter
-    return Jitter(scale * own, scale * grey + (1 - scale) * (own + grey), offset)
+    own, grey, mean_grey = jitter
+    return Jitter(scale * own, scale * grey + (1 - scale) * (own + grey), mean_grey)
 
 
 def hue(half_turns: float) -> np.ndarray:
@@ -175,13 +187,21 @@ def hue(half_turns: float) -> np.ndarray:
     return FROM_YIQ @ np.array(((1, 0, 0), (0, cosine, -sine), (0, sine, cosine))) @ TO_YIQ
 
 
-def normalised(image: np.ndarray, change: Affine, pixels: np.ndarray) -> None:
-    """Fill `pixels`, float32 (3, height, width), RGB, of mean 0 and deviation 1, from an image whose colours change so."""
-    rows = [[[blue / std, green / std, red / std, (offset - mean) / std]]  # OpenCV's order
-            for (red, green, blue), offset, mean, std in zip(*change, MEAN, STD)]
+def of_planes(change: Affine) -> List[float]:
+    """Of each plane, normalised: what it is of the image's blue, green and red, of its mean grey, and of one: 15 numbers."""
+    return [number / std for (red, green, blue), mean_grey, offset, mean, std in zip(*change, MEAN, STD)
+            for number in (blue, green, red, mean_grey, offset - mean)]
+
+
+def coloured(image: np.ndarray, colours: Sequence[float], pixels: np.ndarray) -> None:
+    """Fill `pixels`, float32 (3, height, width), with what `of_planes` says they are of an image, BGR."""
+    rows = np.array(colours).reshape(3, 5)
+    if rows[:, 3].any():  # means plane by plane: ten times as fast as of three channels at once
+        mean_grey = sum(share * cv2.mean(plane)[0] for share, plane in zip(GREY, cv2.split(image)[::-1]))
+        rows[:, 4] += rows[:, 3] * mean_grey
     image = image.astype(np.float32)
-    for row, plane in zip(np.array(rows, np.float32), pixels):
-        cv2.transform(image, row, dst=plane)
+    for row, plane in zip(rows[:, [0, 1, 2, 4]].astype(np.float32), pixels):
+        cv2.transform(image, row[np.newaxis], dst=plane)
 
 
 class Augmented:

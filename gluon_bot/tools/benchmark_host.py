@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from gluon_bot.data import transforms
-from gluon_bot.data.classification import on_device
+from gluon_bot.data.classification import ITEMS_A_TASK, on_device
 from gluon_bot.distributed import environment
 from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.models import build
@@ -125,9 +125,10 @@ def decoding(threads: int, recipe: Recipe) -> Iterator[None]:
     Image.fromarray(pixels).resize((500, 375), Image.Resampling.BICUBIC).save(file, 'JPEG', quality=95)
 
     def decode(number: int) -> None:
-        draw, filled = random.Random(number), np.empty((3, recipe.image_size, recipe.image_size), np.float32)
+        draws, images = [random.Random(number)] * ITEMS_A_TASK, [file.getvalue()] * ITEMS_A_TASK
+        filled = np.empty((ITEMS_A_TASK, 3, recipe.image_size, recipe.image_size), np.float32)
         while not ended.is_set():
-            transforms.for_training(file.getvalue(), recipe, draw, filled)
+            transforms.for_training(images, recipe, draws, filled)
 
     busy = [threading.Thread(target=decode, args=(number,)) for number in range(threads)]
     for thread in busy:

@@ -15,7 +15,7 @@ import numpy as np
 from gluon_bot import InputError, RunError
 from gluon_bot.console import Progress, csv_text, did_you_mean
 from gluon_bot.data import transforms
-from gluon_bot.data.classification import Records, loaded
+from gluon_bot.data.classification import Records, each, loaded
 from gluon_bot.data.records import images, layout, sources, verify
 from gluon_bot.distributed import environment, horovod
 from gluon_bot.files import atomic_write
@@ -76,7 +76,7 @@ def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None,
     progress, seen, parts, labels = Progress(count, 'evaluate'), 0, [], []
     wanted = (range(begin, min(begin + batch_size, count)) for begin in range(0, count, batch_size))
     with closing(progress):
-        for pixels, batch_labels in loaded(load, wanted, recipe.image_size, environment.own_cores()):
+        for pixels, batch_labels in loaded(each(load), wanted, recipe.image_size, environment.own_cores()):
             given = mx.nd.array(pixels, ctx=context).astype(low_precision.input_type(used))
             parts.append(network(given).astype('float32').asnumpy())
             labels.append(index_of[batch_labels.astype(int)])

@@ -51,9 +51,9 @@ def changed_one_by_one(image, steps, noise_of):
 def test_one_affine_map_does_what_the_steps_do_pixel_by_pixel(order):
     image = noise(3, 32, 32)
     scales, amounts = (0.6, 1.4, 1.3), (1.0, -2.0, 0.5)
-    change = transforms.colour_change(image.mean((0, 1)), PAPER, Chosen(order, (*scales, *amounts)))
+    change = transforms.colour_change(PAPER, Chosen(order, (*scales, *amounts)))
     pixels = np.empty((3, 32, 32), np.float32)
-    transforms.normalised(np.ascontiguousarray(image[:, :, ::-1]), change, pixels)
+    transforms.coloured(np.ascontiguousarray(image[:, :, ::-1]), transforms.of_planes(change), pixels)
     # the components are 55.46, 4.794 and 1.148 long; 0.1 of them is the deviation
     shift = 0.1 * np.array([-0.5675 * 55.46 - 2 * 0.7192 * 4.794 + 0.5 * 0.4009 * 1.148,
                             -0.5808 * 55.46 + 2 * 0.0045 * 4.794 - 0.5 * 0.8140 * 1.148,
@@ -71,7 +71,7 @@ def test_a_flip_exchanges_left_and_right():
     for pixels, flips in zip(shown, (False, True)):
         draw = Chosen(numbers=(1.0, 1.0), flips=flips)
         draw.randint = lambda low, high: low
-        transforms.for_training(encoded(image), recipe, draw, pixels)
+        transforms.for_training([encoded(image)], recipe, [draw], pixels[np.newaxis])
     np.testing.assert_allclose(shown[1], shown[0, :, :, ::-1], atol=1e-6)
 
 
@@ -144,16 +144,14 @@ def test_hue_is_turned_as_mxnets_augmenter_turns_it(half_turns, monkeypatch):
 
 
 def test_hue_comes_behind_the_other_changes_of_colour():
-    recipe, mean = replace(PAPER, hue_jitter=0.2, pca_noise=0.0), np.array([200.0, 100.0, 50.0])
-    order = ('brightness', 'contrast', 'saturation')
-    factors, offsets = transforms.colour_change(mean, recipe, Chosen(order, (0.7, 1.2, 0.9, 0.2)))
-    before, moved = transforms.colour_change(mean, replace(recipe, hue_jitter=0.0), Chosen(order, (0.7, 1.2, 0.9)))
-    turned = transforms.hue(0.2)
-    np.testing.assert_allclose(factors, turned @ before, atol=1e-9)
-    np.testing.assert_allclose(offsets, turned @ moved, atol=1e-9)
+    recipe, order = replace(PAPER, hue_jitter=0.2, pca_noise=0.0), ('brightness', 'contrast', 'saturation')
+    changed = transforms.colour_change(recipe, Chosen(order, (0.7, 1.2, 0.9, 0.2)))
+    before = transforms.colour_change(replace(recipe, hue_jitter=0.0), Chosen(order, (0.7, 1.2, 0.9)))
+    for factors, others in zip(changed, before):
+        np.testing.assert_allclose(factors, transforms.hue(0.2) @ others, atol=1e-9)
 
 
 def test_an_even_colour_stays_even():
-    pixels = np.empty((3, 32, 32), np.float32)
-    transforms.for_training(encoded(solid(200, 100, 50)), PAPER, random.Random(1), pixels)
+    pixels = np.empty((1, 3, 32, 32), np.float32)
+    transforms.for_training([encoded(solid(200, 100, 50))], PAPER, [random.Random(1)], pixels)
     assert np.ptp(pixels.reshape(3, -1), axis=1).max() < 1e-5

@@ -60,10 +60,10 @@ from gluon_bot.data import transforms
 from gluon_bot.data.records import recordio
 from gluon_bot.recipes.classification import RECIPES
 data, place, recipe = open(sys.argv[1], 'rb').read(), 0, RECIPES['digits']
-pixels = np.empty((3, recipe.image_size, recipe.image_size), np.float32)
+pixels = np.empty((1, 3, recipe.image_size, recipe.image_size), np.float32)
 for number, end in enumerate(map(int, sys.argv[2:])):
     _, _, image = recordio.read_image_record(data[place:end])
-    transforms.for_training(image, recipe, random.Random(number), pixels)
+    transforms.for_training([image], recipe, [random.Random(number)], pixels)
     assert np.isfinite(pixels).all()
     place = end
 print(number + 1)
