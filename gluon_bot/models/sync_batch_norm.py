@@ -8,15 +8,17 @@ they are queued in MXNet's engine like any other operation, so that ranks may re
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import inspect
 import itertools
-from functools import lru_cache, partial
-from typing import Any, Callable, Iterator, List, Tuple
+from functools import partial
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
 
 import mxnet as mx
 import numpy as np
-from mxnet import autograd
+from mxnet import autograd, base
 from mxnet.gluon import nn
+from mxnet.ndarray._internal import _imperative_invoke
 
 from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.models.resnet import Norm
@@ -86,7 +88,11 @@ class _Settings:
 
     def __init__(self, ranks: Ranks, name: str, epsilon: float, momentum: float) -> None:
         self.ranks, self.name = ranks, name
-        self.norm = partial(mx.nd.BatchNorm, eps=epsilon, fix_gamma=False)
+        kept = dict(eps=epsilon, fix_gamma=False)
+        self.norm = _operation('BatchNorm', **kept, use_global_stats=True)
+        self.stack = _operation('stack', axis=0, num_args=2)
+        self.gradients = _operation('_backward_BatchNorm', **kept, use_global_stats=True)
+        self.statistics = _operation('BatchNorm', **kept, output_mean_var=True)
 
         def in_row(row: Any, mean: Any, inverse_std: Any) -> Any:  # of an array (ranks, 2, channels), zeros elsewhere
             return mx.sym.broadcast_mul(row, mx.sym.stack(mean, inverse_std ** -2 - epsilon).expand_dims(axis=0))
@@ -97,16 +103,23 @@ class _Settings:
             mean = means.mean(axis=0)
             return [mean, (variances + mx.sym.broadcast_sub(means, mean.expand_dims(axis=0)) ** 2).mean(axis=0)]
 
-        def corrections(means: Any, gamma: Any, variance: Any) -> List[Any]:
-            slope = mx.sym.broadcast_mul(means, (gamma * mx.sym.rsqrt(variance + epsilon)).expand_dims(axis=0))
-            return list(slope.split(2, axis=0, squeeze_axis=True))
+        # _Vectors.corrections, and the running statistics: nn.BatchNorm moves them in its backward pass too
+        def backward(sums: Any, share: Any, gamma: Any, mean: Any, variance: Any, running_mean: Any,
+                     running_variance: Any) -> List[Any]:
+            factors = mx.sym.broadcast_mul(share, gamma * mx.sym.rsqrt(variance + epsilon))
+            slope = mx.sym.broadcast_mul(sums, factors.expand_dims(axis=0))
+            return [*slope.split(2, axis=0, squeeze_axis=True),
+                    *(momentum * old + (1 - momentum) * new
+                      for old, new in ((running_mean, mean), (running_variance, variance)))]
 
-        def moved(running_mean: Any, running_variance: Any, mean: Any, variance: Any) -> List[Any]:
-            return [momentum * running + (1 - momentum) * value
-                    for running, value in ((running_mean, mean), (running_variance, variance))]
+        self.in_row, self.joined, self.backward = _compiled(in_row), _compiled(joined), _compiled(backward)
 
-        self.in_row, self.joined = _compiled(in_row), _compiled(joined)
-        self.corrections, self.moved = _compiled(corrections), _compiled(moved)
+
+def _operation(name: str, **attributes: Any) -> Callable[..., Any]:
+    """An operator of MXNet as a function of arrays and `out`; mx.nd has none of gradients and writes attributes anew."""
+    handle, keys, values = base.OpHandle(), tuple(attributes), tuple(map(str, attributes.values()))
+    base.check_call(base._LIB.NNGetOpHandle(base.c_str(name), ctypes.byref(handle)))
+    return lambda *arrays, out=None: _imperative_invoke(handle.value, arrays, keys, values, out, False, False)
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,11 +132,14 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arrays, out=None: operation(*[arrays[place] for place in places], out=out)
 
 
-@lru_cache(maxsize=None)
-def _constants(context: mx.Context, dtype: Any, channels: int, rank: int, ranks: int) -> Tuple[mx.nd.NDArray, ...]:
-    """Running statistics that nobody looks at, and which of the ranks is this one."""
-    row = np.eye(ranks)[rank].reshape(-1, 1, 1)
-    return (mx.nd.zeros(channels, context, dtype), mx.nd.ones(channels, context, dtype), mx.nd.array(row, context, dtype))
+class _Vectors(NamedTuple):
+    """Small arrays of an operator that are made once."""
+
+    zeros: Any  # running statistics that nobody looks at
+    ones: Any
+    row: Any  # which of the ranks is this one
+    share: Any  # of one, for each of a channel's numbers
+    corrections: Sequence[Any]  # gamma and beta of what dx has too much
 
 
 class _Operator(mx.operator.CustomOp):
@@ -132,6 +148,7 @@ class _Operator(mx.operator.CustomOp):
     def __init__(self, settings: _Settings) -> None:
         super().__init__()
         self.settings = settings
+        self.vectors: Optional[_Vectors] = None
 
     def forward(self, is_train: bool, req: Any, in_data: List[Any], out_data: List[Any], aux: List[Any]) -> None:
         with self._written(out_data, req) as (y, *statistics):
@@ -140,31 +157,33 @@ class _Operator(mx.operator.CustomOp):
             else:
                 for array, value in zip(statistics, aux):
                     value.copyto(array)
-            self.settings.norm(*in_data, *statistics, use_global_stats=True, out=y)
+            self.settings.norm(*in_data, *statistics, out=[y])
 
     def backward(self, req: Any, out_grad: List[Any], in_data: List[Any], out_data: List[Any], in_grad: List[Any],
                  aux: List[Any]) -> None:
         """With m1 and m2 the means of dy and of dy * y0 over all images: dx = gamma / std * (dy - m1 - y0 * m2)."""
-        settings, ranks, statistics = self.settings, self.settings.ranks, out_data[1:]
-        x, gamma, _ = in_data
+        settings, vectors, statistics, (x, gamma, beta) = self.settings, self._vectors(*in_data), out_data[1:], in_data
         with self._written(in_grad, req) as gradients:
-            inputs = [array.detach() for array in in_data]
-            autograd.mark_variables(inputs, gradients)
-            with autograd.record():
-                y = settings.norm(*inputs, *statistics, use_global_stats=True)
-            autograd.backward([y], [out_grad[0]])
-            dx, dgamma, dbeta = gradients
-            means = ranks.sum_(mx.nd.stack(dgamma, dbeta), settings.name + '.backward') * (gamma.size / x.size / ranks.size)
-            dx -= settings.norm(x, *settings.corrections(means, gamma, statistics[1]), *statistics, use_global_stats=True)
-        settings.moved(*aux, *statistics, out=aux)  # nn.BatchNorm does so in its backward pass too
+            dx, *sums = gradients
+            settings.gradients(out_grad[0], *statistics, x, gamma, beta, *statistics, out=gradients)
+            sums = settings.ranks.sum_(settings.stack(*sums), settings.name + '.backward')
+            settings.backward(sums, vectors.share, gamma, *statistics, *aux, out=[*vectors.corrections, *aux])
+            dx -= settings.norm(x, *vectors.corrections, *statistics)
 
     def _statistics(self, x: mx.nd.NDArray, gamma: mx.nd.NDArray, beta: mx.nd.NDArray) -> mx.nd.NDArray:
         """Mean and biased variance of each channel on each rank: (ranks, 2, channels)."""
-        settings, ranks = self.settings, self.settings.ranks
-        zeros, ones, row = _constants(gamma.context, gamma.dtype, gamma.size, ranks.rank, ranks.size)
+        settings, vectors = self.settings, self._vectors(x, gamma, beta)
         with autograd.train_mode():
-            _, mean, inverse_std = settings.norm(x, gamma, beta, zeros, ones, output_mean_var=True)
-        return ranks.sum_(settings.in_row(row, mean, inverse_std), settings.name + '.forward')
+            _, mean, inverse_std = settings.statistics(x, gamma, beta, vectors.zeros, vectors.ones)
+        return settings.ranks.sum_(settings.in_row(vectors.row, mean, inverse_std), settings.name + '.forward')
+
+    def _vectors(self, x: mx.nd.NDArray, gamma: mx.nd.NDArray, beta: mx.nd.NDArray) -> _Vectors:
+        if self.vectors is None:
+            ranks, new = self.settings.ranks, partial(mx.nd.array, ctx=gamma.context, dtype=gamma.dtype)
+            row, share = np.eye(ranks.size)[ranks.rank].reshape(-1, 1, 1), gamma.size / x.size / ranks.size
+            self.vectors = _Vectors(mx.nd.zeros_like(gamma), mx.nd.ones_like(gamma), new(row), new([share]),
+                                    [mx.nd.zeros_like(gamma) for _ in range(2)])
+        return self.vectors
 
     @contextlib.contextmanager
     def _written(self, arrays: List[mx.nd.NDArray], req: Any) -> Iterator[List[mx.nd.NDArray]]:
