@@ -27,13 +27,11 @@ environment.prepare(1)
 
 from saving import save  # noqa: E402
 
-from gluon_bot.data import jpeg  # noqa: E402
 from gluon_bot.data.classification import Part, train_batches  # noqa: E402
 from gluon_bot.data.records import verify  # noqa: E402
 from gluon_bot.recipes.classification import RECIPES  # noqa: E402
-from gluon_bot.tools import benchmark  # noqa: E402
+from gluon_bot.tools import benchmark, benchmark_host  # noqa: E402
 
-SECONDS = 1.25e-3  # of decoding an image
 ROUNDS, BATCHES, BATCH = 5, 10, 64
 RECIPE = RECIPES['resnet50-baseline']
 
@@ -63,15 +61,10 @@ def held(found) -> dict:
 
 def many_threads(found) -> dict:
     """Images a second by number of threads, of images that wait without the lock."""
-    prepare, recipe = jpeg.Images.prepare, replace(RECIPE, image_size=16)
-
-    def waiting(images: jpeg.Images, *arguments: object) -> bytes:
-        time.sleep(SECONDS * images.count)
-        return prepare(images, *arguments)
-
-    jpeg.Images.prepare = waiting
-    return {str(threads): benchmark.spread([1 / seconds_an_image(found, recipe, threads) for _ in range(ROUNDS)])
-            for threads in (1, 2, 4, 8, 16, 32)}
+    recipe = replace(RECIPE, image_size=16)
+    with benchmark_host.no_core_for_decoding():
+        return {str(threads): benchmark.spread([1 / seconds_an_image(found, recipe, threads) for _ in range(ROUNDS)])
+                for threads in (1, 2, 4, 8, 16, 32)}
 
 
 def main() -> None:

@@ -171,7 +171,7 @@ class Records:
 
 
 BATCHES_AHEAD = 2
-ITEMS_A_TASK = 8
+MOST_ITEMS_A_TASK = 32  # the more of them, the shorter each holds Python's lock (benchmarks/notes.md)
 
 Load = Callable[[Sequence[int], np.ndarray], Sequence[float]]  # fills the pixels of the items of these numbers; their labels
 
@@ -235,7 +235,8 @@ def loaded(load: Load, wanted: Iterable[Sequence[int]], image_size: int,
         for numbers in wanted:
             images = np.empty((len(numbers), 3, image_size, image_size), np.float32)
             labels = np.empty(len(numbers), np.float32)
-            cuts = [slice(begin, begin + ITEMS_A_TASK) for begin in range(0, len(numbers), ITEMS_A_TASK)]
+            items = min(-(-len(numbers) // threads), MOST_ITEMS_A_TASK)
+            cuts = [slice(begin, begin + items) for begin in range(0, len(numbers), items)]
             queued.append((images, labels, [pool.submit(fill, images[cut], labels[cut], numbers[cut]) for cut in cuts]))
             if len(queued) > BATCHES_AHEAD:
                 yield _finished(*queued.popleft())

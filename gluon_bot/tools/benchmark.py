@@ -42,7 +42,8 @@ NEEDS_DATA = ('data', 'train', 'evaluate')
 HOST_PARTS = ('between', 'next batch', 'rate', 'targets', 'forward', 'loss', 'backward', 'overflow', 'update', 'rest')
 COLUMNS = {
     'recipe': 'recipe', 'model': 'model', 'batch_size': 'batch', 'precision': 'precision', 'layout': 'layout',
-    'workers': 'workers', 'omp_threads': 'threads', 'decode_threads': 'decoding', 'parameters': 'parameters',
+    'workers': 'workers', 'omp_threads': 'threads', 'decode_threads': 'decoding', 'only_wait': 'only wait',
+    'parameters': 'parameters',
     'host_milliseconds': 'host ms', **{part: part for part in HOST_PARTS}, 'images_per_second': 'images/s',
     'cached_images_per_second': 'step alone',
     'forward_images_per_second': 'forward alone', 'ratio': 'ratio', 'waiting_share': 'waiting', 'efficiency': 'efficiency',

@@ -15,6 +15,7 @@ import statistics
 import threading
 import time
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from typing import Any, Callable, DefaultDict, Dict, Iterator, List, Tuple
 
@@ -22,8 +23,8 @@ import mxnet as mx
 import numpy as np
 from PIL import Image
 
-from gluon_bot.data import transforms
-from gluon_bot.data.classification import ITEMS_A_TASK, on_device
+from gluon_bot.data import jpeg, transforms
+from gluon_bot.data.classification import MOST_ITEMS_A_TASK, on_device
 from gluon_bot.distributed import environment
 from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.models import build
@@ -37,6 +38,9 @@ from gluon_bot.tricks.low_precision import LossScale
 
 SHRUNK = 1000  # numbers of the recipe's network for one of the stand-in's
 IMAGES, CLASSES = 8, 10  # of a batch: of one pixel each
+PHOTOGRAPH, TINY = (500, 375), (16, 16)  # pixels
+DECODING_SECONDS = 1.25e-3  # of a photograph
+THREADS_BESIDE_A_GPU = 4  # as many as one of eight A100 wants (docs/performance.md)
 CALLS = {  # of each part, by the name in `classification` or here
     'next batch': ('next',), 'rate': ('learning_rate', 'set_learning_rate'),
     'targets': ('one_hot', 'smooth', 'mixup_weight', 'mixup'), 'forward': ('forward',),
@@ -118,15 +122,30 @@ def watch(task: classification.ClassificationTask, clock: Clock) -> None:
 
 
 @contextlib.contextmanager
-def decoding(threads: int, recipe: Recipe) -> Iterator[None]:
-    """So many threads decode and augment a photograph's worth of noise, again and again, as those beside training do."""
+def no_core_for_decoding() -> Iterator[None]:
+    """Images wait as long as a photograph takes to be decoded; tiny ones need Python's lock alone beside that."""
+    def wait(images: jpeg.Images, *arguments: Any) -> bytes:
+        time.sleep(DECODING_SECONDS * images.count)
+        return prepare(images, *arguments)
+
+    prepare = jpeg.Images.prepare
+    jpeg.Images.prepare = wait  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        jpeg.Images.prepare = prepare  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def decoding(threads: int, recipe: Recipe, size: Tuple[int, int] = PHOTOGRAPH) -> Iterator[None]:
+    """So many threads decode and augment an image of noise of this size, again and again, as those beside training do."""
     pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     file, ended = io.BytesIO(), threading.Event()
-    Image.fromarray(pixels).resize((500, 375), Image.Resampling.BICUBIC).save(file, 'JPEG', quality=95)
+    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(file, 'JPEG', quality=95)
 
     def decode(number: int) -> None:
-        draws, images = [random.Random(number)] * ITEMS_A_TASK, [file.getvalue()] * ITEMS_A_TASK
-        filled = np.empty((ITEMS_A_TASK, 3, recipe.image_size, recipe.image_size), np.float32)
+        draws, images = [random.Random(number)] * MOST_ITEMS_A_TASK, [file.getvalue()] * MOST_ITEMS_A_TASK
+        filled = np.empty((MOST_ITEMS_A_TASK, 3, recipe.image_size, recipe.image_size), np.float32)
         while not ended.is_set():
             transforms.for_training(images, recipe, draws, filled)
 
@@ -166,22 +185,34 @@ def milliseconds(task: classification.ClassificationTask, clock: Clock, numbers:
              'rest': host - sum(found.values())}.items()}
 
 
+@contextlib.contextmanager
+def waiting(threads: int, recipe: Recipe) -> Iterator[None]:
+    """As many threads that decode where each has a core of its own."""
+    with no_core_for_decoding(), decoding(threads, replace(recipe, image_size=TINY[0]), TINY):
+        yield
+
+
 def measure(recipe: Recipe, data: str, ranks: Ranks, repeats: int, steps: int) -> List[Dict[str, Any]]:
-    """A row without decoding threads, one beside as many as are taken next to a GPU, and one beside one on each core."""
+    """A row without decoding threads, one beside as many as are taken next to a GPU, and one beside one on each core.
+
+    And one beside threads that wait for the time of decoding: what is more than without any is Python's lock.
+    """
     task, clock, numbers = new_task(recipe), Clock(), itertools.count()
     parameters = sum(parameter.grad_req != 'null' for parameter in task.state.network.collect_params().values())
     watch(task, clock)
     milliseconds(task, clock, numbers, steps)  # compiles the graph
-    found: DefaultDict[int, List[Dict[str, float]]] = defaultdict(list)
-
-    def beside(threads: int) -> float:
-        with decoding(threads, recipe):
-            found[threads].append(milliseconds(task, clock, numbers, steps))
-        return found[threads][-1]['host_milliseconds']
-
     cores = environment.cores()
-    counts = sorted({0, max(cores - 1, 1), cores})
-    hosts = rounds({threads: partial(beside, threads) for threads in counts}, repeats)
-    return [{**{part: statistics.median(each[part] for each in found[threads]) for part in found[threads][0]},
-             'precision': 'float16', 'decode_threads': threads, 'parameters': parameters,
-             'host_milliseconds': spread(hosts[threads])} for threads in counts]
+    others: Dict[Tuple[int, str], Callable[..., Any]] = {
+        **{(threads, 'no'): decoding for threads in sorted({0, max(cores - 1, 1), cores})},
+        (THREADS_BESIDE_A_GPU, 'yes'): waiting}
+    found: DefaultDict[Tuple[int, str], List[Dict[str, float]]] = defaultdict(list)
+
+    def beside(kind: Tuple[int, str]) -> float:
+        with others[kind](kind[0], recipe):
+            found[kind].append(milliseconds(task, clock, numbers, steps))
+        return found[kind][-1]['host_milliseconds']
+
+    hosts = rounds({kind: partial(beside, kind) for kind in others}, repeats)
+    return [{**{part: statistics.median(each[part] for each in found[kind]) for part in found[kind][0]},
+             'precision': 'float16', 'decode_threads': kind[0], 'only_wait': kind[1], 'parameters': parameters,
+             'host_milliseconds': spread(hosts[kind])} for kind in others]

@@ -85,7 +85,8 @@ def test_the_host_s_work_is_the_sum_of_its_parts_beside_more_and_more_threads(ca
     assert main(['benchmark', 'host', 'digits', '--repeats', '1', '--steps', '2', '--json']) == 0
     rows = json.loads(capsys.readouterr().out)['rows']
     threads = [row['decode_threads'] for row in rows]
-    assert threads[0] == 0 and threads == sorted(threads) and len(rows) > 1
+    assert threads[0] == 0 and threads[:-1] == sorted(threads[:-1]) and len(rows) > 2
+    assert [row['only_wait'] for row in rows] == ['no'] * (len(rows) - 1) + ['yes']
     for row in rows:
         host, parts = row['host_milliseconds']['median'], [row[part] for part in benchmark.HOST_PARTS if part != 'between']
         assert min(parts) > 0 and sum(parts) == pytest.approx(host)
