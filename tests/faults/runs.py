@@ -35,12 +35,6 @@ def record(run):
     return read_lines(os.path.join(str(run), RECORD))
 
 
-def children(pid):
-    """The process's children."""
-    found = subprocess.run(['pgrep', '-P', str(pid)], stdout=subprocess.PIPE, text=True).stdout
-    return [int(word) for word in found.split()]
-
-
 def alive(pid):
     """Whether a process lives, zombies aside."""
     try:

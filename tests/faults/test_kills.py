@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import runs
+from processes import found
 
 SCRIPT = str(Path(__file__).resolve().parents[2] / 'scripts' / 'train_imagenet.sh')
 LONGER = ['--limit', '96', '--log-every', '1', '--set', 'epochs=16', '--set', 'warmup_epochs=1', '--set', 'batch_size=16',
@@ -39,9 +40,8 @@ def job(words, variables):
 
 def workers(run):
     """Processes that train in `run`, other than their launchers."""
-    found = subprocess.run(['pgrep', '-f', '--', '--out %s ' % re.escape(run)], stdout=subprocess.PIPE,
-                           text=True).stdout.split()
-    return [pid for pid in map(int, found) if runs.alive(pid) and b'HOROVOD_RANK=' in environ(pid)]
+    return [pid for pid in found('-f', '--', '--out %s ' % re.escape(run))
+            if runs.alive(pid) and b'HOROVOD_RANK=' in environ(pid)]
 
 
 def environ(pid):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runs
+from processes import children
 
 EPOCHS = 200
 WORDS = ['--limit', '32', '--log-every', '1', '--set', 'model=mobilenet', '--set', 'image_size=32', '--set', 'batch_size=16',
@@ -30,7 +31,7 @@ def test_memory_files_and_step_time_stay_as_they_are(digits_folder, tmp_path):
     processes, found = [], {}
     for epoch in (10, 100, 190):
         runs.until(partial(runs.recorded, run, 2 * epoch), process, seconds=3000)
-        processes = processes or [process.pid] + runs.children(process.pid)
+        processes = processes or [process.pid] + children(process.pid)
         moments = []
         while not runs.recorded(run, 2 * epoch + 16):  # eight epochs: what a checkpoint takes for a moment is no leak
             moments.append([measured(pid) for pid in processes])

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import runs
+from processes import children
 
 from gluon_bot.cli import main
 from gluon_bot.cli.parser import parser
@@ -75,7 +76,7 @@ def test_a_worker_that_dies_at_the_same_step_again_ends_the_job(digits_folder, t
 
     def kill():
         while process.poll() is None:
-            workers = runs.children(process.pid)
+            workers = children(process.pid)
             if len(workers) == 2 and workers[1] not in kills and os.path.exists(run + '/record.jsonl'):
                 os.kill(workers[1], signal.SIGKILL)
                 kills.append(workers[1])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import runs
+from processes import children
 
 from gluon_bot import console
 from gluon_bot.distributed import heartbeat, launcher
@@ -20,7 +21,7 @@ def test_a_stopped_worker_is_named_and_the_job_goes_on(digits_folder, undisturbe
                          '--restarts', '5',
                          '--stall-minutes', '0.2')
     runs.until(lambda: runs.recorded(run, 15), process)
-    stopped = runs.children(process.pid)[1]
+    stopped = children(process.pid)[1]
     os.kill(stopped, signal.SIGSTOP)
     _, errors = runs.finish(process)
     assert re.search(r'^rank 1 \(process %d\) has made no progress for \d+s; all workers are ended$' % stopped, errors,
@@ -34,7 +35,7 @@ def test_a_worker_stopped_for_less_than_that_is_waited_for(digits_folder, undist
     run = str(tmp_path / 'run')
     process = runs.start('train', 'digits', '--data', digits_folder, '--out', run, '--workers', '2', *runs.TINY)
     runs.until(lambda: runs.recorded(run, 15), process)
-    stopped = runs.children(process.pid)[0]
+    stopped = children(process.pid)[0]
     os.kill(stopped, signal.SIGSTOP)
     time.sleep(45)  # Horovod by itself gives up after 30
     os.kill(stopped, signal.SIGCONT)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import runs
+from processes import children
 
 from gluon_bot.runs import checkpoint
 
@@ -130,7 +131,7 @@ def test_a_second_signal_does_not_cost_the_checkpoint(number, digits_folder, tmp
 def test_who_is_stopped_before_a_checkpoint_does_not_say_130(digits_folder, tmp_path):
     """The launcher passes the signal on while its workers are still being loaded."""
     process = train(digits_folder, tmp_path / 'run', '--workers', '2', '--restarts', '3')
-    runs.until(lambda: len(runs.children(process.pid)) == 2, process)
+    runs.until(lambda: len(children(process.pid)) == 2, process)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
     _, errors = runs.finish(process, 1)

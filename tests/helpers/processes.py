@@ -26,6 +26,15 @@ def finish(process, code=0):
     return output, errors
 
 
+def found(*options):
+    """The numbers of the processes that pgrep finds."""
+    return [int(word) for word in subprocess.run(['pgrep', *options], stdout=subprocess.PIPE, text=True).stdout.split()]
+
+
+def children(process):
+    return found('-P', str(process))
+
+
 def record(run):
     return read_lines(os.path.join(run, RECORD))
 

@@ -14,7 +14,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from doors import small_task
-from processes import finish, gluon_bot, record, same_run, wait_for_step
+from processes import children, finish, gluon_bot, record, same_run, wait_for_step
 
 from gluon_bot import InputError
 from gluon_bot.cli.main import main
@@ -266,9 +266,9 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(digits_folder, tmp_path
     finish(gluon_bot(*command, '--out', straight))
     process = gluon_bot(*command, '--out', killed)
     wait_for_step(killed, 15, process)
-    children = subprocess.run(['pgrep', '-P', str(process.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
-    assert len(children) == 2
-    os.kill(int(children[1]), signal.SIGKILL)
+    workers = children(process.pid)
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
     _, errors = finish(process)
     assert 'restart 1 of 1' in errors
     same_run(straight, killed)

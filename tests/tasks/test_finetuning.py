@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +13,7 @@ import pytest
 from doors import small_task
 from gluoncv.loss import MixSoftmaxCrossEntropyLoss
 from mxnet import gluon
-from processes import finish, gluon_bot, record, same_run, wait_for_step
+from processes import children, finish, gluon_bot, record, same_run, wait_for_step
 from small_segmenter import SmallSegmenter
 
 from gluon_bot import InputError
@@ -395,8 +394,7 @@ def test_a_killed_worker_is_started_again_and_changes_nothing(task, scenes_folde
     finish(gluon_bot(*arguments(task, scenes_folder, straight, *words)))
     process = gluon_bot(*arguments(task, scenes_folder, killed, *words, '--restarts', '2'))
     wait_for_step(killed, 6, process)  # in the second of two epochs of four steps
-    workers = subprocess.run(['pgrep', '-P', str(process.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
-    os.kill(int(workers[1]), signal.SIGKILL)
+    os.kill(children(process.pid)[1], signal.SIGKILL)
     _, errors = finish(process)
     assert 'restart 1 of 2 from the last checkpoint' in errors and 'resuming' in errors
     same_run(straight, killed)

@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-import subprocess
 import time
 
 import pytest
 from doors import gluon_bot as command
-from processes import finish, gluon_bot, record, same_run, wait_for_step
+from processes import finish, found, gluon_bot, record, same_run, wait_for_step
 
 from gluon_bot.cli.main import main
 from gluon_bot.runs.record import RECORD
@@ -68,14 +67,14 @@ def visible_gpus(run, study):
     pids = []
     while not pids:
         assert study.poll() is None, study.communicate()
-        pids = subprocess.run(['pgrep', '-f', '--', '--out %s$' % run], stdout=subprocess.PIPE, text=True).stdout.split()
-    with open('/proc/%s/environ' % pids[0], 'rb') as file:
+        pids = found('-f', '--', '--out %s$' % run)
+    with open('/proc/%d/environ' % pids[0], 'rb') as file:
         return [word.decode() for word in file.read().split(b'\0') if word.startswith(b'CUDA_VISIBLE_DEVICES=')]
 
 
 def is_trained_into(out):
     """Whether a process trains a run of this folder."""
-    return subprocess.run(['pgrep', '-f', '--', '--out %s/' % out], stdout=subprocess.DEVNULL).returncode == 0
+    return bool(found('-f', '--', '--out %s/' % out))
 
 
 def test_one_run_at_a_time_on_each_gpu(undisturbed):
