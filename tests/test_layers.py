@@ -102,5 +102,4 @@ def test_no_private_names_of_other_modules(path):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules}
     used |= {name for name, node in brought if isinstance(node, ast.ImportFrom) and node.module.startswith('gluon_bot')}
     private = {name for name in used if name.split('.')[-1].startswith('_') and not name.endswith('__')}
-    # MXNet calls its operators of gradients by no public name
-    assert private <= {'os._exit', 'argparse._SubParsersAction', 'state._replace', 'base._LIB'}
+    assert private <= {'os._exit', 'argparse._SubParsersAction', 'state._replace'}

@@ -16,7 +16,7 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
 
 import mxnet as mx
 import numpy as np
-from mxnet import autograd, base
+from mxnet import autograd, base, libinfo
 from mxnet.gluon import nn
 from mxnet.ndarray._internal import _imperative_invoke
 
@@ -118,7 +118,8 @@ class _Settings:
 def _operation(name: str, **attributes: Any) -> Callable[..., Any]:
     """An operator of MXNet as a function of arrays and `out`; mx.nd has none of gradients and writes attributes anew."""
     handle, keys, values = base.OpHandle(), tuple(attributes), tuple(map(str, attributes.values()))
-    base.check_call(base._LIB.NNGetOpHandle(base.c_str(name), ctypes.byref(handle)))
+    library = ctypes.CDLL(libinfo.find_lib_path()[0])  # loaded already
+    base.check_call(library.NNGetOpHandle(base.c_str(name), ctypes.byref(handle)))
     return lambda *arrays, out=None: _imperative_invoke(handle.value, arrays, keys, values, out, False, False)
 
 
