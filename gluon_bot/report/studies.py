@@ -137,9 +137,8 @@ def _report(study: Study, data: str, rows: Dict[str, List[Placed]]) -> StudyRepo
                 if cell.metric in METRICS:
                     results.append(_result(cell, parent, table, study, rows))
                 elif cell.metric == 'minutes_an_epoch' and parent is not None:
-                    ours, theirs = rows.get(table.rows[cell.row], []), rows.get(table.rows[parent.row], [])
-                    if ours and theirs:
-                        times.append(StudyTime(cell, parent, *_minutes(ours, theirs)))
+                    minutes = _minutes(rows.get(table.rows[cell.row], []), rows.get(table.rows[parent.row], []))
+                    times += [StudyTime(cell, parent, *minutes)] if minutes else []
     runs = tuple(one for name in study.rows for one in rows.get(name, []))
     return StudyReport(study, data, runs, tuple(results), tuple(times))
 
@@ -167,9 +166,23 @@ def _result(cell: Cell, parent: Optional[Cell], table: StudyTable, study: Study,
 
 
 def _minutes(*rows: Sequence[Placed]) -> List[float]:
-    """Medians over the runs of each row: of training, then with the evaluation."""
-    return [statistics.median([one.value('minutes_an_epoch') or 0.0 for one in runs]) for runs in rows] + [
-        statistics.median([one.minutes_with_evaluation or 0.0 for one in runs]) for runs in rows]
+    """Medians over the runs of each row: of training, then with the evaluation; [] without runs that can be compared.
+
+    Compared are runs in their recipe's precision or the CPU's stand-in for it, on the same devices, cores and threads.
+    """
+    told = [[one for one in runs if one.run.header.get('precision') != 'float32' or one.run.recipe['precision'] == 'float32']
+            for runs in rows]
+    shared = set.intersection(*({_machine(one) for one in runs} for runs in told))
+    if not shared:
+        return []
+    most = max(sorted(shared, key=str), key=lambda machine: sum(_machine(one) == machine for runs in told for one in runs))
+    alike = [[one for one in runs if _machine(one) == most] for runs in told]
+    return [statistics.median([one.value('minutes_an_epoch') or 0.0 for one in runs]) for runs in alike] + [
+        statistics.median([one.minutes_with_evaluation or 0.0 for one in runs]) for runs in alike]
+
+
+def _machine(one: Placed) -> Key:
+    return one.devices, one.run.header.get('cpus'), one.run.header.get('omp_threads')
 
 
 def runs_text(report: StudyReport) -> str:

@@ -130,6 +130,19 @@ def test_time_is_table_3_in_small(tmp_path):
     assert found.machines == '1 x cpu(0) in bfloat16, 1 x cpu(0) in float32'
 
 
+def test_time_is_of_runs_that_can_be_compared(tmp_path):
+    """Twice the threads, or float32 where the recipe says float16, is not what Table 3 compares."""
+    write(tmp_path, 't6-efficient', 0, 70.0, 5.0, cpus=2, omp_threads=2)
+    write(tmp_path, 't6-efficient', 1, 70.0, 40.0, cpus=2, omp_threads=1, precision='float32')
+    write(tmp_path, 't4-small', 0, 70.0, 30.0, cpus=2, omp_threads=1, precision='float32')
+    assert compared(tmp_path).studies[0].times == ()
+    for seed, seconds in ((2, 12.0), (3, 15.0)):
+        write(tmp_path, 't6-efficient', seed, 70.0, seconds, cpus=2, omp_threads=1)
+    write(tmp_path, 't4-small', 1, 70.0, 20.0, cpus=2, omp_threads=2, precision='float32')
+    time, = compared(tmp_path).studies[0].times
+    assert (time.minutes, time.parent_minutes) == pytest.approx((13.5 / 60, 30 / 60))
+
+
 def test_pages_show_it(ladder):
     comparison = compared(ladder)
     for text in (markdown.markdown(comparison), markdown.markdown(comparison, full=True)):
