@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import sys
-from typing import Any, Callable, Dict, List, NoReturn, Tuple
+from typing import Any
 
 from gluon_bot import InputError, __version__
-from gluon_bot.console import did_you_mean, one_line, say
+from gluon_bot.cli.options import MOST, Parser, commands_of, minutes, seeds, share, whole
 
-MOST = (1 << 31) - 1
 FOLDERS = ('DIR', 'OUT', 'RUN')  # as the help names arguments that are folders
 EXIT_CODES = '''\
 exit codes:
@@ -24,79 +21,6 @@ Results go to standard output; progress and messages to standard error. There is
 '''
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        command = re.match(r'argument COMMAND: invalid choice: (.*) \(choose from', message, re.DOTALL)
-        if command:
-            word = command.group(1).strip("'")
-            message = "unknown command '%s'%s" % (word, did_you_mean(word, commands_of(self)))
-        say("%s: %s; see '%s --help'" % (self.prog, one_line(message), self.prog))
-        sys.exit(2)
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Of all commands. What no option of the command takes is one line, with what may be meant."""
-        options, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            command = commands_of(self)[options.command]
-            plural = 's' * (len(unknown) > 1)
-            command.error('unknown argument%s %s%s' % (plural, ' '.join(unknown), _meant(command, unknown)))
-        return options
-
-
-def _meant(command: argparse.ArgumentParser, unknown: List[str]) -> str:
-    """What was meant by arguments that a command does not take: a field of its recipe, or one of its own options."""
-    word, _, value = unknown[0].partition('=')
-    if '--set' in command._option_string_actions and word.startswith('--'):
-        from gluon_bot.recipes.fields import field_meant
-        from gluon_bot.recipes.finetuning import fields_of
-        field = field_meant(word[2:], fields_of(command.prog.split()[-1]))
-        if field:
-            return '; a field of the recipe is changed by --set %s=%s' % (field, value or (unknown + ['VALUE'])[1])
-    return did_you_mean(word, [option for option in command._option_string_actions if option.startswith('--')], 0.6)
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    """The type of an option that takes a whole number from `least` to `most`."""
-    def whole(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise ValueError
-        return value
-
-    whole.__name__ = 'whole number from %d to %d' % (least, most)
-    return whole
-
-
-def _minutes(text: str) -> float:
-    """A time above 0 and up to a week."""
-    value = float(text)
-    if not 0 < value <= 7 * 24 * 60:
-        raise ValueError
-    return value
-
-
-_minutes.__name__ = 'number of minutes'
-
-
-def _seeds(text: str) -> Tuple[int, ...]:
-    """Whole numbers with commas, each once."""
-    return tuple(dict.fromkeys(_whole(0, MOST)(part) for part in text.split(',')))
-
-
-_seeds.__name__ = 'list of seeds, such as 0,1,2'
-
-
-def _share(text: str) -> float:
-    """A number from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError
-    return value
-
-
-_share.__name__ = 'number from 0 to 1'
-
-
 def _command(commands: Any, name: str, help_text: str, examples: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help_text, description=help_text, epilog='examples:\n' + examples,
                                  formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -104,18 +28,18 @@ def _command(commands: Any, name: str, help_text: str, examples: str) -> argpars
 
 
 def _workers(parser: argparse.ArgumentParser, restarts: bool) -> None:
-    parser.add_argument('--workers', type=_whole(1, 1024), default=1, metavar='N',
+    parser.add_argument('--workers', type=whole(1, 1024), default=1, metavar='N',
                         help='processes, one a GPU, on this machine or over '
                         '--hosts (default: 1)')
     parser.add_argument('--hosts', default='', metavar='NAME:N,...',
                         help='machines and their numbers of workers, through ssh')
-    parser.add_argument('--stall-minutes', type=_minutes, default=30.0, metavar='T',
+    parser.add_argument('--stall-minutes', type=minutes, default=30.0, metavar='T',
                         help='a worker that does nothing for so long '
                         'counts as dead (default: 30)')
     parser.set_defaults(restarts=0)
     _device(parser)
     if restarts:
-        parser.add_argument('--restarts', type=_whole(0, 999), default=0, metavar='N', help='start again from the last '
+        parser.add_argument('--restarts', type=whole(0, 999), default=0, metavar='N', help='start again from the last '
                             'checkpoint, up to N times, when a worker dies (default: 0)')
 
 
@@ -135,13 +59,13 @@ def _training(parser: argparse.ArgumentParser, data_help: str) -> None:
     parser.add_argument('--out', required=True, metavar='RUN', help='folder for record, curves and checkpoints')
     parser.add_argument('--resume', action='store_true', help='go on from the newest good checkpoint in RUN, if any')
     parser.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='change a field of the recipe')
-    parser.add_argument('--seed', type=_whole(0, MOST), help='the same as --set seed=N')
-    parser.add_argument('--accumulate', type=_whole(1, MOST), default=1, metavar='N',
+    parser.add_argument('--seed', type=whole(0, MOST), help='the same as --set seed=N')
+    parser.add_argument('--accumulate', type=whole(1, MOST), default=1, metavar='N',
                         help='sum gradients over N small batches')
-    parser.add_argument('--limit', type=_whole(1, MOST), metavar='N',
+    parser.add_argument('--limit', type=whole(1, MOST), metavar='N',
                         help='train and evaluate on N images an epoch, for a trial')
-    parser.add_argument('--log-every', type=_whole(1, MOST), default=50, metavar='STEPS', help='(default: 50)')
-    parser.add_argument('--keep', type=_whole(1, MOST), default=3, metavar='K',
+    parser.add_argument('--log-every', type=whole(1, MOST), default=50, metavar='STEPS', help='(default: 50)')
+    parser.add_argument('--keep', type=whole(1, MOST), default=3, metavar='K',
                         help='newest checkpoints kept, and the best (default: 3)')
     parser.add_argument('--tensorboard', action='store_true', help='also write TensorBoard event files')
     parser.add_argument('--dry-run', action='store_true', help='check everything, say what would be done, and stop')
@@ -151,14 +75,8 @@ def _training(parser: argparse.ArgumentParser, data_help: str) -> None:
 def _lenient(parser: argparse.ArgumentParser, masks: bool = True) -> None:
     parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be used, and say so')
     if masks:
-        parser.add_argument('--ignore-label', type=_whole(0, 255), metavar='N',
+        parser.add_argument('--ignore-label', type=whole(0, 255), metavar='N',
                             help='of unlabelled pixels in masks, besides 0')
-
-
-def commands_of(top: argparse.ArgumentParser) -> Dict[str, argparse.ArgumentParser]:
-    """The parsers of the commands by their names; none in the parser of a command."""
-    found = [action.choices for action in top._actions if isinstance(action, argparse._SubParsersAction)]
-    return dict(found[0]) if found else {}
 
 
 def check_folders(options: argparse.Namespace) -> None:
@@ -200,11 +118,11 @@ def _data_commands(commands: Any) -> None:
                          "with the ILSVRC2012 tars, or the word 'digits' or 'scenes'")
     command.add_argument('out', metavar='OUT', help='folder for train.rec, val.rec, their .idx and manifests')
     command.add_argument('--name', help='name of the dataset in the manifest (default: from SOURCE)')
-    command.add_argument('--resize', type=_whole(1, MOST), metavar='PIXELS', help='scale larger images to this short side')
-    command.add_argument('--quality', type=_whole(1, MOST), default=95,
+    command.add_argument('--resize', type=whole(1, MOST), metavar='PIXELS', help='scale larger images to this short side')
+    command.add_argument('--quality', type=whole(1, MOST), default=95,
                          help='JPEG quality of images that are encoded again (default: 95)')
-    command.add_argument('--seed', type=_whole(0, MOST), default=0, help='of the random order of the records')
-    command.add_argument('--workers', type=_whole(1, 1024), help='processes (default: one a core)')
+    command.add_argument('--seed', type=whole(0, MOST), default=0, help='of the random order of the records')
+    command.add_argument('--workers', type=whole(1, 1024), help='processes (default: one a core)')
     command.add_argument('--validation-share', type=float, default=0.1, metavar='SHARE',
                          help='of each class, where SOURCE has no train and val (default: 0.1)')
     command.add_argument('--skip-broken', action='store_true', help='leave unreadable images out and list them')
@@ -218,7 +136,7 @@ def _data_commands(commands: Any) -> None:
     command.add_argument('path', metavar='PATH', help='folder of records, one .rec, or a tree')
     _lenient(command)
     command.add_argument('--picture', metavar='FILE', help='also draw training images as the network sees them, a PNG')
-    command.add_argument('--workers', type=_whole(1, 1024), help='processes (default: one a core)')
+    command.add_argument('--workers', type=whole(1, 1024), help='processes (default: one a core)')
 
 
 def _training_commands(commands: Any) -> None:
@@ -267,7 +185,7 @@ def _training_commands(commands: Any) -> None:
                          help='VOC devkit and ADE20K tree of the rows that detect and segment, or a folder with both')
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the runs, ROW-seedN, and their logs; what '
                          'is finished there is skipped, the rest resumes from its newest checkpoint')
-    command.add_argument('--seeds', type=_seeds, default=(), metavar='N,N', help="(default: the study's)")
+    command.add_argument('--seeds', type=seeds, default=(), metavar='N,N', help="(default: the study's)")
     command.add_argument('--dry-run', action='store_true', help='check everything, say what would be run and how long it '
                          'takes, and stop')
 
@@ -282,7 +200,7 @@ def _checkpoint_commands(commands: Any) -> None:
                          help='a run folder (its newest checkpoint) or a checkpoint folder')
     command.add_argument('--data', required=True, metavar='SOURCE', help='of the kind the checkpoint was trained on; for a '
                          'classifier also a folder or tar of class folders, of all its classes or some')
-    command.add_argument('--batch-size', type=_whole(1, MOST), default=64, metavar='N',
+    command.add_argument('--batch-size', type=whole(1, MOST), default=64, metavar='N',
                          help='images of one worker, for a classifier '
                          '(default: 64)')
     _lenient(command)
@@ -294,7 +212,7 @@ def _checkpoint_commands(commands: Any) -> None:
     command.add_argument('--out', metavar='DIR',
                          help='a classifier: folder for per-class.csv, predictions.csv and confusion.png')
     command.add_argument('--predictions', default='', metavar='FILE', help='a classifier: a CSV file with a line an image')
-    command.add_argument('--limit', type=_whole(1, MOST), metavar='N', help='use N images only, for a trial')
+    command.add_argument('--limit', type=whole(1, MOST), metavar='N', help='use N images only, for a trial')
     command.add_argument('--json', action='store_true', help='as JSON')
     _workers(command, restarts=False)
 
@@ -328,7 +246,7 @@ def _checkpoint_commands(commands: Any) -> None:
                          help='a run folder (its newest checkpoint) or a '
                          'checkpoint folder, of train, detect or segment')
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures, named after the images')
-    command.add_argument('--score-threshold', type=_share, default=0.5, metavar='SCORE',
+    command.add_argument('--score-threshold', type=share, default=0.5, metavar='SCORE',
                          help='least score of a box (default: 0.5)')
     _device(command)
     command.add_argument('--json', action='store_true', help='as JSON')
@@ -346,7 +264,7 @@ def _record_commands(commands: Any) -> None:
     command = _command(commands, 'watch', 'serve a page of a run that refreshes itself, for a browser on this machine',
                        '  gluon-bot watch runs/resnet50d-cosine\n  gluon-bot watch runs/resnet50d-cosine --port 8000\n')
     command.add_argument('run', metavar='RUN', help='its folder')
-    command.add_argument('--port', type=_whole(0, 65535), default=0, metavar='N', help='(default: any that is free)')
+    command.add_argument('--port', type=whole(0, 65535), default=0, metavar='N', help='(default: any that is free)')
 
     command = _command(commands, 'report', "put records and logs beside the paper's tables",
                        '  gluon-bot report logs --out report\n  gluon-bot report runs/*/record.jsonl --json\n'
@@ -374,13 +292,13 @@ def _other_commands(commands: Any) -> None:
     command.add_argument('--data', default='', metavar='DIR',
                          help='folder made by gluon-bot pack, for data, train and evaluate')
     command.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='change a field of the recipes')
-    command.add_argument('--workers', type=_whole(1, 64), default=1, metavar='N', help='scaling: over 1, 2, 4, ... up to N '
+    command.add_argument('--workers', type=whole(1, 64), default=1, metavar='N', help='scaling: over 1, 2, 4, ... up to N '
                          'workers of this machine (default: 1)')
-    command.add_argument('--repeats', type=_whole(1, 1000), default=5, metavar='N',
+    command.add_argument('--repeats', type=whole(1, 1000), default=5, metavar='N',
                          help='rounds, of which the median is shown '
                          '(default: 5)')
     _device(command)
-    command.add_argument('--steps', type=_whole(1, 100000), default=10, metavar='N', help='updates or batches in a round '
+    command.add_argument('--steps', type=whole(1, 100000), default=10, metavar='N', help='updates or batches in a round '
                          '(default: 10)')
     command.add_argument('--json', action='store_true', help='as JSON')
 
@@ -396,11 +314,11 @@ def _other_commands(commands: Any) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; `command` is the name of the one chosen."""
-    top = _Parser(prog='gluon-bot', allow_abbrev=False, epilog=EXIT_CODES,
+    top = Parser(prog='gluon-bot', allow_abbrev=False, epilog=EXIT_CODES,
                   formatter_class=argparse.RawDescriptionHelpFormatter,
                   description='The recipes of "Bag of Tricks for Image Classification with CNNs" in Apache MXNet/Gluon.')
     top.add_argument('--version', action='version', version='gluon-bot ' + __version__)
-    commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
+    commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=Parser)
     for add_to in (_machine_commands, _data_commands, _training_commands, _checkpoint_commands, _record_commands,
                    _other_commands):
         add_to(commands)  # in the order in which --help lists them

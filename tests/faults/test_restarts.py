@@ -11,7 +11,7 @@ import pytest
 import runs
 from processes import children
 
-from gluon_bot.cli import main
+from gluon_bot.cli import jobs
 from gluon_bot.cli.parser import parser
 from gluon_bot.distributed import launcher
 from gluon_bot.distributed.launcher import LOST, OUT_OF_MEMORY, Outcome
@@ -64,7 +64,7 @@ def test_the_command_evaluate_which_has_no_run_to_look_at_says_so_too(monkeypatc
     monkeypatch.setattr(launcher, 'attempt', lambda *_: KILLED)
     options = parser().parse_args(['evaluate', 'runs/digits', '--data', 'data/digits', '--workers', '2'])
     options.arguments = ['evaluate']
-    assert main._launch(options) == 1 and 'so there is no result; evaluate again' in capsys.readouterr().err
+    assert jobs.launch(options) == 1 and 'so there is no result; evaluate again' in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,0 +1,146 @@
+"""The commands that one worker or several run: train, detect, segment, evaluate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from typing import Any
+
+from gluon_bot import InputError
+from gluon_bot.console import say, tell
+from gluon_bot.distributed import launcher
+
+
+def train(options: argparse.Namespace) -> int:
+    from gluon_bot.tasks import classification
+    return _fit(options, classification, classification,
+                _run_options(options, weights=options.init, teacher=options.teacher))
+
+
+def detect(options: argparse.Namespace) -> int:
+    from gluon_bot.tasks import detection, finetuning
+    return _fit(options, detection, finetuning, _run_options(options, weights=options.backbone))
+
+
+def segment(options: argparse.Namespace) -> int:
+    from gluon_bot.tasks import finetuning, segmentation
+    return _fit(options, segmentation, finetuning, _run_options(options, weights=options.backbone))
+
+
+def _fit(options: argparse.Namespace, task: Any, plans: Any, chosen: Any) -> int:
+    """Say what is planned, then train as one worker, or start the workers. A dry run says what it would take, and ends.
+
+    `task` and `plans` are modules of gluon_bot.tasks. A worker that was started by another process plans nothing.
+    """
+    from gluon_bot.recipes.fields import override
+    from gluon_bot.recipes.finetuning import recipe_named
+    from gluon_bot.training import loop
+    recipe = override(recipe_named(options.recipe, options.command),
+                      options.set + (['seed=%d' % options.seed] if options.seed is not None else []))
+    told = 'HOROVOD_RANK' in os.environ
+    if not told:
+        launcher.check(options.workers, options.hosts)
+    if options.dry_run or _is_launcher(options):
+        job = plans.with_networks(task.describe(recipe, chosen, options.workers))
+        planned = plans.plan(job, options.workers)
+        if not options.dry_run:
+            say(planned)
+            return launch(options)
+        from gluon_bot.training import dry_run
+        tell(planned)
+        tell(dry_run.estimate(job, options.workers, task.prepare))
+        return 0
+    prepared = task.prepare(recipe, chosen)
+    if not told:
+        say(plans.plan(prepared.job, workers=1))
+    loop.run(prepared)
+    return 0
+
+
+def _run_options(options: argparse.Namespace, weights: str, teacher: str = '') -> Any:
+    from gluon_bot.training.setup import RunOptions
+    return RunOptions(data=options.data, out=options.out, resume=options.resume, accumulate=options.accumulate,
+                      limit=options.limit, weights=weights, teacher=teacher, log_every=options.log_every,
+                      keep=options.keep, tensorboard=options.tensorboard,
+                      skip_broken=getattr(options, 'skip_broken', False),
+                      ignore_label=getattr(options, 'ignore_label', None))
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from gluon_bot.recipes.tasks import RESULT_OF_FEW_CLASSES, TASKS
+    from gluon_bot.runs import checkpoint
+    choose(options)
+    meta = checkpoint.find(options.checkpoint).meta
+    task = meta.get('task', 'classify')
+    if task not in TASKS:
+        raise InputError("%s: was trained to '%s', which this version does not know" % (options.checkpoint, task))
+    if options.multi_scale and task != 'segment':
+        raise InputError('--multi-scale is for segmentation; %s was trained to %s' % (options.checkpoint, task))
+    few = task == 'classify' and len(meta['classes']) <= 5
+    detailed = bool(options.per_class or options.out or options.predictions)
+    if detailed and task != 'classify':
+        raise InputError('--per-class, --out and --predictions are for classifiers; %s was trained to %s'
+                         % (options.checkpoint, task))
+    if task == 'classify' and 'HOROVOD_RANK' not in os.environ:
+        if detailed or not _are_its_records(options.data, options.checkpoint):
+            if _is_launcher(options):
+                raise InputError('--workers: one worker evaluates images that are not packed, some of the classes, or each '
+                                 'class; leave it out')
+            return _evaluate_images(options, RESULT_OF_FEW_CLASSES if few else TASKS[task].result)
+    if _is_launcher(options):
+        launcher.check(options.workers, options.hosts)
+        return launch(options)
+    if task == 'detect':
+        from gluon_bot.tasks import detection
+        result = detection.run(options.checkpoint, options.data, options.limit, options.skip_broken)
+    elif task == 'segment':
+        from gluon_bot.tasks import segmentation
+        result = segmentation.run(options.checkpoint, options.data, options.limit, options.multi_scale, options.skip_broken,
+                                  options.ignore_label)
+    else:
+        from gluon_bot.tasks import classification
+        result = classification.run(options.checkpoint, options.data, options.batch_size, options.limit)
+    if result is not None:
+        tell(json.dumps(result) if options.json else (RESULT_OF_FEW_CLASSES if few else TASKS[task].result) % result)
+        for name, precision in {} if options.json else result.get('val_ap', {}).items():
+            tell('%-20s AP %5.2f %%' % (name, precision))
+    return 0
+
+
+def _are_its_records(data: str, path: str) -> bool:
+    """Whether `data` is a folder of records with exactly the classes of the checkpoint at `path`."""
+    from gluon_bot.data.records import manifest
+    from gluon_bot.runs import checkpoint
+    return os.path.exists(os.path.join(data, 'val.json')) \
+        and list(manifest.load(data, 'val').classes) == checkpoint.find(path).meta['classes']
+
+
+def _evaluate_images(options: argparse.Namespace, wording: str) -> int:
+    from gluon_bot.tools import evaluation
+    result = evaluation.run(options.checkpoint, options.data, options.batch_size, options.limit, options.out or '',
+                            options.predictions)
+    if options.json:
+        tell(json.dumps({key: value for key, value in result.items() if key != 'per_class' or options.per_class}))
+        return 0
+    for text in (wording % result, evaluation.said(result), options.per_class and evaluation.table(result)):
+        if text:
+            tell(text)
+    return 0
+
+
+def _is_launcher(options: argparse.Namespace) -> bool:
+    """True where this process shall start workers rather than be one."""
+    return 'HOROVOD_RANK' not in os.environ and bool(options.workers > 1 or options.hosts or options.restarts)
+
+
+def launch(options: argparse.Namespace) -> int:
+    from gluon_bot.runs.status import status_of
+    return launcher.run(options.arguments, options.workers, options.hosts, options.restarts, options.stall_minutes,
+                        recorded_step=lambda: status_of(options.out).step if options.out else 0)  # none of `evaluate`
+
+
+def choose(options: argparse.Namespace) -> None:
+    """RUN becomes RUN/best where the best checkpoint is asked for."""
+    if options.which == 'best':
+        options.checkpoint = os.path.join(options.checkpoint, 'best')
