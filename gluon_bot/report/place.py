@@ -14,7 +14,7 @@ from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.recipes.tasks import TASKS
-from gluon_bot.runs.gluoncv_log import NO_FIELD
+from gluon_bot.runs.gluoncv_arguments import NO_FIELD
 from gluon_bot.runs.record import Run
 
 FILLS, PUBLISHED, DIFFERS, OTHER_DATA, SUSPECT, UNKNOWN = (
