@@ -26,6 +26,7 @@ from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import classification, detection, segmentation
 from gluon_bot.tools import export, predict
+from gluon_bot.tools.export_metadata import metadata
 
 CLASSES = ['c%d' % number for number in range(7)]
 IN_TABLES = sorted({RECIPES[cell.recipe].model for cell in paper.CELLS if cell.table <= 6 and cell.recipe}
@@ -179,9 +180,9 @@ def test_class_names(tmp_path):
 
 def test_standard_sizes_of_the_paper():
     assert [standard_image_size(model) for model in ('inception-v3', 'resnet50d')] == [299, 224]
-    large = export.metadata(RECIPES['inception-v3-efficient'],
-                            {'format': 1, 'classes': CLASSES, 'epoch': 1, 'step': 1,
-                             'files': {'parameters.npz': {'sha256': ''}}})
+    large = metadata(RECIPES['inception-v3-efficient'],
+                     {'format': 1, 'classes': CLASSES, 'epoch': 1, 'step': 1,
+                      'files': {'parameters.npz': {'sha256': ''}}})
     assert large['input']['shape'] == ['N', 3, 299, 299] and large['preprocessing']['resize_short_side'] == 342
 
 
