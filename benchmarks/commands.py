@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(HERE))
 from saving import save  # noqa: E402
 
 from gluon_bot.data.records import images  # noqa: E402
-from gluon_bot.tools import benchmark  # noqa: E402
+from gluon_bot.tools import timing  # noqa: E402
 
 ROUNDS = 5
 COPIES = 8  # of the images that are packed
@@ -84,10 +84,10 @@ def main() -> None:
             'decoding alone, images/s on one core': decoding,
             'gluon-bot pack on one core, images/s': lambda: COPIES * len(jpegs) / seconds(*pack, fresh(), '--workers', '1'),
             'gluon-bot pack on all %d cores, images/s' % cores: lambda: COPIES * len(jpegs) / seconds(*pack, fresh())}
-        found = benchmark.rounds(sides, ROUNDS)
+        found = timing.rounds(sides, ROUNDS)
     result = {'what': 'commands', 'repeats': ROUNDS, 'load_average': os.getloadavg()[1], 'images': COPIES * len(jpegs),
-              'rows': {name: benchmark.spread(values) for name, values in found.items()},
-              **benchmark.circumstances()}
+              'rows': {name: timing.spread(values) for name, values in found.items()},
+              **timing.circumstances()}
     save('commands', result)
 
 

@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(HERE))
 from saving import save  # noqa: E402
 
 from gluon_bot.console import say  # noqa: E402
-from gluon_bot.tools import benchmark  # noqa: E402
+from gluon_bot.tools import timing  # noqa: E402
 
 SIDES = {'step': ('step_gluon_bot', 'step_bare_mxnet', 'step_gluoncv', 'step_pytorch'),
          'pipeline': ('pipeline_gluon_bot', 'pipeline_mxnet', 'pipeline_dali')}
@@ -55,7 +55,7 @@ def compared(ours: list, theirs: list) -> dict:
     found = {'peak_memory_mib': theirs[-1]['peak_memory_mib']}
     for rate in ('images_per_second', 'images_per_cpu_second'):
         values = [[measured[rate] for measured in side] for side in (ours, theirs)]
-        found[rate], found['ratio_of_' + rate] = benchmark.spread(values[1]), benchmark.ratio(*values)
+        found[rate], found['ratio_of_' + rate] = timing.spread(values[1]), timing.ratio(*values)
     return found
 
 
@@ -76,11 +76,11 @@ def main() -> None:
              '--data', options.data, '--threads', str(options.threads)] + ['--jitter'] * options.jitter
     names = [name for name in SIDES[options.what] if name not in PEERS or options.peers_python]
     sides = [Side(name, options.peers_python if name in PEERS else sys.executable, words) for name in names]
-    rounds = benchmark.rounds({side.name: side.measure for side in sides}, options.rounds)
+    rounds = timing.rounds({side.name: side.measure for side in sides}, options.rounds)
     setting = {'step': options.precision, 'pipeline': 'jitter' if options.jitter else 'plain'}[options.what]
     result = {
         'what': options.what, 'setting': setting, 'batch_size': options.batch_size, 'repeats': options.rounds,
-        'steps': options.steps, 'threads': options.threads, 'load_average': os.getloadavg()[1], **benchmark.circumstances(),
+        'steps': options.steps, 'threads': options.threads, 'load_average': os.getloadavg()[1], **timing.circumstances(),
         'sides': {side.name: {**side.facts, **compared(rounds[names[0]], rounds[side.name])} for side in sides}}
     save('%s-%s' % (options.what, setting), result)
 

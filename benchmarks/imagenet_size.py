@@ -24,7 +24,7 @@ from saving import save  # noqa: E402
 
 from gluon_bot.data.records import images, verify  # noqa: E402
 from gluon_bot.data.records.writer import SplitWriter, publish, writing_into  # noqa: E402
-from gluon_bot.tools import benchmark  # noqa: E402
+from gluon_bot.tools import benchmark, timing  # noqa: E402
 
 CLASSES = ['class %04d' % label for label in range(1000)]
 SIDE = 16  # pixels of an image
@@ -141,7 +141,7 @@ def main() -> None:
     note('gluon-bot train, to the first step', measured(train, record))
     note('gluon-bot train --resume, to the first step', measured([*train, '--resume'], record))
     save('imagenet-size', {'what': 'imagenet-size', 'images': options.images, 'repeats': 1,
-                           'load_average': os.getloadavg()[1], 'rows': rows, **benchmark.circumstances()})
+                           'load_average': os.getloadavg()[1], 'rows': rows, **timing.circumstances()})
     print(json.dumps(rows))
 
 

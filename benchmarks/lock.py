@@ -30,7 +30,7 @@ from saving import save  # noqa: E402
 from gluon_bot.data.classification import Part, train_batches  # noqa: E402
 from gluon_bot.data.records import verify  # noqa: E402
 from gluon_bot.recipes.classification import RECIPES  # noqa: E402
-from gluon_bot.tools import benchmark, benchmark_host  # noqa: E402
+from gluon_bot.tools import benchmark_host, timing  # noqa: E402
 
 ROUNDS, BATCHES, BATCH = 5, 10, 64
 RECIPE = RECIPES['resnet50-baseline']
@@ -56,14 +56,14 @@ def held(found) -> dict:
         seconds = seconds_an_image(found, RECIPE, 1, found.images // BATCH)
         rounds.append((looker.stop() * seconds * 1e6, 1 / seconds))
     held_us, rates = zip(*rounds[1:])
-    return {'held_us': benchmark.spread(held_us), 'images_per_second': benchmark.spread(rates)}
+    return {'held_us': timing.spread(held_us), 'images_per_second': timing.spread(rates)}
 
 
 def many_threads(found) -> dict:
     """Images a second by number of threads, of images that wait without the lock."""
     recipe = replace(RECIPE, image_size=16)
     with benchmark_host.no_core_for_decoding():
-        return {str(threads): benchmark.spread([1 / seconds_an_image(found, recipe, threads) for _ in range(ROUNDS)])
+        return {str(threads): timing.spread([1 / seconds_an_image(found, recipe, threads) for _ in range(ROUNDS)])
                 for threads in (1, 2, 4, 8, 16, 32)}
 
 
@@ -72,7 +72,7 @@ def main() -> None:
     print(json.dumps(result), flush=True)
     threads = many_threads(verify.check(sys.argv[2], 'train'))
     save('lock', {'what': 'lock', **result, 'threads': threads, 'repeats': ROUNDS, 'load_average': os.getloadavg()[1],
-                  **benchmark.circumstances()})
+                  **timing.circumstances()})
 
 
 if __name__ == '__main__':

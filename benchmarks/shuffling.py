@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402
 from saving import save  # noqa: E402
 
 from gluon_bot.data.order import BLOCK, epoch_order  # noqa: E402
-from gluon_bot.tools import benchmark  # noqa: E402
+from gluon_bot.tools import benchmark, timing  # noqa: E402
 
 IMAGES, CLASSES, BATCH = benchmark.IMAGENET_TRAINING_IMAGES, 1000, 256
 WINDOWS = (0, 1 << 18, 1 << 16, 1 << 14, 1 << 12)
@@ -52,10 +52,10 @@ def main() -> None:
     rows = {}
     for window in WINDOWS:
         epochs = [measured(window, epoch) for epoch in range(EPOCHS)]
-        rows[str(window)] = {name: benchmark.spread([each[name] for each in epochs]) for name in epochs[0]}
+        rows[str(window)] = {name: timing.spread([each[name] for each in epochs]) for name in epochs[0]}
         print(window, {name: round(value['median'], 5) for name, value in rows[str(window)].items()}, flush=True)
     save('shuffling', {'what': 'shuffling', 'images': IMAGES, 'classes': CLASSES, 'batch_size': BATCH, 'block': BLOCK,
-                       'repeats': EPOCHS, 'rows': rows, **benchmark.circumstances()})
+                       'repeats': EPOCHS, 'rows': rows, **timing.circumstances()})
 
 
 if __name__ == '__main__':

@@ -22,18 +22,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, Sequence
+from typing import Any, Dict, Iterator, List, Sequence
 
 from gluon_bot import InputError, RunError
-from gluon_bot.console import PLAIN_SECONDS, Progress, aligned, counted, say, three_digits, without_native_lines
-from gluon_bot.distributed import environment, gpus, launcher
+from gluon_bot.console import aligned, counted, say, three_digits, without_native_lines
+from gluon_bot.distributed import environment, launcher
 from gluon_bot.files import parse_json
 from gluon_bot.recipes.classification import RECIPES, Recipe
 from gluon_bot.recipes.fields import as_dict, from_dict
-from gluon_bot.runs.record import provenance
+from gluon_bot.tools.timing import circumstances, ratio, rounds, spread
 
 WARM_UP_STEPS = 2  # the first compiles the graph, the second still allocates
 IMAGENET_TRAINING_IMAGES = 1281167
@@ -75,12 +75,6 @@ def run(what: str, recipes: Sequence[Recipe], data: str = '', workers: int = 1, 
     return {'what': what, 'rows': rows, 'repeats': repeats, 'steps': steps, **circumstances()}
 
 
-def circumstances() -> Dict[str, Any]:
-    """Where and when a figure was measured: date, processor, GPUs, cores, versions, git commit."""
-    return {'date': time.strftime('%Y-%m-%d'), 'processor': processor(), 'gpus': gpus.summary(gpus.listing()),
-            **provenance()}
-
-
 def table(result: Dict[str, Any]) -> str:
     """The rows as aligned text; of a figure the median and, in brackets, the lowest and highest of the rounds."""
     shown = [column for column in COLUMNS if any(column in row for row in result['rows'])]
@@ -89,33 +83,6 @@ def table(result: Dict[str, Any]) -> str:
     return '%s\nmedians of %s of %s [lowest-highest], on %s, %s' % (
         aligned(lines), counted(result['repeats'], 'round'), counted(result['steps'], 'step'),
         result['gpus'] or result['processor'], counted(result['cpus'], 'core'))
-
-
-def processor() -> str:
-    """The name of this CPU, as Linux has it."""
-    try:
-        with open('/proc/cpuinfo') as file:
-            return next((line.partition(':')[2].strip() for line in file if line.startswith('model name')), 'unknown CPU')
-    except OSError:
-        return 'unknown CPU'
-
-
-def rounds(sides: Dict[Any, Callable[[], float]], repeats: int) -> Dict[Any, List[float]]:
-    """What each side returns, `repeats` times, the sides in turn, so that a slow minute hits all of them."""
-    found: Dict[Any, List[float]] = {name: [] for name in sides}
-    first = os.environ.get('HOROVOD_RANK', '0') == '0'
-    progress = Progress(repeats * len(sides), 'benchmark', 'rounds', plain_seconds=PLAIN_SECONDS, enabled=first)
-    with closing(progress):
-        for repeat in range(repeats):
-            for number, (name, measure) in enumerate(sides.items(), 1):
-                found[name].append(measure())
-                progress.update(repeat * len(sides) + number)
-    return found
-
-
-def spread(values: Sequence[float]) -> Dict[str, float]:
-    """Median, lowest and highest."""
-    return {'median': statistics.median(values), 'lowest': min(values), 'highest': max(values)}
 
 
 def worker_counts(most: int) -> List[int]:
@@ -320,11 +287,6 @@ def _evaluate(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -
 def _host(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:
     from gluon_bot.tools import benchmark_host
     return benchmark_host.measure(recipe, data, ranks, repeats, steps)
-
-
-def ratio(these: Sequence[float], those: Sequence[float]) -> Dict[str, float]:
-    """Of neighbouring rounds, not of medians: they had the same minute."""
-    return spread([this / that for this, that in zip(these, those)])
 
 
 def _cell(value: Any) -> str:

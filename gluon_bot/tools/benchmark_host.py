@@ -30,7 +30,7 @@ from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.models import build
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.tasks import classification
-from gluon_bot.tools.benchmark import rounds, spread
+from gluon_bot.tools.timing import rounds, spread
 from gluon_bot.training import optimizer, setup
 from gluon_bot.training.state import State
 from gluon_bot.tricks.large_batch import set_weight_decay

@@ -15,7 +15,7 @@ from gluon_bot.distributed import gpus
 from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.models import flops
 from gluon_bot.recipes.classification import RECIPES
-from gluon_bot.tools import benchmark, benchmark_host
+from gluon_bot.tools import benchmark, benchmark_host, timing
 
 TINY = ['--set', 'batch_size=4', '--set', 'image_size=24', '--repeats', '2', '--steps', '1', '--json']
 
@@ -30,12 +30,12 @@ def digits_folder(tmp_path_factory):
 def test_rounds_take_the_sides_in_turn():
     order = []
     sides = {name: lambda name=name: order.append(name) or len(order) for name in 'ab'}
-    assert benchmark.rounds(sides, 3) == {'a': [1, 3, 5], 'b': [2, 4, 6]} and order == list('ababab')
+    assert timing.rounds(sides, 3) == {'a': [1, 3, 5], 'b': [2, 4, 6]} and order == list('ababab')
 
 
 def test_a_figure_is_a_median_with_its_spread():
-    assert benchmark.spread([5.0, 1.0, 3.0]) == {'median': 3.0, 'lowest': 1.0, 'highest': 5.0}
-    assert benchmark.ratio([2.0, 3.0, 10.0], [1.0, 2.0, 4.0]) == {'median': 2.0, 'lowest': 1.5, 'highest': 2.5}
+    assert timing.spread([5.0, 1.0, 3.0]) == {'median': 3.0, 'lowest': 1.0, 'highest': 5.0}
+    assert timing.ratio([2.0, 3.0, 10.0], [1.0, 2.0, 4.0]) == {'median': 2.0, 'lowest': 1.5, 'highest': 2.5}
 
 
 def test_a_batch_that_does_not_fit_into_a_gpu_is_one_line():
@@ -45,7 +45,7 @@ def test_a_batch_that_does_not_fit_into_a_gpu_is_one_line():
 
 
 def test_the_table_leaves_out_what_was_not_measured():
-    result = {'rows': [{'recipe': 'a', 'images_per_second': benchmark.spread([1.0, 2.0]), 'efficiency': 0.5},
+    result = {'rows': [{'recipe': 'a', 'images_per_second': timing.spread([1.0, 2.0]), 'efficiency': 0.5},
                        {'recipe': 'b'}],
               'repeats': 2, 'steps': 3, 'gpus': '', 'processor': 'some CPU', 'cpus': 4}
     assert benchmark.table(result).splitlines() == [
