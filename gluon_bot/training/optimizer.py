@@ -31,8 +31,9 @@ def nesterov(recipe: Recipe) -> mx.optimizer.Optimizer:
 
 
 def momentum_sgd(recipe: FineTuning) -> mx.optimizer.Optimizer:
-    """v = momentum * v + g + wd * w; w = w - lr * v: what the published fine-tuning runs use. Rate as above."""
-    return mx.optimizer.SGD(learning_rate=recipe.peak_lr, momentum=recipe.momentum, wd=recipe.weight_decay)
+    """v = momentum * v + clip(g) + wd * w; w = w - lr * v: what the published fine-tuning runs use. Rate as above."""
+    return mx.optimizer.SGD(learning_rate=recipe.peak_lr, momentum=recipe.momentum, wd=recipe.weight_decay,
+                            clip_gradient=recipe.clip_gradient or None)
 
 
 class Bucket(mx.gluon.Parameter):

@@ -9,6 +9,7 @@ from mxnet import gluon
 
 pytestmark = pytest.mark.filterwarnings('ignore:Parameter normalizedperclass:UserWarning')
 MOMENTUM, DECAY = 0.8, 0.02
+CLIPPED = 0.001  # what a number of a detector's gradient is cut to
 RATES = [0.005, 0.0025]  # 0.02 * 4 / 16, and half of it in the second of two epochs of one update
 COMMON = dict(pretrained=True, epochs=2, batch_size=4, base_lr=0.02, lr_batch_size=16, warmup_epochs=0, lr_schedule='step',
               lr_decay_epochs=(1,), lr_decay_factor=0.5, momentum=MOMENTUM, weight_decay=DECAY)
@@ -64,7 +65,7 @@ class Replayed:
         return np.mean(parts, axis=0), {name: parameter.grad().asnumpy() / 2 for name, parameter in self.parameters.items()
                                         if parameter.grad_req != 'null'}
 
-    def check(self, loss_of, trained, faster=lambda name: 1, share=1):
+    def check(self, loss_of, trained, faster=lambda name: 1, share=1, most=np.inf):
         """The second update is the one by hand, from the first one's weights and momentum. Returns its losses."""
         before, after, state = self.run.parameters(1), self.run.parameters(2), self.run.training(1)
         losses, gradients = self.gradients(before, 1, loss_of)
@@ -73,7 +74,7 @@ class Replayed:
         assert {self.parameters[name].wd_mult for name in gradients} == {1}  # too small to see where biases start at 0
         for name, gradient in gradients.items():
             velocity = -state['momentum/' + name] / (RATES[0] * faster(name))
-            velocity = MOMENTUM * velocity + share * gradient + DECAY * before[name]
+            velocity = MOMENTUM * velocity + np.clip(share * gradient, -most, most) + DECAY * before[name]
             step = after[name] - before[name]
             expected = -RATES[1] * faster(name) * velocity
             assert np.abs(expected).max() > 1e-7, name
@@ -87,7 +88,8 @@ class Replayed:
 def test_an_update_of_a_detector(scenes, classifier, tmp_path, monkeypatch):
     replayed = Replayed('detect', monkeypatch, scenes, classifier, tmp_path / 'run', epochs=2, short_side=96, long_side=96,
                         frozen_stages=2, rpn_channels=16, rpn_samples=16, rpn_train_pre_nms=50, rpn_train_post_nms=20,
-                        rpn_test_pre_nms=20, rpn_test_post_nms=5, roi_samples=8, roi_size=2, anchor_scales=(1, 2, 4))
+                        rpn_test_pre_nms=20, rpn_test_post_nms=5, roi_samples=8, roi_size=2, anchor_scales=(1, 2, 4),
+                        clip_gradient=CLIPPED)
 
     def losses(batch):
         images, objects, rpn_classes, rpn_boxes, rpn_masks = batch
@@ -107,8 +109,11 @@ def test_an_update_of_a_detector(scenes, classifier, tmp_path, monkeypatch):
         constant = ('gamma', 'beta', 'running_mean', 'running_var', 'anchors', 'means', 'stds', 'anchor_')
         return not name.endswith(constant) and not name.startswith(('features.0.', 'features.1.'))
 
-    found = replayed.check(losses, trained)
+    found = replayed.check(losses, trained, most=CLIPPED)
     assert min(found) > 1e-4
+    numbers = np.concatenate([np.abs(gradient).ravel() for gradient in replayed.gradients(
+        replayed.run.parameters(1), 1, losses)[1].values()])
+    assert 20 < (numbers > CLIPPED).sum() < numbers.size / 2
     line = replayed.run.lines('step')[1]
     names = ('rpn_class_loss', 'rpn_box_loss', 'class_loss', 'box_loss')
     assert [line[name] for name in names] == pytest.approx(list(found), rel=1e-3)

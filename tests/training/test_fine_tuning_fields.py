@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:Parameter normalizedperclass:Use
 
 COMMON = dict(pretrained=False, epochs=3, batch_size=4, base_lr=0.02, lr_batch_size=16, lr_schedule='step',
               warmup_epochs=1, lr_decay_epochs=(2,), lr_decay_factor=0.25, momentum=0.7, weight_decay=0.003,
-              random_flip=True)
+              clip_gradient=2.5, random_flip=True)
 ONE_EPOCH = dict(epochs=1, warmup_epochs=0)
 RATES = [0.0025, 0.005, 0.005, 0.005, 0.00125, 0.00125]  # 0.02 * 4 / 16 = 0.005; two updates an epoch
 SMALL = dict(short_side=64, long_side=96, frozen_stages=1, rpn_channels=16, anchor_scales=(1, 3), rpn_samples=12,
@@ -147,6 +147,9 @@ class Common:
 
     def weight_decay(self):
         assert {optimizer.wd for optimizer in self.watched.optimizers} == {0.003}
+
+    def clip_gradient(self):
+        assert {optimizer.clip_gradient for optimizer in self.watched.optimizers} == {2.5}
 
     def seed(self):
         runs = [self.watch('--seed', str(seed), '--limit', '4', **ONE_EPOCH) for seed in (1, 1, 2)]
