@@ -17,7 +17,7 @@ from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.tasks import METRICS, TASKS
 from gluon_bot.runs import checkpoint, curves
 from gluon_bot.runs.heartbeat import Heartbeat
-from gluon_bot.runs.record import RECORD, RunLog, each_line, provenance, read_ends, rewind
+from gluon_bot.runs.record import RECORD, RunLog, provenance, read_ends, rewind
 from gluon_bot.training.metrics import Tally
 from gluon_bot.training.setup import Job
 from gluon_bot.training.state import State
@@ -136,13 +136,11 @@ def worded(line: Dict[str, Any]) -> str:
 
 def conclusion(job: Job) -> str:
     """What a finished run has come to: its best epoch, the checkpoint of it, and the command that evaluates that."""
-    metric, out = TASKS[job.recipe.task].best, job.options.out
-    epochs = [line for line in each_line(os.path.join(out, RECORD)) if line['event'] == 'epoch' and metric in line]
-    best = max(epochs, key=lambda line: float(line[metric]))  # 'nan' where the test images have no objects
-    path = os.path.join(out, checkpoint.FOLDER, 'step-%08d' % best['step'])
-    return 'best of %s: epoch %d, %s %.2f %%, in %s\nnext: gluon-bot evaluate %s --data %s' % (
-        counted(job.recipe.epochs, 'epoch'), best['epoch'], METRICS[metric].label, float(best[metric]), path,
-        shlex.quote(path), shlex.quote(job.options.data))
+    out, metric = job.options.out, METRICS[TASKS[job.recipe.task].best]
+    best = next(iter(checkpoint.scored(out)), None)  # None where the test images have no objects
+    told = 'epoch %d, %s %.2f %%, in %s' % (best.epoch, metric.label, best.score, best.path) if best else 'none has a score'
+    return 'best of %s: %s\nnext: gluon-bot evaluate %s --data %s' % (
+        counted(job.recipe.epochs, 'epoch'), told, shlex.quote(best.path if best else out), shlex.quote(job.options.data))
 
 
 def finished(job: Job, training: State, meta: Dict[str, Any]) -> Dict[str, Any]:

@@ -47,6 +47,21 @@ def test_the_newest_and_the_best_checkpoint_are_kept(data, built, tmp_path, monk
     assert 'best of 4 epochs: epoch 2, top-1 40.00 %' in capsys.readouterr().err
 
 
+def test_of_equals_the_latest_is_the_best_whose_checkpoint_is_kept(data, built, tmp_path, monkeypatch, capsys):
+    scores = iter([40.0, 40.0, 30.0, 20.0])
+    monkeypatch.setattr(classification, 'evaluate', lambda *_: {'val_top1': next(scores)})
+    run = train(data, tmp_path / 'run', '--keep', '1')
+    path = os.path.join(run.folder, 'checkpoints', 'step-%08d' % 2)
+    assert run.steps == [2, 4] and 'best of 4 epochs: epoch 2, top-1 40.00 %%, in %s\n' % path in capsys.readouterr().err
+
+
+def test_without_a_score_the_run_itself_is_next(data, built, tmp_path, monkeypatch, capsys):
+    """As in detection where no test image has an object."""
+    monkeypatch.setattr(classification, 'evaluate', lambda *_: {'val_top1': float('nan')})
+    run = train(data, tmp_path / 'run', epochs=2)
+    assert 'best of 2 epochs: none has a score\nnext: gluon-bot evaluate %s ' % run.folder in capsys.readouterr().err
+
+
 def test_an_evaluation_by_workers_heeds_the_limit(data, built, tmp_path):
     run = train(data, tmp_path / 'run', epochs=1)
     for limit, images in ((3, 3), (None, 4)):
