@@ -185,7 +185,8 @@ def with_networks(job: Job) -> Job:
         network = build(recipe.model, len(job.class_names))
         initialize(network, mx.cpu(), recipe.seed, recipe.image_size)
         pretrained.start_from(network, options.weights)
-    teacher_network(recipe, options.teacher, job.class_names, mx.cpu())
+    in_float32 = replace(recipe, precision='float32')  # bfloat16 would hold for all that this process computes from now on
+    teacher_network(in_float32, options.teacher, job.class_names, mx.cpu())
     return job
 
 

@@ -11,6 +11,9 @@ from data_samples import encoded, solid
 from small_data import PLAIN, packed
 from small_network import SIZE, Settings
 
+from gluon_bot.training import dry_run
+from gluon_bot.tricks import low_precision
+
 EVERY_TRICK = dict(PLAIN, epochs=4, warmup_epochs=2, base_lr=0.4, lr_schedule='cosine', weight_decay=0.05, momentum=0.8,
                    no_bias_decay=True, label_smoothing=0.1, mixup_alpha=1.0, teacher='resnet152d-mixup',
                    distill_temperature=3.0, precision='float16', loss_scale=128.0)
@@ -89,6 +92,17 @@ def test_a_teacher_of_other_classes_is_refused(data, built, teacher, tmp_path, c
     doors.train('train', 'resnet50-baseline', packed(tmp_path, [jpeg] * 4, [jpeg] * 4, classes=2), tmp_path / 'run',
                 '--teacher', teacher.folder, code=2, **dict(PLAIN, batch_size=4, epochs=1, teacher='resnet152d-smooth'))
     assert 'was trained on 4 classes (00 ...), the data has 2' in capsys.readouterr().err
+
+
+def test_a_plan_loads_the_teacher_in_float32(data, built, teacher, tmp_path, monkeypatch, capsys):
+    """MXNet's bfloat16 would hold for all that a dry run computes afterwards, on a GPU too."""
+    loaded = []
+    monkeypatch.setattr(low_precision, 'supported', lambda precision, *_: precision)
+    monkeypatch.setattr(low_precision, 'apply', lambda _, precision: loaded.append(precision))
+    monkeypatch.setattr(dry_run, 'estimate', lambda *_: '')
+    doors.train('train', 'resnet50-baseline', data.folder, tmp_path / 'run', '--teacher', teacher.folder, '--dry-run',
+                **EVERY_TRICK)
+    assert loaded == ['float32']
 
 
 def test_red_is_red_in_training_and_in_evaluation(built, tmp_path):
