@@ -114,7 +114,7 @@ class Scored(NamedTuple):
 def scored(run: str) -> List[Scored]:
     """The checkpoints of a run that have a score, the best first, the latest of equals."""
     found = []
-    for path in _all(run):
+    for path in paths_of(run):
         with suppress(InputError, KeyError, TypeError, ValueError):
             meta = _read_meta(path)
             score = float(meta['line'][TASKS[meta.get('task', 'classify')].best])
@@ -133,7 +133,7 @@ def best(run: str) -> Checkpoint:
 def newest(run: str) -> Tuple[Optional[Checkpoint], List[str]]:
     """The newest good checkpoint of a run, and a line for each newer one that is damaged."""
     damaged: List[str] = []
-    for path in sorted(_all(run), reverse=True):
+    for path in sorted(paths_of(run), reverse=True):
         try:
             return _open(path), damaged
         except InputError as error:
@@ -160,7 +160,7 @@ def set_aside(run: str, step: int) -> None:
 def prune(run: str, keep: int) -> None:
     """Remove all but the `keep` newest checkpoints of a run and the best one."""
     best = {each.path for each in scored(run)[:1]}
-    for path in sorted(_all(run))[:-keep]:
+    for path in sorted(paths_of(run))[:-keep]:
         if path not in best:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -179,7 +179,8 @@ def _file_name(meta: Dict[str, Any], name: str) -> str:
     return name + ENDINGS[meta['format']]
 
 
-def _all(run: str) -> List[str]:
+def paths_of(run: str) -> List[str]:
+    """The checkpoints of a run, good or damaged, in no order."""
     folder = os.path.join(run, FOLDER)
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return [os.path.join(folder, name) for name in names if _STEP.match(name)]

@@ -13,7 +13,7 @@ from gluon_bot.files import owned
 from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.runs import checkpoint
-from gluon_bot.runs.record import RECORD
+from gluon_bot.runs.record import RECORD, each_line
 from gluon_bot.runs.status import DONE, status_of
 
 OWNER_SECONDS = 120  # for the workers of a launcher that was killed to write their checkpoint, before a resume
@@ -68,7 +68,7 @@ def micro_batch(batch_size: int, workers: int, accumulate: int) -> int:
 
 
 def check_out(out: str, resume: bool) -> None:
-    """Raise InputError where `out` is no folder, or holds a run already and `resume` is False."""
+    """Raise InputError where `out` is no folder, or holds a run and `resume` is False, or one that cannot be resumed."""
     if os.path.exists(out) and not os.path.isdir(out):
         raise InputError('%s: is a file; --out wants a folder for the run' % out)
     above = os.path.abspath(out)
@@ -81,6 +81,12 @@ def check_out(out: str, resume: bool) -> None:
             raise InputError('%s: is a link that leads nowhere; remove it' % path)
     if not resume and any(os.path.lexists(os.path.join(out, name)) for name in (RECORD, checkpoint.FOLDER)):
         raise InputError('%s: holds a run already; continue it with --resume, or choose another --out' % out)
+    record = os.path.join(out, RECORD)
+    if resume and os.path.exists(record) and not checkpoint.paths_of(out):
+        events = [line['event'] for line in each_line(record)]
+        if 'done' in events or events.count('epoch') > 1:  # a kill may come between the first and its checkpoint
+            raise InputError('%s: its checkpoints are gone, so it cannot be resumed, and beginning again would replace its '
+                             'record; move it away, or choose another --out' % out)
 
 
 @contextlib.contextmanager

@@ -187,6 +187,20 @@ def test_without_a_good_checkpoint_nothing_is_trained_or_touched(finished, digit
     assert sorted((path, os.stat(path).st_mtime_ns) for path, _, _ in os.walk(run)) == before
 
 
+def test_the_record_of_a_run_without_its_checkpoints_is_not_replaced(finished, digits_folder, tmp_path, capsys):
+    run = shutil.copytree(finished, str(tmp_path / 'run'))
+    shutil.rmtree(os.path.join(run, 'checkpoints'))
+    os.mkdir(os.path.join(run, 'checkpoints'))
+    before = (tmp_path / 'run' / 'record.jsonl').read_bytes()
+    code, errors = resumed(digits_folder, run, capsys)
+    assert code == 2 and '%s: its checkpoints are gone, so it cannot be resumed' % run in errors.splitlines()[-1]
+    assert (tmp_path / 'run' / 'record.jsonl').read_bytes() == before
+    first_epoch = before.splitlines(True)[:next(
+        place for place, line in enumerate(runs.record(run), 1) if line['event'] == 'epoch')]
+    (tmp_path / 'run' / 'record.jsonl').write_bytes(b''.join(first_epoch))  # killed before its checkpoint was written
+    assert resumed(digits_folder, run, capsys)[0] == 0 and runs.record(run)[-1]['event'] == 'done'
+
+
 @pytest.mark.parametrize('content',
                          ['', '{"event": "start"}\n{"ev', None, '{"event": "epoch", "step": "x"}\n{"event": "done"}\n'])
 def test_a_damaged_or_missing_record_of_a_finished_run_is_one_line_at_the_most(content, finished, digits_folder, tmp_path,

@@ -24,7 +24,7 @@ PARTIAL = '.partial'
 def writing_into(folder: str) -> Iterator[None]:
     """Own `folder` while records are written into it; remove what a killed writer left, and what an error leaves.
 
-    Raises InputError where the folder has finished records, or another process writes into it, RunError where writing fails.
+    Raises InputError where the folder has finished records or others that would be replaced, or another process writes into it, RunError where writing fails.
     """
     try:
         os.makedirs(folder, exist_ok=True)
@@ -38,6 +38,11 @@ def writing_into(folder: str) -> Iterator[None]:
         if finished:
             raise InputError('%s: holds finished records already (%s); delete them or choose another folder'
                              % (folder, ', '.join(finished)))
+        others = [name for split in SPLITS for name in (split + '.rec', split + '.idx')
+                  if os.path.lexists(os.path.join(folder, name))]
+        if others:
+            raise InputError('%s: holds records without a manifest (%s), which would be replaced; move them away or choose '
+                             'another folder' % (folder, ', '.join(others)))
         _remove_partial(folder)
         try:
             yield
