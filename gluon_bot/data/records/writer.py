@@ -24,7 +24,8 @@ PARTIAL = '.partial'
 def writing_into(folder: str) -> Iterator[None]:
     """Own `folder` while records are written into it; remove what a killed writer left, and what an error leaves.
 
-    Raises InputError where the folder has finished records or others that would be replaced, or another process writes into it, RunError where writing fails.
+    Raises InputError where the folder has finished records or others that would be replaced, or another process writes into
+    it, RunError where writing fails.
     """
     try:
         os.makedirs(folder, exist_ok=True)

@@ -197,6 +197,15 @@ def test_finished_records_are_not_overwritten(tmp_path):
     assert (tmp_path / 'out' / 'train.rec').read_bytes() == before
 
 
+@pytest.mark.parametrize('name', ['train.rec', 'val.idx'])
+def test_records_of_another_program_are_not_replaced(name, tmp_path):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / name).write_text('of im2rec')
+    with pytest.raises(InputError, match=r'holds records without a manifest \(%s\), which would be replaced' % name):
+        packed(write_tree(tmp_path / 'pets', dataset()), tmp_path / 'out')
+    assert (tmp_path / 'out' / name).read_text() == 'of im2rec' and os.listdir(tmp_path / 'out') == [name]
+
+
 def test_only_one_process_writes_into_a_folder(tmp_path):
     from gluon_bot.data.records.writer import writing_into
     with writing_into(str(tmp_path / 'out')):
