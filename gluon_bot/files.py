@@ -21,14 +21,23 @@ from typing import Any, BinaryIO, Callable, Iterator, List, Optional, Set
 from gluon_bot import InputError, RunError
 from gluon_bot.console import say
 
+MOST_NAME_BYTES = 200  # of a file's name, to which something may be added: file systems allow 255
 PARTIAL = re.compile(r'\.partial-\w+$')
 DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def shortened(name: str) -> str:
+    """The name of a file, cut by whole characters to MOST_NAME_BYTES at most."""
+    while len(os.fsencode(name)) > MOST_NAME_BYTES:
+        name = name[:-1]
+    return name
 
 
 @contextmanager
 def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
     """Open `path` for writing; it appears under its name, flushed to disk, only if the block ends without an error."""
-    temporary = '%s.partial-%d' % (path, os.getpid())
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, '%s.partial-%d' % (shortened(name), os.getpid()))
     try:
         if os.path.lexists(temporary):  # of a killed process of that number, or a link that leads elsewhere
             os.unlink(temporary)
@@ -40,9 +49,9 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
         if os.path.exists(path) and not os.path.isfile(path):
             raise OSError(errno.EINVAL, 'not a regular file', path)
         rename(temporary, path)
-        fsync_folder(os.path.dirname(path))
-    except OSError as error:
-        error.filename = path if error.filename == temporary else error.filename
+        fsync_folder(folder)
+    except OSError as error:  # a full disk has no name
+        error.filename = path if error.filename in (None, temporary) else error.filename
         raise
     finally:
         if os.path.exists(temporary):

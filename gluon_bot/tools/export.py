@@ -12,6 +12,7 @@ detector one image of any size.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import logging
 import os
@@ -40,6 +41,7 @@ OUTPUTS = {'classify': ('logits',), 'segment': ('logits',), 'detect': ('classes'
 FORMATS = {'classify': ('symbol', 'onnx', 'timm'), 'segment': ('symbol', 'onnx'), 'detect': ('symbol', 'onnx')}
 ONNX_OPSET = 13
 TOLERANCE = 1e-4  # of the largest logit, or of 1 where all are smaller
+TEXTS = ('README.md', 'config.json', 'predict.py')  # that a user may have written, or changed
 TRIED_IMAGES = (1, 3)  # batches that the files are tried on before they get their names
 TRIED_SIZES = ((128, 160), (160, 128), (96, 224))  # height and width of images that a detector's are tried on
 SAME_BOXES = 0.9  # share of the boxes that must be found again: a rounding may decide which of two that overlap is kept
@@ -88,7 +90,8 @@ def run(path: str, kind: str, out: str) -> List[str]:
     if kind == 'timm':
         timm.twin(recipe.model)
     text, about = json.dumps(described, indent=1) + '\n', os.path.join(out, 'metadata.json')
-    if os.path.exists(about):
+    exported_before = os.path.exists(about)
+    if exported_before:
         with open(about, 'rb') as file:
             if file.read(len(text.encode()) + 1) != text.encode():
                 raise InputError('%s: holds the export of another checkpoint; choose another folder' % out)
@@ -111,6 +114,7 @@ def run(path: str, kind: str, out: str) -> List[str]:
                 worst = difference(network, load, *_size(described))
                 say('same logits as the checkpoint: they differ by %.1e at most' % worst)
             names = sorted(os.listdir(folder))
+            _must_be_ours(folder, out, names, exported_before)
             for name in names:
                 rename(os.path.join(folder, name), os.path.join(out, name))
         finally:
@@ -118,6 +122,15 @@ def run(path: str, kind: str, out: str) -> List[str]:
         with atomic_write(about) as file:
             file.write(text)
     return [os.path.join(out, name) for name in names] + [about]
+
+
+def _must_be_ours(folder: str, out: str, names: List[str], exported_before: bool) -> None:
+    """InputError where a file in `out` would be replaced that no export wrote, or a text that was changed since."""
+    for name in names:
+        there = os.path.join(out, name)
+        if os.path.exists(there) and not os.path.islink(there) and not (exported_before and (
+                not name.endswith(TEXTS) or filecmp.cmp(there, os.path.join(folder, name), shallow=False))):
+            raise InputError('%s: is there already, and would be replaced; move it away, or choose another --out' % there)
 
 
 def _loaded(found: checkpoint.Checkpoint, task: str) -> Trained:

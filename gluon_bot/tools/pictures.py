@@ -11,6 +11,7 @@ import itertools
 from typing import Any, Iterable, Optional, Sequence, Tuple
 
 import numpy as np
+from PIL import Image
 
 from gluon_bot.data import transforms
 from gluon_bot.data.classification import Part, train_batches, validation_batches
@@ -31,6 +32,7 @@ PICTURE_INCHES = 6.0  # of the image's longer side
 DOTS_PER_INCH = 130
 NAME_LENGTH = 32
 CONFUSION_CLASSES = 30
+SOFTWARE = 'gluon_bot predict'  # in a picture of a prediction
 
 Color = Tuple[float, float, float]
 
@@ -120,6 +122,15 @@ def save_confusion(path: str, counts: np.ndarray, order: Sequence[int], names: S
         figure.savefig(file, format='png', metadata={'Software': None})
 
 
+def is_ours(path: str) -> bool:
+    """Whether the file at `path` is a picture of a prediction, which the next one may replace."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get('Software') == SOFTWARE
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
 def color(index: int) -> Color:
     """The colour of a class, (red, green, blue) in 0..1: always the same one."""
     if index < len(FIRST_COLORS):
@@ -141,7 +152,7 @@ def _save(figure: Any, axes: Any, image: np.ndarray, path: str) -> None:
     axes.imshow(image, interpolation='nearest')
     axes.axis('off')
     with atomic_write(path, 'wb') as file:
-        figure.savefig(file, format='png', metadata={'Software': None})
+        figure.savefig(file, format='png', metadata={'Software': SOFTWARE})
 
 
 def _name(names: Sequence[str], index: int) -> str:

@@ -16,6 +16,7 @@ from gluon_bot.data import transforms, trees
 from gluon_bot.data.records import images
 from gluon_bot.data.records.layout import EXTENSIONS
 from gluon_bot.distributed import horovod
+from gluon_bot.files import shortened
 from gluon_bot.models import class_names
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.runs import checkpoint
@@ -177,12 +178,14 @@ def validation_pixels(image: np.ndarray, recipe: Recipe) -> mx.nd.NDArray:
 
 
 def picture_paths(paths: Sequence[str], out: str) -> List[str]:
-    """A PNG in folder `out` for each image file, named after it: no two the same, and none of the images themselves."""
+    """A PNG in folder `out` for each image file, named after it: no two the same, and no file that is there but an earlier
+    prediction's picture.
+    """
     taken, chosen = {os.path.realpath(path) for path in paths}, []
     for path in paths:
-        stem, number = os.path.join(out, os.path.splitext(os.path.basename(path))[0]), 1
+        stem, number = os.path.join(out, shortened(os.path.splitext(os.path.basename(path))[0])), 1
         picture = stem + '.png'
-        while os.path.realpath(picture) in taken:
+        while os.path.realpath(picture) in taken or os.path.lexists(picture) and not pictures.is_ours(picture):
             number += 1
             picture = '%s-%d.png' % (stem, number)
         taken.add(os.path.realpath(picture))

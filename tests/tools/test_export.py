@@ -290,6 +290,19 @@ def test_what_can_not_be_exported_is_one_line(tmp_path, capsys):
         assert message in said and len(said.splitlines()) == 1 and not (tmp_path / 'out').exists()
 
 
+def test_files_of_the_user_are_not_replaced(tmp_path, capsys):
+    run, out = saved_run(tmp_path / 'one', 'resnet18d', 32), tmp_path / 'out'
+    out.mkdir()
+    (out / 'README.md').write_text('mine')
+    assert main(['export', run, '--format', 'timm', '--out', str(out)]) == 2
+    assert '%s: is there already, and would be replaced' % (out / 'README.md') in capsys.readouterr().err
+    assert os.listdir(out) == ['README.md'] and (out / 'README.md').read_text() == 'mine'
+    (out / 'README.md').unlink()
+    assert [main(['export', run, '--format', 'timm', '--out', str(out)]) for _ in range(2)] == [0, 0]
+    (out / 'README.md').write_text('mine')
+    assert main(['export', run, '--format', 'timm', '--out', str(out)]) == 2 and (out / 'README.md').read_text() == 'mine'
+
+
 def test_another_checkpoints_files_are_not_mixed_in(tmp_path, capsys):
     export.run(saved_run(tmp_path / 'one', 'mobilenet', 32), 'symbol', str(tmp_path / 'out'))
     before = (tmp_path / 'out/model-0000.params').read_bytes()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import mxnet as mx
@@ -22,7 +23,7 @@ from gluon_bot.recipes.fields import as_dict, override
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import classification, detection, segmentation
-from gluon_bot.tools import predict
+from gluon_bot.tools import pictures, predict
 
 RECIPE = override(RECIPES['digits'], ['image_size=48'])
 DETECTION = replace(FINE_TUNINGS['scenes-detection'], rpn_test_pre_nms=50, rpn_test_post_nms=10)
@@ -142,6 +143,18 @@ def test_pictures_overwrite_neither_each_other_nor_the_images(tmp_path, monkeypa
     assert predict.picture_paths(['a/cat.jpg', 'b/cat.jpg', 'b/cat-2.png', 'cat.JPG', 'dog'], 'out') == [
         os.path.join('out', name) for name in ('cat.png', 'cat-2.png', 'cat-2-2.png', 'cat-3.png', 'dog.png')]
     assert predict.picture_paths(['cat.png', './cat.jpg'], '.') == ['./cat-2.png', './cat-3.png']
+    Image.new('RGB', (8, 8)).save('dog.png')  # a photograph beside the image
+    pictures.save_mask('own.png', np.zeros((8, 8, 3), np.uint8), ['sky'], np.zeros((8, 8), int))
+    (tmp_path / 'text.png').write_text('no picture')
+    assert predict.picture_paths(['dog.jpg', 'own.jpg', 'text.jpg'], '.') == ['./dog-2.png', './own.png', './text-2.png']
+
+
+def test_a_long_name_has_its_picture(samples, checkpoints, tmp_path):
+    name = 'あ' * 80
+    shutil.copy(samples[0], str(tmp_path / (name + '.jpg')))
+    assert main(['predict', str(tmp_path / (name + '.jpg')), '--checkpoint', checkpoints['classify'],
+                 '--out', str(tmp_path / 'out')]) == 0
+    assert os.listdir(tmp_path / 'out') == ['あ' * 66 + '.png']
 
 
 def test_one_bad_image_and_nothing_is_written(samples, checkpoints, tmp_path, capsys):
