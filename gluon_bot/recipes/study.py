@@ -173,7 +173,7 @@ def _load(name: str) -> Tuple[str, Dict[str, Any]]:
         raise InputError("unknown study '%s'%s; there are %s, or give a .json file"
                          % (name, did_you_mean(name, shipped()), ' and '.join(shipped())))
     try:
-        values = parse_json(read_bounded(path, MOST_BYTES).decode('utf-8'))
+        values = parse_json(read_bounded(path, MOST_BYTES).decode('utf-8-sig'))
     except OSError as error:
         raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
     except ValueError as error:
@@ -209,10 +209,13 @@ def _row(name: str, values: Any, study: Dict[str, Any], rows: Dict[str, Row], pl
     if recipe not in named:
         raise InputError("%s: unknown recipe '%s'%s" % (place, recipe, did_you_mean(recipe, named)))
     settings: List[str] = []
+    groups = study.get('settings', {})
     for group in values.get('settings', '').split():
-        if not isinstance(study.get('settings', {}).get(group), dict):
-            raise InputError("%s: there are no settings '%s'%s" % (place, group, did_you_mean(group, study['settings'])))
-        settings += ['%s=%s' % (field, _text(value)) for field, value in study['settings'][group].items()]
+        if group not in groups:
+            raise InputError("%s: there are no settings '%s'%s" % (place, group, did_you_mean(group, groups)))
+        if not isinstance(groups[group], dict):
+            raise InputError("%s: settings '%s' must be a JSON object of a recipe's fields" % (place, group))
+        settings += ['%s=%s' % (field, _text(value)) for field, value in groups[group].items()]
     role = 'teacher' if named[recipe].task == 'classify' else 'backbone'
     if set(values) & {'teacher', 'backbone'} - {role}:
         raise InputError("%s: recipe '%s' takes a %s" % (place, recipe, role))
@@ -224,12 +227,18 @@ def _row(name: str, values: Any, study: Dict[str, Any], rows: Dict[str, Row], pl
     if needs and role == 'backbone':
         settings.append('backbone_model=%s' % _model(rows[needs]))
     limit = values.get('limit', study.get('limit'))
-    if limit is not None and limit < 1:
-        raise InputError('%s: limit must be above 0' % place)
+    if limit is not None and not 1 <= limit < 1 << 31:
+        raise InputError('%s: limit must be above 0 and below 2147483648' % place)
     try:
         changed = override(named[recipe], settings)
     except InputError as error:
         raise InputError('%s: %s' % (place, error)) from None
+    if changed.task == 'classify' and changed.teacher and not needs:
+        raise InputError("%s: recipe '%s' learns from '%s'; name the row that trains it with \"teacher\""
+                         % (place, recipe, changed.teacher))
+    if changed.task != 'classify' and changed.pretrained and not needs:
+        raise InputError("%s: recipe '%s' is fine-tuned; name the row that trains its base network with \"backbone\""
+                         % (place, recipe))
     rate = _rate(changed, study.get('images_per_second', {}), place)
     return Row(name, changed, recipe, tuple(settings), needs,
                _seeds(values['seeds'], place) if 'seeds' in values else (), limit, rate)
@@ -268,6 +277,6 @@ def _table(values: Any, rows: Dict[str, Row], path: str) -> StudyTable:
     for row, ours in values['rows'].items():
         if row not in known:
             raise InputError("%s: Table %d, '%s', has no row '%s'%s" % (path, number, group, row, did_you_mean(row, known)))
-        if ours not in rows:
+        if not isinstance(ours, str) or ours not in rows:
             raise InputError("%s: Table %d: '%s' is no row of the study" % (path, number, ours))
     return StudyTable(number, group, values['rows'])

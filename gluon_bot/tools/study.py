@@ -81,7 +81,10 @@ def _must_be(run: StudyRun, path: str) -> None:
 
 
 class Times:
-    """How long runs take: by the epochs recorded here, of the same row or else the same kind, or by the study's rates."""
+    """How long runs take: by the epochs recorded here, of the same row or else the same kind, or by the study's rates.
+
+    Raises InputError where the data is missing, or has too few images for a row.
+    """
 
     def __init__(self, study: Study, runs: Sequence[StudyRun], place: Place) -> None:
         self.place, self.rates_from = place, study.rates_from
@@ -91,6 +94,12 @@ class Times:
         for run in study.runs(seeds=tuple(sorted({*study.seeds, *(run.seed for run in runs)}))):
             for key in self._keys(run.row):
                 self.measured.setdefault(key, []).extend(_epoch_seconds(place.folder(run)))
+
+        for run in runs:
+            images = min(self.images[run.row.command], run.row.limit or self.images[run.row.command])
+            if images < run.row.recipe.batch_size:
+                raise InputError("row '%s': %s do not fill a batch of %d; set a smaller batch_size in the study's file"
+                                 % (run.row.name, counted(images, 'training image'), run.row.recipe.batch_size))
 
     def an_epoch(self, row: Row) -> Optional[float]:
         """Seconds; None where nothing tells."""
@@ -155,12 +164,13 @@ def run(study: Study, runs: Sequence[StudyRun], place: Place) -> None:
     """Train what is not finished. Each run is a process of its own, its messages in OUT/RUN.txt.
 
     A run that fails is left, with those that need it, and the others are trained.
-    Raises InputError where a run finds its input bad, RunError at the end where some failed, Interrupted after SIGTERM or
-    SIGINT, once every run has written its checkpoint.
+    Raises RunError at the end where some failed, InputError where all of these found their input bad, Interrupted after
+    SIGTERM or SIGINT, once every run has written its checkpoint.
     """
     times, devices = Times(study, runs, place), _devices() or ['']
     todo = [one for one in runs if status_of(place.folder(one)).state != DONE]
     failed: List[StudyRun] = []
+    codes: Set[int] = set()
     running: Dict[str, Tuple[StudyRun, 'subprocess.Popen[bytes]']] = {}
     with ExitStack() as stack:
         stack.enter_context(owned(place.out, PATIENCE_SECONDS))
@@ -183,10 +193,9 @@ def run(study: Study, runs: Sequence[StudyRun], place: Place) -> None:
                 del running[device]
                 if code == 130:
                     interruption.requested = True
-                elif code == 2:
-                    raise InputError('%s: %s' % (one.name, _last_words(place.folder(one) + '.txt')))
                 elif code:
                     failed.append(one)
+                    codes.add(code)
                     say('%s: failed: %s' % (one.name, _last_words(place.folder(one) + '.txt')))
                 else:
                     say('%s: %s; %d more to run' % (one.name, status_of(place.folder(one)).score, len(todo) + len(running)))
@@ -198,8 +207,9 @@ def run(study: Study, runs: Sequence[StudyRun], place: Place) -> None:
     if interruption.requested:
         raise Interrupted('stopped, every run that was begun has its checkpoint; the same command goes on')
     if failed:
-        raise RunError('%d of %d runs failed or were left out: %s; their messages are in the .txt files in %s'
-                       % (len(failed), len(runs), ' '.join(one.name for one in failed), place.out))
+        raise (InputError if codes == {2} else RunError)(
+            '%d of %d runs failed or were left out: %s; their messages are in the .txt files in %s'
+            % (len(failed), len(runs), ' '.join(one.name for one in failed), place.out))
 
 
 def _ready(study: Study, todo: Sequence[StudyRun], running: Dict[str, Tuple[StudyRun, 'subprocess.Popen[bytes]']],

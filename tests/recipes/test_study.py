@@ -115,12 +115,24 @@ def test_a_study_that_extends_another(tmp_path):
     ({'tables': [{'table': 6, 'group': 'ResNet-50-D'}]}, 'each wants table, group, rows'),
     ({'tables': [{'table': 6, 'group': 'ResNet-50-D', 'rows': {'+ cosine': 'plain'}}]}, "no row '+ cosine' (did you mean"),
     ({'tables': [{'table': 5, 'group': '', 'rows': {'ResNet-50': 'simple'}}]}, "'simple' is no row of the study"),
+    ({'tables': [{'table': 5, 'group': '', 'rows': {'ResNet-50': ['plain']}}]}, "'['plain']' is no row of the study"),
+    ({'settings': {'short': 3}}, "settings 'short' must be a JSON object"), ({'limit': 1 << 31}, 'below 2147483648'),
+    ({'settings': None}, 'settings has the wrong type'),
+    ({'rows': {'a': {'recipe': 'resnet50d-distill'}}}, "learns from 'resnet152d-smooth'; name the row"),
+    ({'rows': {'a': {'recipe': 'scenes-detection'}}}, 'is fine-tuned; name the row that trains its base network'),
     ({'extends': 'nothing.json'}, 'cannot be read')])
 def test_what_has_no_sense_is_refused(change, said, tmp_path):
     path = written(tmp_path, change if isinstance(change, str) else {**TINY, **change})
     with pytest.raises(InputError) as refused:
         read_study(path)
     assert said in str(refused.value) and '\n' not in str(refused.value) and '.json' in str(refused.value)
+
+
+def test_a_study_without_settings_and_one_with_a_byte_order_mark(tmp_path):
+    rows = {'a': {'recipe': 'digits', 'settings': 'short'}}
+    with pytest.raises(InputError, match="there are no settings 'short'"):
+        read_study(written(tmp_path, {'title': 'a trial', 'seeds': [0], 'rows': rows}))
+    assert list(read_study(written(tmp_path, '\ufeff' + json.dumps(TINY))).rows) == ['plain', 'learner']
 
 
 def test_unknown_studies_and_rows_are_named(tmp_path):

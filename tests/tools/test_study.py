@@ -156,6 +156,28 @@ def test_a_run_that_fails_leaves_the_others(place, tmp_path, monkeypatch):
     assert '2 of 3 runs failed or were left out: wild-seed0 learner-seed0' in errors.splitlines()[-1]
 
 
+def test_bad_input_of_a_row_leaves_the_others(place, tmp_path, monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    values = json.loads(json.dumps(STUDY))
+    values['settings']['tiny']['epochs'] = 1
+    values['rows'] = {name: {'recipe': 'digits', 'settings': 'tiny'} for name in ('bad', 'good')}
+    (tmp_path / 'two.json').write_text(json.dumps(values))
+    (tmp_path / 'runs').mkdir()
+    (tmp_path / 'runs' / 'bad-seed0').write_text('a file where a folder should be')
+    process = gluon_bot('study', str(tmp_path / 'two.json'), *words(place, tmp_path / 'runs')[2:], '--seeds', '0')
+    _, errors = finish(process, code=2)
+    assert 'bad-seed0: failed: ' in errors and 'bad-seed0: is a file' in errors and 'good-seed0: top-1 ' in errors
+
+
+def test_a_dry_run_finds_a_batch_that_is_too_large(place, tmp_path, capsys):
+    values = json.loads(json.dumps(STUDY))
+    values['settings']['tiny']['batch_size'] = 1024
+    (tmp_path / 'large.json').write_text(json.dumps(values))
+    assert main(['study', str(tmp_path / 'large.json'), *words(place, tmp_path / 'runs', '--dry-run')[2:]]) == 2
+    said = capsys.readouterr().err
+    assert "row 'plain': %d training images do not fill a batch of 1024" % STUDY['limit'] in said and said.count('\n') == 1
+
+
 def test_a_record_of_another_run_is_not_taken_for_this_one(place, undisturbed, tmp_path, capsys):
     changed = json.loads(json.dumps(STUDY))
     changed['settings']['tiny']['batch_size'] = 32
