@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import json
 import os
 import struct
 import sys
@@ -128,6 +129,11 @@ def csv_text(lines: Sequence[Dict[str, Any]]) -> str:
         writer.writeheader()
         writer.writerows(lines)
     return text.getvalue()
+
+
+def json_text(value: Any, indent: Optional[int] = None) -> str:
+    """A value as JSON for any parser: a number that is not finite is null, for JSON has none."""
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=indent)
 
 
 def short_name(recipe: str) -> str:

@@ -35,14 +35,17 @@ def shortened(name: str) -> str:
 
 @contextmanager
 def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
-    """Open `path` for writing; it appears under its name, flushed to disk, only if the block ends without an error."""
+    """Open `path` for writing; it appears under its name, flushed to disk, only if the block ends without an error.
+
+    Text is written as UTF-8; what it cannot hold, of file names in no encoding, is written as \\udcXX, which JSON reads too.
+    """
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, '%s.partial-%d' % (shortened(name), os.getpid()))
     try:
         if os.path.lexists(temporary):  # of a killed process of that number, or a link that leads elsewhere
             os.unlink(temporary)
-        encoding, newline = (None, None) if 'b' in mode else ('utf-8', '\n')
-        with open(temporary, mode.replace('w', 'x'), encoding=encoding, newline=newline) as file:
+        encoding, errors, newline = (None, None, None) if 'b' in mode else ('utf-8', 'backslashreplace', '\n')
+        with open(temporary, mode.replace('w', 'x'), encoding=encoding, errors=errors, newline=newline) as file:
             yield file
             file.flush()
             fsync(file.fileno(), path)

@@ -79,7 +79,7 @@ def evaluate(path: str, data: str, limit: Optional[int] = None) -> Dict[str, Any
     task = checkpoint.find(path).meta.get('task', 'classify')
     if task == 'classify':
         from gluon_bot.tools import evaluation
-        return evaluation.run(path, data, limit=limit)
+        return evaluation.run(path, data, limit=limit).result
     from gluon_bot.tasks import detection, segmentation
     if task not in ('detect', 'segment'):
         raise InputError('%s: was trained for no task that is known here' % path)

@@ -101,3 +101,8 @@ def test_words():
 @pytest.mark.parametrize('word, known', [('DIGITS', 'digits'), ('digit', 'digits'), ('Cat', 'cat')])
 def test_a_word_in_another_case_is_recognised(word, known):
     assert console.did_you_mean(word, [known, 'resnet50']) == ' (did you mean %s?)' % known
+
+
+def test_json_has_no_number_that_is_not_finite():
+    value = {'val_map': float('nan'), 'of': [float('inf'), 1.5, {'a': -float('inf')}], 'name': 'NaN'}
+    assert console.json_text(value) == '{"val_map": null, "of": [null, 1.5, {"a": null}], "name": "NaN"}'

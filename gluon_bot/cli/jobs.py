@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import sys
 from typing import Any
 
 from gluon_bot import InputError
-from gluon_bot.console import say, tell
+from gluon_bot.console import json_text, say, tell
 from gluon_bot.distributed import launcher
 
 
@@ -102,7 +102,8 @@ def evaluate(options: argparse.Namespace) -> int:
         from gluon_bot.tasks import classification
         result = classification.run(options.checkpoint, options.data, options.batch_size, options.limit)
     if result is not None:
-        tell(json.dumps(result) if options.json else (RESULT_OF_FEW_CLASSES if few else TASKS[task].result) % result)
+        tell(json_text(result) if options.json
+             else (RESULT_OF_FEW_CLASSES if few else TASKS[task].result) % result)
         for name, precision in {} if options.json else result.get('val_ap', {}).items():
             tell('%-20s AP %5.2f %%' % (name, precision))
     return 0
@@ -118,14 +119,17 @@ def _are_its_records(data: str, path: str) -> bool:
 
 def _evaluate_images(options: argparse.Namespace, wording: str) -> int:
     from gluon_bot.tools import evaluation
-    result = evaluation.run(options.checkpoint, options.data, options.batch_size, options.limit, options.out or '',
-                            options.predictions)
+    evaluation.check_places(options.out or '', options.predictions)
+    evaluated = evaluation.run(options.checkpoint, options.data, options.batch_size, options.limit)
+    result = evaluated.result
     if options.json:
-        tell(json.dumps({key: value for key, value in result.items() if key != 'per_class' or options.per_class}))
-        return 0
-    for text in (wording % result, evaluation.said(result), options.per_class and evaluation.table(result)):
+        tell(json_text({key: value for key, value in result.items() if key != 'per_class' or options.per_class}))
+    for text in () if options.json else (
+            wording % result, evaluation.said(result), options.per_class and evaluation.table(result)):
         if text:
             tell(text)
+    sys.stdout.flush()  # the result, which a full disk does not take back
+    evaluation.write_files(evaluated, options.out or '', options.predictions)
     return 0
 
 

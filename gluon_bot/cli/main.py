@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import sys
 from typing import List, Optional
@@ -15,7 +14,7 @@ from typing import List, Optional
 from gluon_bot import InputError, RunError
 from gluon_bot.cli import jobs, process
 from gluon_bot.cli.parser import check_folders, parser
-from gluon_bot.console import counted, csv_text, one_line, reopen_closed, say, tell
+from gluon_bot.console import counted, csv_text, json_text, one_line, reopen_closed, say, tell
 from gluon_bot.distributed import environment, gpus, launcher
 from gluon_bot.training.interrupt import Interrupted
 
@@ -103,7 +102,7 @@ def _recipes(options: argparse.Namespace) -> None:
     names = [options.recipe] if options.recipe else [*RECIPES, *FINE_TUNINGS]
     chosen = [override(recipe_named(name), options.set) for name in names]
     if options.json:
-        tell(json.dumps([as_dict(recipe) for recipe in chosen], indent=1))
+        tell(json_text([as_dict(recipe) for recipe in chosen], indent=1))
     elif options.recipe:
         for field, value in as_dict(chosen[0]).items():
             tell('%-20s %s' % (field, value))
@@ -114,7 +113,7 @@ def _recipes(options: argparse.Namespace) -> None:
 
 def _models(options: argparse.Namespace) -> None:
     from gluon_bot.models import flops
-    tell(json.dumps(flops.rows(options.model), indent=1) if options.json else flops.table(options.model))
+    tell(json_text(flops.rows(options.model), indent=1) if options.json else flops.table(options.model))
 
 
 def _pack(options: argparse.Namespace) -> None:
@@ -154,7 +153,7 @@ def _verify(options: argparse.Namespace) -> None:
 def _doctor(options: argparse.Namespace) -> int:
     from gluon_bot.tools import doctor
     findings = doctor.run(options.data, options.out)
-    tell(json.dumps([finding._asdict() for finding in findings], indent=1) if options.json else doctor.text(findings))
+    tell(json_text([finding._asdict() for finding in findings], indent=1) if options.json else doctor.text(findings))
     return int(any(finding.state == doctor.WRONG for finding in findings))
 
 
@@ -185,7 +184,7 @@ def _export(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from gluon_bot.tools import predict
     results = predict.run(options.images, options.checkpoint, options.out, options.score_threshold)
-    tell(json.dumps(results, indent=1) if options.json else '\n'.join(predict.line(result) for result in results))
+    tell(json_text(results, indent=1) if options.json else '\n'.join(predict.line(result) for result in results))
 
 
 def _runs(options: argparse.Namespace) -> None:
@@ -195,7 +194,7 @@ def _runs(options: argparse.Namespace) -> None:
         if one.reason:
             say(one_line(one.reason if one.state == UNREADABLE else '%s: %s' % (one.name, one.reason)))
     if options.json:
-        tell(json.dumps([one._asdict() for one in found], indent=1))
+        tell(json_text([one._asdict() for one in found], indent=1))
     elif options.csv:
         lines = [{**one._asdict(), 'scores': ' '.join('%s=%.4f' % pair for pair in one.scores.items())} for one in found]
         tell(csv_text(lines), end='')
@@ -221,7 +220,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     from gluon_bot.tools import benchmark
     chosen = [override(recipe_named(name, 'train'), options.set) for name in options.recipe]
     result = benchmark.run(options.what, chosen, options.data, options.workers, options.repeats, options.steps)
-    tell(json.dumps(result, indent=1) if options.json else benchmark.table(result))
+    tell(json_text(result, indent=1) if options.json else benchmark.table(result))
 
 
 def _figures(options: argparse.Namespace) -> None:

@@ -6,12 +6,11 @@ in the words of `wording`). Only the figures need matplotlib.
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from gluon_bot import InputError
-from gluon_bot.console import csv_text, say, tell
+from gluon_bot.console import csv_text, json_text, say, tell
 from gluon_bot.files import atomic_write, not_written
 from gluon_bot.recipes.study import Study, read_study, shipped
 from gluon_bot.report import gains, html, markdown, studies
@@ -133,7 +132,7 @@ def drawing() -> html.Draw:
 
 
 def _json(comparison: Comparison) -> str:
-    return json.dumps(as_json(comparison), indent=1) + '\n'
+    return json_text(as_json(comparison), indent=1) + '\n'
 
 
 def _write(folder: str, files: dict) -> None:

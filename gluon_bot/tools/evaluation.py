@@ -13,12 +13,12 @@ import mxnet as mx
 import numpy as np
 
 from gluon_bot import InputError, RunError
-from gluon_bot.console import Progress, csv_text, did_you_mean
+from gluon_bot.console import Progress, csv_text, decoration, did_you_mean
 from gluon_bot.data import transforms
 from gluon_bot.data.classification import Records, each, loaded
 from gluon_bot.data.records import images, layout, sources, verify
 from gluon_bot.distributed import environment, horovod
-from gluon_bot.files import atomic_write
+from gluon_bot.files import atomic_write, not_written
 from gluon_bot.models import class_names
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import classification
@@ -46,11 +46,19 @@ class Answers(NamedTuple):
     logits: np.ndarray
 
 
-def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None, out: str = '',
-        predictions: str = '') -> Dict[str, Any]:
+class Evaluated(NamedTuple):
+    """A result, and what its files are made of."""
+
+    result: Dict[str, Any]
+    answers: Answers
+    known: np.ndarray  # indices of the data's classes
+    classes: List[str]
+    names: List[str]
+
+
+def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None) -> Evaluated:
     """Evaluate checkpoint or run `path` on the validation images of `data`: records, or a folder or tar of class folders.
 
-    out: folder for per-class.csv, predictions.csv and confusion.png; predictions: a CSV file with a line an image.
     The result has the accuracy over all classes of the network and, where the images are of some of them only, over these
     (subset_...), and 'per_class', a line a class. Raises InputError where the network does not know a class of the images.
     """
@@ -89,13 +97,31 @@ def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None,
     result = {'recipe': recipe.name, 'step': meta['step'], 'data': source.name, 'precision': used,
               **scores(answers, sorted(index_of.tolist()))}
     result['per_class'] = per_class(answers, classes, names)
+    return Evaluated(result, answers, index_of, classes, names)
+
+
+def check_places(out: str, predictions: str) -> None:
+    """InputError, before anything is computed, where `write_files` could not write."""
+    folder = os.path.dirname(os.path.abspath(predictions))
+    if predictions and (os.path.isdir(predictions) or not os.access(folder, os.W_OK)):
+        raise InputError('%s: cannot be written; --predictions wants a file in a folder that is there' % predictions)
     if out:
-        os.makedirs(out, exist_ok=True)
+        try:
+            os.makedirs(out, exist_ok=True)
+        except OSError as error:
+            raise not_written(out, 'cannot be made a folder', error) from None
+
+
+def write_files(evaluated: Evaluated, out: str, predictions: str) -> None:
+    """`out`: folder for per-class.csv, predictions.csv and confusion.png; `predictions`: a CSV file with a line an image."""
+    result, answers, known, classes, names = evaluated
+    if out:
         write_csv(os.path.join(out, 'per-class.csv'), result['per_class'])
-        pictures.save_confusion(os.path.join(out, 'confusion.png'), *confusion(answers, index_of), names)
     for file in [predictions] if predictions else [os.path.join(out, 'predictions.csv')] if out else []:
         write_csv(file, list(image_lines(answers, classes, names)))
-    return result
+    if out:
+        with decoration('confusion.png'):
+            pictures.save_confusion(os.path.join(out, 'confusion.png'), *confusion(answers, known), names)
 
 
 def scores(answers: Answers, subset: Sequence[int]) -> Dict[str, Any]:

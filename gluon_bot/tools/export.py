@@ -26,7 +26,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_bot import InputError, RunError, __version__
-from gluon_bot.console import say, without_native_lines
+from gluon_bot.console import json_text, say, without_native_lines
 from gluon_bot.files import atomic_write, owned, rename
 from gluon_bot.models import class_names, timm
 from gluon_bot.models.build import build, initialize
@@ -77,6 +77,8 @@ def run(path: str, kind: str, out: str) -> List[str]:
     kind: 'symbol', 'onnx' or 'timm'. The written files are loaded again and answer random images as the network does, or are
     removed. Raises InputError where the network has no such form or onnx is missing, RunError where the answers differ.
     """
+    if out.encode('utf-8', 'replace').decode() != out:
+        raise InputError('%s: MXNet and ONNX write only where the path is UTF-8; choose another --out' % out)
     if kind == 'onnx':
         _onnx()
     found = checkpoint.find(path)
@@ -89,7 +91,7 @@ def run(path: str, kind: str, out: str) -> List[str]:
     described = metadata(recipe, meta, class_names.of_checkpoint(found))
     if kind == 'timm':
         timm.twin(recipe.model)
-    text, about = json.dumps(described, indent=1) + '\n', os.path.join(out, 'metadata.json')
+    text, about = json_text(described, indent=1) + '\n', os.path.join(out, 'metadata.json')
     exported_before = os.path.exists(about)
     if exported_before:
         with open(about, 'rb') as file:
@@ -182,7 +184,7 @@ def write_onnx(network: mx.gluon.HybridBlock, described: Dict[str, Any], folder:
                 dimension.dim_param = size
             else:
                 dimension.dim_value = size
-    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in described.items()})
+    onnx.helper.set_model_props(model, {key: json_text(value) for key, value in described.items()})
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
     try:

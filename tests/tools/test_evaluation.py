@@ -1,6 +1,7 @@
 """Evaluation of images as people have them: against numbers worked out by hand, and against the evaluation of records."""
 
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -71,8 +72,8 @@ def test_each_class_and_each_image():
 def test_a_folder_and_a_tar_score_as_their_records_do(run, tmp_path, capsys):
     tree = photographs(tmp_path / 'tree', CLASSES)
     pack.pack(tree, str(tmp_path / 'records'))
-    packed = evaluation.run(run, str(tmp_path / 'records'))
-    loose = evaluation.run(run, tree, batch_size=5)
+    packed = evaluation.run(run, str(tmp_path / 'records')).result
+    loose = evaluation.run(run, tree, batch_size=5).result
     subprocess.run(['tar', 'cf', tree + '.tar', '-C', tree, '.'], check=True)
     capsys.readouterr()
     assert main(['evaluate', run, '--data', tree + '.tar', '--json']) == 0
@@ -94,7 +95,7 @@ def test_the_names_of_a_data_set_come_with_its_records(run, tmp_path, capsys):
     assert main(['pack', str(tmp_path / 'pets.tar'), str(tmp_path / 'records')]) == 0
     said = capsys.readouterr().err
     assert 'pets/names.txt: names 2 of 8 classes' in said and 'left out' not in said
-    assert evaluation.run(run, str(tmp_path / 'records'))['per_class'][1]['name'] == 'honey bee'
+    assert evaluation.run(run, str(tmp_path / 'records')).result['per_class'][1]['name'] == 'honey bee'
     (tmp_path / 'pets/names.txt').write_text('bee\n')
     assert main(['pack', str(tmp_path / 'pets'), str(tmp_path / 'odd')]) == 2
     assert 'names.txt: line 1 has no name behind its class' in capsys.readouterr().err
@@ -119,6 +120,37 @@ def test_some_of_the_classes_and_every_file(run, tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result['val_images'] == 2 and 'per_class' not in result
     assert len((tmp_path / 'p.csv').read_text().splitlines()) == 3
+
+
+def test_a_name_in_no_encoding_is_scored_and_listed(run, tmp_path, capsys):
+    tree, out = photographs(tmp_path / 'tree', ['bee', 'fox'], images=1), tmp_path / 'out'
+    odd = os.fsencode(tree) + b'/val/bee/0\xff.jpg'
+    os.rename(tree + '/val/bee/0.jpg', odd)
+    assert main(['evaluate', run, '--data', tree, '--out', str(out)]) == 0
+    assert 'of 2 images' in capsys.readouterr().out
+    assert [row['image'] for row in csv.DictReader((out / 'predictions.csv').open())] == [
+        'val/bee/0\\udcff.jpg', 'val/fox/0.jpg']
+
+
+def test_the_result_does_not_depend_on_its_files(run, tmp_path, capsys, monkeypatch):
+    tree, path = photographs(tmp_path / 'tree', ['bee', 'fox'], images=1), str(tmp_path / 'full' / 'p.csv')
+    for place in (path, tree):  # a folder that is not there, and a folder
+        assert main(['evaluate', run, '--data', tree, '--predictions', place]) == 2
+        out, errors = capsys.readouterr()
+        assert out == '' and '%s: cannot be written; --predictions wants a file' % place in errors
+    (tmp_path / 'full').mkdir()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(os, 'fsync', full)
+    assert main(['evaluate', run, '--data', tree, '--predictions', path]) == 1
+    out, errors = capsys.readouterr()
+    assert 'of 2 images' in out and errors.splitlines()[-1] == 'gluon-bot: %s: No space left on device' % path
+    monkeypatch.undo()
+    monkeypatch.setattr(evaluation.pictures, 'save_confusion', full)
+    assert main(['evaluate', run, '--data', tree, '--out', str(tmp_path / 'out')]) == 0
+    assert 'confusion.png: left out: No space left on device' in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path / 'out')) == ['per-class.csv', 'predictions.csv']
 
 
 def test_the_best_checkpoint(run, tmp_path, capsys):

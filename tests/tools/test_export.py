@@ -290,6 +290,12 @@ def test_what_can_not_be_exported_is_one_line(tmp_path, capsys):
         assert message in said and len(said.splitlines()) == 1 and not (tmp_path / 'out').exists()
 
 
+def test_a_path_in_no_encoding_is_refused(tmp_path, capsys):
+    run, out = saved_run(tmp_path / 'one', 'resnet18d', 32), os.fsdecode(os.fsencode(tmp_path) + b'/\xe9')
+    assert main(['export', run, '--format', 'symbol', '--out', out]) == 2
+    assert 'write only where the path is UTF-8' in capsys.readouterr().err and not os.path.exists(out)
+
+
 def test_files_of_the_user_are_not_replaced(tmp_path, capsys):
     run, out = saved_run(tmp_path / 'one', 'resnet18d', 32), tmp_path / 'out'
     out.mkdir()
