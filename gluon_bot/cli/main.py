@@ -54,7 +54,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
             say('gluon-bot: ' + one_line(str(error)))
         return 1 if isinstance(error, RunError) else 130
     except KeyboardInterrupt:
-        trains = options.command in TRAINING  # which, once it has started, writes a checkpoint first
+        # which, once it has started, writes a checkpoint first
+        trains = options.command in TRAINING and not options.dry_run
         say('gluon-bot: interrupted' + (' before a checkpoint was written; continue with --resume' if trains else ''))
         return 1 if trains else 130
     except OSError as error:
@@ -118,6 +119,8 @@ def _models(options: argparse.Namespace) -> None:
 
 def _pack(options: argparse.Namespace) -> None:
     from gluon_bot.data.records import pack
+    if options.source in ('digits', 'scenes'):
+        _must_be_plain(options)
     if options.source == 'digits':
         from gluon_bot.data.samples import digits
         digits.write_digits(options.out)
@@ -131,6 +134,16 @@ def _pack(options: argparse.Namespace) -> None:
     pack.pack(options.source, options.out, name=options.name, resize=options.resize, quality=options.quality,
               seed=options.seed, workers=options.workers, skip_broken=options.skip_broken, check_md5=not options.no_md5,
               validation_share=options.validation_share, class_names=options.classes)
+
+
+def _must_be_plain(options: argparse.Namespace) -> None:
+    """InputError for options that the embedded data has no use for; a folder of that name is not what is packed."""
+    unused = [word.partition('=')[0] for word in options.arguments if word.startswith('--')]
+    unused = [word for word in unused if (options.source, word) != ('scenes', '--seed')]
+    if unused:
+        raise InputError('pack %s: makes the embedded data, which takes no %s' % (options.source, ' '.join(unused)))
+    if os.path.isdir(options.source):
+        say("pack %s: makes the embedded data; the folder of that name is './%s'" % (options.source, options.source))
 
 
 def _verify(options: argparse.Namespace) -> None:

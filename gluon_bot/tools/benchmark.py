@@ -27,6 +27,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Dict, Iterator, List, Sequence
 
+import numpy as np
+
 from gluon_bot import InputError, RunError
 from gluon_bot.console import aligned, counted, say, three_digits, without_native_lines
 from gluon_bot.distributed import environment, launcher
@@ -61,10 +63,16 @@ def run(what: str, recipes: Sequence[Recipe], data: str = '', workers: int = 1, 
     """
     if what in NEEDS_DATA and not data:
         raise InputError('benchmark %s reads records: give a folder made by gluon-bot pack with --data' % what)
+    counts = worker_counts(workers) if what == 'scaling' else [1]
+    for recipe in recipes:
+        if recipe.batch_size != divisible(recipe.batch_size, counts):
+            raise InputError('benchmark scaling: a batch of %d images cannot be divided over each of %s workers; use --set '
+                             'batch_size=%d' % (recipe.batch_size, ', '.join(map(str, counts)),
+                                                divisible(recipe.batch_size, counts)))
     rows = []
     for recipe in recipes:
         alone = None
-        for count in worker_counts(workers) if what == 'scaling' else [1]:
+        for count in counts:
             say('measuring %s: %s, batch %d, %s' % (what, recipe.name, recipe.batch_size, counted(count, 'worker')))
             request = {'what': what, 'recipe': as_dict(recipe), 'data': data, 'repeats': repeats, 'steps': steps}
             found = _in_processes(request, count)
@@ -89,6 +97,12 @@ def worker_counts(most: int) -> List[int]:
     """1, 2, 4, ... and `most`."""
     counts = [1 << power for power in range(most.bit_length())]
     return counts if counts[-1] == most else counts + [most]
+
+
+def divisible(images: int, workers: Sequence[int]) -> int:
+    """The smallest batch of at least so many images that each of these numbers of workers divides."""
+    together = int(np.lcm.reduce(workers))
+    return -(-images // together) * together
 
 
 def _in_processes(request: Dict[str, Any], workers: int) -> List[Dict[str, Any]]:
@@ -227,7 +241,10 @@ def _train(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> L
     from gluon_bot.data.classification import Part, steps_an_epoch, train_batches
     from gluon_bot.data.records import verify
     found = verify.check(data, 'train')
-    steps_an_epoch(found.images, recipe.batch_size)  # said before anything is trained
+    most = steps_an_epoch(found.images, recipe.batch_size)  # said before anything is trained
+    if steps > most:
+        raise InputError('%s: %d images have %d batches of %d; use --steps %d, or less, or a smaller batch'
+                         % (found.rec, found.images, most, recipe.batch_size, most))
     step = CachedStep(recipe, ranks, len(found.classes))
     waited: List[float] = []
     epochs = itertools.count()
@@ -304,3 +321,5 @@ if __name__ == '__main__':
     except (InputError, RunError) as error:
         say('gluon-bot: %s' % error)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:  # as the command that waits for this process says
+        sys.exit(130)

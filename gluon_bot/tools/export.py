@@ -56,7 +56,10 @@ about = {key: json.loads(value) for key, value in session.get_modelmeta().custom
 how = about['preprocessing']
 short, side = how['resize_short_side'], how['center_crop']
 for path in sys.argv[1:]:
-    image = cv2.imread(path, cv2.IMREAD_COLOR)[:, :, ::-1]  # RGB, turned as EXIF says
+    image = cv2.imread(path, cv2.IMREAD_COLOR)  # turned as EXIF says
+    if image is None:
+        sys.exit(path + ': is no image that OpenCV can read')
+    image = image[:, :, ::-1]  # RGB
     height, width = image.shape[:2]
     size = (short, short * height // width) if width < height else (short * width // height, short)
     image = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_LINEAR)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from gluon_bot.distributed import gpus, launcher
 from gluon_bot.files import atomic_write, parse_json
 from gluon_bot.runs import checkpoint
 from gluon_bot.runs.record import RECORD, provenance, read_lines
-from gluon_bot.tools.benchmark import worker_counts
+from gluon_bot.tools.benchmark import divisible, worker_counts
 
 # of one float32 update, the norm of its difference from the CPU's by the norm of the update; TF32 would exceed it
 UPDATE_TOLERANCE = 1e-4
@@ -103,12 +103,6 @@ def all_in_float16(smoke: Smoke) -> Any:
     batch_size = divisible(16 if smoke.quick else 64, [smoke.workers])
     return smoke.train('all', '--set', 'precision=float16', '--set', 'loss_scale=128', '--set', 'batch_size=%d' % batch_size,
                        workers=smoke.workers)
-
-
-def divisible(images: int, workers: Sequence[int]) -> int:
-    """The smallest batch of at least so many images that each of these numbers of workers divides."""
-    together = int(np.lcm.reduce(workers))
-    return -(-images // together) * together
 
 
 def sum_over_ranks(smoke: Smoke) -> Any:

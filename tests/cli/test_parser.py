@@ -123,3 +123,13 @@ def test_zsh_completes_the_same_words(capsys):
     if not shutil.which('zsh'):
         pytest.skip('zsh is not installed: the syntax is not checked by it')
     subprocess.run(['zsh', '-n', '-c', script], check=True)
+
+
+@pytest.mark.parametrize('more, code, said', [
+    ([], 1, 'interrupted before a checkpoint was written; continue with --resume'), (['--dry-run'], 130, 'interrupted')])
+def test_who_interrupts_a_dry_run_has_nothing_to_resume(more, code, said, monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+    monkeypatch.setitem(COMMANDS, 'train', interrupted)
+    assert main(['train', 'digits', '--data', 'data', '--out', 'out', *more]) == code
+    assert capsys.readouterr().err == 'gluon-bot: %s\n' % said

@@ -3,6 +3,8 @@
 import itertools
 import json
 import statistics
+import subprocess
+import sys
 from dataclasses import replace
 
 import mxnet as mx
@@ -115,5 +117,28 @@ def test_what_is_missing_or_too_small_is_one_line(digits_folder):
         benchmark.run('train', [recipe])
     with pytest.raises(InputError, match='nothing was measured'):
         benchmark.run('train', [replace(recipe, batch_size=4096)], digits_folder, repeats=1, steps=1)
-    with pytest.raises((InputError, RunError)):
-        benchmark.run('scaling', [replace(recipe, batch_size=3, image_size=24)], workers=2, repeats=1, steps=1)
+    with pytest.raises(InputError, match='a batch of 64 images cannot be divided over each of 1, 2, 3 workers; use --set '
+                                         'batch_size=66'):
+        benchmark.run('scaling', [recipe], workers=3, repeats=1, steps=1)
+
+
+def test_more_steps_than_the_data_has_are_refused(digits_folder, capfd):
+    with pytest.raises(InputError, match='nothing was measured'):
+        benchmark.run('train', [replace(RECIPES['digits'], batch_size=512)], digits_folder, repeats=1, steps=3)
+    assert '1438 images have 2 batches of 512; use --steps 2, or less' in capfd.readouterr().err
+
+
+INTERRUPTED = '''
+import runpy, sys
+from gluon_bot.distributed import launcher
+def interrupted():
+    raise KeyboardInterrupt
+launcher.follow_parent, sys.argv[1:] = interrupted, ['{}']
+runpy.run_module('gluon_bot.tools.benchmark', run_name='__main__')
+'''
+
+
+def test_an_interrupt_is_no_traceback():
+    """Of the process that measures; the one that waits for it says that it was interrupted."""
+    process = subprocess.run([sys.executable, '-c', INTERRUPTED], stderr=subprocess.PIPE, text=True)
+    assert (process.returncode, process.stderr) == (130, '')

@@ -275,7 +275,7 @@ def shared_out(images: List[Placed], share: float, seed: int) -> Dict[str, List[
     chance = random.Random(seed)
     for name in sorted(classes):
         chance.shuffle(classes[name])
-        count = round(share * len(classes[name]))
+        count = min(round(share * len(classes[name])), len(classes[name]) - 1)  # one is left to train on
         splits['val'] += classes[name][:count]
         splits['train'] += classes[name][count:]
     if share and not splits['val']:

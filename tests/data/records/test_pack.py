@@ -13,6 +13,7 @@ from data_samples import dataset, encoded, noise, solid, tar_bytes, write_tree
 from PIL import Image
 
 from gluon_bot import InputError, RunError
+from gluon_bot.cli.main import main
 from gluon_bot.data.records import manifest, pack, process_pool, recordio, verify
 from gluon_bot.data.records.verify import verify_records
 
@@ -97,6 +98,21 @@ def test_a_flat_tree_is_shared_out_class_by_class(tmp_path):
     assert [found.split for found in packed(source, tmp_path / 'train only', validation_share=0)] == ['train']
     with pytest.raises(InputError, match='leaves no image'):
         packed(source, tmp_path / 'none', validation_share=0.01)
+
+
+def test_a_class_keeps_an_image_to_train_on(tmp_path):
+    source = write_tree(tmp_path / 'pets', {'%s/%d.png' % (name, number): encoded(noise(number, 20, 20), 'PNG')
+                                            for name, count in (('cat', 4), ('dog', 1)) for number in range(count)})
+    val, train = packed(source, tmp_path / 'out', validation_share=0.6)
+    assert (train.images_per_class, val.images_per_class) == ([2, 1], [2, 0])
+
+
+@pytest.mark.parametrize('words', [['digits', '--resize', '16'], ['scenes', '--seed', '1', '--name=mine']])
+def test_the_embedded_data_takes_no_options_of_others(words, tmp_path, capsys):
+    assert main(['pack', words[0], str(tmp_path / 'out'), *words[1:]]) == 2
+    said = capsys.readouterr().err
+    assert 'makes the embedded data, which takes no %s\n' % words[-1 if '=' in words[-1] else 1].partition('=')[0] in said
+    assert not (tmp_path / 'out').exists()
 
 
 def test_what_is_encoded_again_is_counted(tmp_path):
