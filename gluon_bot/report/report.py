@@ -73,7 +73,8 @@ def blocks(file: str, comparison: Comparison) -> Dict[str, Tuple[str, str]]:
     """What may stand in `file`, by the marker that begins it: the marker that ends it, and the text between."""
     found = comparison.studies
     told = [markdown.study(report) for report in found]
-    told += [studies.step_text(_checkout(file))] if any(report.times for report in found) else []
+    if any(report.times for report in found):
+        told.append(studies.step_text(_checkout(file), os.path.dirname(os.path.abspath(file))))
     short = [markdown.study_glance(report, PICTURE % report.study.name) for report in found]
     return {BEGIN: (END, markdown.glance(comparison)), BEGIN_EVERY: (END, markdown.markdown(comparison, linked=True)),
             **{begin: (STUDY_END, ('\n\n'.join(filter(None, parts)) or 'No run of a study is recorded yet.') + '\n')

@@ -242,20 +242,22 @@ def times_text(report: StudyReport) -> str:
         for time in report.times if time.parent_minutes)
 
 
-def step_text(folder: str) -> str:
-    """What the benchmark of the step, saved in a checkout's `benchmarks/results`, says of the same ratio; '' without it."""
-    rates = []
-    for precision in ('bfloat16', 'float32'):
-        path = os.path.join(folder, 'benchmarks', 'results', 'step-%s.json' % precision)
-        try:
-            result = parse_json(read_bounded(path, MOST_BYTES).decode('utf-8', 'replace'))
-            rates.append(float(result['sides']['step_gluon_bot']['images_per_second']['median']))
-            told = result['batch_size'], result['cpus']
-        except (OSError, ValueError, KeyError, TypeError):
-            return ''
-    return ('The step alone, measured by itself ([how](docs/performance.md)): ResNet-50-D at 224 pixels, batch %d in both, '
-            'on %d CPU cores, %.1f images a second in bfloat16 and %.1f in float32, a ratio of %.2f.'
-            % (*told, *rates, rates[1] / rates[0]))
+def step_text(folder: str, page: str) -> str:
+    """What `benchmark step` of efficient training's row and of its baseline's says of the same ratio; '' without it.
+
+    folder: a checkout, whose benchmarks/results/study-step.json has the rows. page: the folder of the page that shows it.
+    """
+    path = os.path.join(folder, 'benchmarks', 'results', 'study-step.json')
+    try:
+        result = parse_json(read_bounded(path, MOST_BYTES).decode('utf-8', 'replace'))
+        ours, parent = result['rows']
+        rates = [float(row['images_per_second']['median']) for row in (ours, parent)]
+        told = ['%s, %s, batch %d' % (row['model'], row['precision'], row['batch_size']) for row in (ours, parent)]
+        return ('The step alone, on one core of %s ([how](%s)): %.1f images a second of %s and %.1f of %s, a ratio of %.2f.'
+                % (result['processor'], os.path.relpath(os.path.join(folder, 'docs', 'performance.md'), page),
+                   rates[0], told[0], rates[1], told[1], rates[1] / rates[0]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return ''
 
 
 def as_json(report: StudyReport) -> Dict[str, Any]:

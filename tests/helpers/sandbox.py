@@ -128,7 +128,7 @@ class Sandbox:
         write_archives(folder / 'home' / 'ILSVRC2012', jpegs)
         for name in ('cat', 'dog'):
             (folder / 'photographs' / name).mkdir(parents=True)
-            for number in range(12):
+            for number in range(36):  # which fill a batch of 64 and leave some for validation
                 (folder / 'photographs' / name / ('%d.jpg' % number)).write_bytes(next(jpegs))
         (folder / 'imagenette2-320').symlink_to('photographs')
         (folder / 'data').mkdir()

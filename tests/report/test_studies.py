@@ -189,14 +189,15 @@ def test_update_renews_the_study_and_its_picture(ladder, tmp_path):
 def test_the_steps_own_ratio(tmp_path):
     results = tmp_path / 'benchmarks' / 'results'
     results.mkdir(parents=True)
-    assert studies.step_text(str(tmp_path)) == ''
-    for precision, rate in (('float32', 6.0), ('bfloat16', 12.5)):
-        sides = {'step_gluon_bot': {'images_per_second': {'median': rate}}}
-        (results / ('step-%s.json' % precision)).write_text(json.dumps({'batch_size': 32, 'cpus': 2, 'sides': sides}))
-    said = studies.step_text(str(tmp_path))
-    assert 'batch 32 in both, on 2 CPU cores, 12.5 images a second in bfloat16 and 6.0 in float32, a ratio of 0.48.' in said
-    (results / 'step-float32.json').write_text('{')
-    assert studies.step_text(str(tmp_path)) == ''
+    assert studies.step_text(str(tmp_path), str(tmp_path / 'docs')) == ''
+    rows = [{'model': 'resnet18d', 'precision': precision, 'batch_size': size, 'images_per_second': {'median': rate}}
+            for precision, size, rate in (('bfloat16', 64, 12.5), ('float32', 16, 6.0))]
+    (results / 'study-step.json').write_text(json.dumps({'rows': rows, 'processor': 'a CPU'}))
+    assert studies.step_text(str(tmp_path), str(tmp_path / 'docs')) == (
+        'The step alone, on one core of a CPU ([how](performance.md)): 12.5 images a second of resnet18d, bfloat16, batch '
+        '64 and 6.0 of resnet18d, float32, batch 16, a ratio of 0.48.')
+    (results / 'study-step.json').write_text('{')
+    assert studies.step_text(str(tmp_path), str(tmp_path / 'docs')) == ''
 
 
 def test_a_study_of_ones_own(ladder, tmp_path, capsys):
