@@ -120,7 +120,7 @@ def _models(options: argparse.Namespace) -> None:
 def _pack(options: argparse.Namespace) -> None:
     from gluon_bot.data.records import pack
     if options.source in ('digits', 'scenes'):
-        _must_be_plain(options)
+        _refuse_unused(options)
     if options.source == 'digits':
         from gluon_bot.data.samples import digits
         digits.write_digits(options.out)
@@ -136,9 +136,9 @@ def _pack(options: argparse.Namespace) -> None:
               validation_share=options.validation_share, class_names=options.classes)
 
 
-def _must_be_plain(options: argparse.Namespace) -> None:
+def _refuse_unused(options: argparse.Namespace) -> None:
     """InputError for options that the embedded data has no use for; a folder of that name is not what is packed."""
-    unused = [word.partition('=')[0] for word in options.arguments if word.startswith('--')]
+    unused = [word.partition('=')[0] for word in options.arguments if word.startswith('--') and word[2:]]
     unused = [word for word in unused if (options.source, word) != ('scenes', '--seed')]
     if unused:
         raise InputError('pack %s: makes the embedded data, which takes no %s' % (options.source, ' '.join(unused)))
