@@ -41,7 +41,7 @@ def glance(comparison: Comparison) -> str:
 
 def study_glance(report: StudyReport, picture: str) -> str:
     """A study in a sentence, the figure in the file `picture`, and a line for each gain."""
-    heads = ('Row', "Paper's gain", 'Gain here', '95 % interval', 'Seeds', 'Verdict')
+    heads = ('Row', "Paper's gain", 'Gain here', '95 % interval', 'Pairs', 'Verdict')
     lines = [(wording.column(result), *[studies.cells_of(result)[head] for head in heads]) for result in report.gains]
     return '\n\n'.join(filter(None, [
         '%s: %s' % (code(report.study.name), escaped('%s; %s. %s.' % (

@@ -28,7 +28,7 @@ SCALE = ("Such a scale can show whether a gain that is larger than the seeds' sc
 SHORT_SCALE = "Such a scale can show the sign of a gain that is larger than the seeds' scatter, not its size on ImageNet"
 FIGURE_NOTE = "◇ the paper's gain, ● ours with its 95 % interval over seeds; n is the number of pairs of runs."
 HEADS = ('Row', 'Paper', 'Here', 'Seeds', "Paper's gain", 'Gain here', '95 % interval', 'Standard error', 'Pairs', 'Verdict')
-MORE_SEEDS = 'one seed, no verdict'
+MORE_SEEDS = 'one pair of runs, no verdict'
 MOST_BYTES = 1 << 20  # of a benchmark's result
 Key = Tuple[Any, ...]
 

@@ -68,7 +68,7 @@ def test_gains_are_paired_by_seed(ladder):
     assert smooth.gain.high == pytest.approx(-0.15 + STUDENT_95[1] * 0.25, abs=1e-3)
     assert smooth.gain.verdict == 'not distinguishable' and smooth.parent.row == '+ cosine decay'
     mixup = of(found, 6, '+ mixup w/o distill')
-    assert mixup.gain.low is None and studies.verdict(mixup) == 'one seed, no verdict' and mixup.claimed == 0.84
+    assert mixup.gain.low is None and studies.verdict(mixup) == 'one pair of runs, no verdict' and mixup.claimed == 0.84
     assert of(found, 6, '+ distill w/ mixup').gain is None and of(found, 6, 'efficient').parent is None
     assert of(found, 4, '+ FP16', 'batch 1024').values == [(0, 69.0), (1, 70.0), (2, 69.5)]  # the same runs as Table 6's
     assert len(found.runs) == 9 and found.data == 'imagenette (3,000 + 3,000 images, 10 classes)'
@@ -150,7 +150,7 @@ def test_pages_show_it(ladder):
             '| reproduced in sign |' in text
         assert studies.SCALE in text and text.count('resnet50d-cosine+image_size') == 0
     page = html.page(comparison, report.drawing())
-    wanted = ('Study imagenette-64', '+6.64 to +7.96', 'one seed, no verdict', studies.SCALE.split("'")[0])
+    wanted = ('Study imagenette-64', '+6.64 to +7.96', 'one pair of runs, no verdict', studies.SCALE.split("'")[0])
     assert [word for word in wanted if word not in page] == []
     told = json.loads(json.dumps(as_json(comparison)))['studies'][0]
     cosine = next(one for one in told['results'] if one['row'] == '+ cosine decay')
