@@ -102,8 +102,7 @@ def evaluate(options: argparse.Namespace) -> int:
         from gluon_bot.tasks import classification
         result = classification.run(options.checkpoint, options.data, options.batch_size, options.limit)
     if result is not None:
-        tell(json_text(result) if options.json
-             else (RESULT_OF_FEW_CLASSES if few else TASKS[task].result) % result)
+        tell(json_text(result) if options.json else (RESULT_OF_FEW_CLASSES if few else TASKS[task].result) % result)
         for name, precision in {} if options.json else result.get('val_ap', {}).items():
             tell('%-20s AP %5.2f %%' % (name, precision))
     return 0
@@ -124,10 +123,9 @@ def _evaluate_images(options: argparse.Namespace, wording: str) -> int:
     result = evaluated.result
     if options.json:
         tell(json_text({key: value for key, value in result.items() if key != 'per_class' or options.per_class}))
-    for text in () if options.json else (
-            wording % result, evaluation.said(result), options.per_class and evaluation.table(result)):
-        if text:
-            tell(text)
+    else:
+        texts = wording % result, evaluation.said(result), options.per_class and evaluation.table(result)
+        tell('\n'.join(filter(None, texts)))
     sys.stdout.flush()  # the result, which a full disk does not take back
     evaluation.write_files(evaluated, options.out or '', options.predictions)
     return 0

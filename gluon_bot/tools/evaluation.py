@@ -117,11 +117,10 @@ def write_files(evaluated: Evaluated, out: str, predictions: str) -> None:
     result, answers, known, classes, names = evaluated
     if out:
         write_csv(os.path.join(out, 'per-class.csv'), result['per_class'])
-    for file in [predictions] if predictions else [os.path.join(out, 'predictions.csv')] if out else []:
-        write_csv(file, list(image_lines(answers, classes, names)))
-    if out:
         with decoration('confusion.png'):
             pictures.save_confusion(os.path.join(out, 'confusion.png'), *confusion(answers, known), names)
+    for file in [predictions] if predictions else [os.path.join(out, 'predictions.csv')] if out else []:
+        write_csv(file, list(image_lines(answers, classes, names)))
 
 
 def scores(answers: Answers, subset: Sequence[int]) -> Dict[str, Any]:
