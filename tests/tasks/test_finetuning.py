@@ -1,8 +1,11 @@
 """Detection and segmentation: the losses, the same update on any number of workers, and whole runs as a user starts them."""
 
+import glob
 import json
 import os
+import shutil
 import signal
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +16,7 @@ import pytest
 from doors import small_task
 from gluoncv.loss import MixSoftmaxCrossEntropyLoss
 from mxnet import gluon
+from PIL import Image
 from processes import children, finish, gluon_bot, record, same_run, wait_for_step
 from small_segmenter import SmallSegmenter
 
@@ -411,6 +415,19 @@ def test_a_killed_worker_is_started_again_and_changes_nothing(task, scenes_folde
     assert scores == json.loads(output) and scores['val_images'] == 6
     assert main([*evaluate, '--multi-scale']) == (0 if task == 'segment' else 2)
     assert ('--multi-scale is for segmentation' in capsys.readouterr().err) == (task == 'detect')
+
+    # images without a label have no score
+    unlabelled = str(tmp_path / 'unlabelled')
+    shutil.copytree(scenes_folder, unlabelled)
+    for path in glob.glob(os.path.join(unlabelled, 'VOCdevkit', '*', 'Annotations', '*.xml')):
+        tree = ElementTree.parse(path)
+        for thing in tree.findall('object'):
+            tree.getroot().remove(thing)
+        tree.write(path)
+    for path in glob.glob(os.path.join(unlabelled, '*', 'annotations', '*', '*.png')):
+        Image.new('L', Image.open(path).size).save(path)
+    assert main(['evaluate', str(straight), '--data', unlabelled]) == 2
+    assert 'have no label, so there is nothing to score' in capsys.readouterr().err
 
 
 def test_where_a_run_starts_from(tmp_path, digits_run):
