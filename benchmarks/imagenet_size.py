@@ -24,7 +24,7 @@ from saving import save  # noqa: E402
 
 from gluon_bot.data.records import images, verify  # noqa: E402
 from gluon_bot.data.records.writer import SplitWriter, publish, writing_into  # noqa: E402
-from gluon_bot.tools import benchmark, timing  # noqa: E402
+from gluon_bot.tools import measurements, timing  # noqa: E402
 
 CLASSES = ['class %04d' % label for label in range(1000)]
 SIDE = 16  # pixels of an image
@@ -110,7 +110,7 @@ def worst(answers: list) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder')
-    parser.add_argument('--images', type=int, default=benchmark.IMAGENET_TRAINING_IMAGES)
+    parser.add_argument('--images', type=int, default=measurements.IMAGENET_TRAINING_IMAGES)
     options = parser.parse_args()
     folder, run = os.path.join(options.folder, 'records'), os.path.join(options.folder, 'run')
     os.environ.update(XDG_CACHE_HOME=os.path.join(options.folder, 'cache'), PYTHONPATH=os.path.dirname(HERE))

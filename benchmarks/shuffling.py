@@ -18,9 +18,9 @@ import numpy as np  # noqa: E402
 from saving import save  # noqa: E402
 
 from gluon_bot.data.order import BLOCK, epoch_order  # noqa: E402
-from gluon_bot.tools import benchmark, timing  # noqa: E402
+from gluon_bot.tools import measurements, timing  # noqa: E402
 
-IMAGES, CLASSES, BATCH = benchmark.IMAGENET_TRAINING_IMAGES, 1000, 256
+IMAGES, CLASSES, BATCH = measurements.IMAGENET_TRAINING_IMAGES, 1000, 256
 WINDOWS = (0, 1 << 18, 1 << 16, 1 << 14, 1 << 12)
 EPOCHS = 5
 

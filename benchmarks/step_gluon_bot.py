@@ -7,7 +7,7 @@ import side
 from gluon_bot.distributed import environment
 from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.recipes.classification import RECIPES
-from gluon_bot.tools.benchmark import CachedStep
+from gluon_bot.tools.measurements import CachedStep
 
 options = side.arguments()
 environment.prepare(1)

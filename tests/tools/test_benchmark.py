@@ -17,7 +17,7 @@ from gluon_bot.distributed import gpus
 from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.models import flops
 from gluon_bot.recipes.classification import RECIPES
-from gluon_bot.tools import benchmark, benchmark_host, timing
+from gluon_bot.tools import benchmark, benchmark_host, measurements, timing
 
 TINY = ['--set', 'batch_size=4', '--set', 'image_size=24', '--repeats', '2', '--steps', '1', '--json']
 
@@ -42,7 +42,7 @@ def test_a_figure_is_a_median_with_its_spread():
 
 def test_a_batch_that_does_not_fit_into_a_gpu_is_one_line():
     with pytest.raises(RunError, match='^MXNet failed: cudaMalloc retry failed: out of memory; .* smaller --set'):
-        with benchmark.mxnet_failures():
+        with measurements.mxnet_failures():
             raise mx.MXNetError('Traceback (most recent call last):\n  storage.cc\ncudaMalloc retry failed: out of memory\n')
 
 
@@ -103,12 +103,12 @@ def test_rounds_go_on_where_the_last_ended():
     for _ in range(20):
         benchmark_host.milliseconds(task, benchmark_host.Clock(), numbers, 10)
     assert task.state.loss_scale.skipped == 0 and next(numbers) == 200
-    step = benchmark.CachedStep(replace(RECIPES['digits'], batch_size=4, image_size=24), Ranks(), classes=10)
+    step = measurements.CachedStep(replace(RECIPES['digits'], batch_size=4, image_size=24), Ranks(), classes=10)
     taken = []
     step.task.step = lambda batches, number: taken.append(number)
     for _ in range(2):
         step(step.cached, 2)
-    assert taken == list(range(benchmark.WARM_UP_STEPS, benchmark.WARM_UP_STEPS + 4))
+    assert taken == list(range(measurements.WARM_UP_STEPS, measurements.WARM_UP_STEPS + 4))
 
 
 def test_what_is_missing_or_too_small_is_one_line(digits_folder):
@@ -134,7 +134,7 @@ from gluon_bot.distributed import launcher
 def interrupted():
     raise KeyboardInterrupt
 launcher.follow_parent, sys.argv[1:] = interrupted, ['{}']
-runpy.run_module('gluon_bot.tools.benchmark', run_name='__main__')
+runpy.run_module('gluon_bot.tools.measurements', run_name='__main__')
 '''
 
 
