@@ -69,6 +69,9 @@ def from_dict(values: Dict[str, Any], kind: Type[Any]) -> Any:
     if not isinstance(values, dict) or not isinstance(values.get('name'), str):
         raise InputError('a recipe must be an object with a name')
     known = {f.name: '' if f.default is MISSING else f.default for f in fields(kind)}
+    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
+    if missing:
+        raise InputError("recipe '%s': has no %s" % (values['name'], ' and no '.join(missing)))
     unknown = sorted(map(str, set(values) - set(known)))
     if unknown:
         raise InputError("recipe '%s': unknown fields: %s" % (values['name'], ', '.join(unknown)))

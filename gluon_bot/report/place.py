@@ -145,7 +145,9 @@ def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
         why.append('started from weights that were trained before')
     if type(run.recipe.get('seed', 0)) is not int:
         why.append('its seed is not a whole number')
-    why += _batch_and_images(run, nearest)
+    if run.resumed_with:
+        why.append('was resumed with another %s' % ', '.join(run.resumed_with).replace('_', ' '))
+    why += _batch_and_images(run, nearest) + _other_network(run)
     # a field that an older record lacks had no effect then, which is its default
     known = {field.name: field.default for field in fields(NAMED[nearest])} if nearest else {}
     defaults = {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()
@@ -174,6 +176,26 @@ def _batch_and_images(run: Run, recipe: str) -> List[str]:
     resize = packed.get('resize') if isinstance(packed, dict) else None
     if resize is not None:
         why.append('its images were packed with a short side of %s pixels' % resize)
+    return why
+
+
+def _other_network(run: Run) -> List[str]:
+    """Why the network that a run of the paper starts or learns from is not the paper's: its recipe, its data, to the end."""
+    why, name = [], str(run.recipe.get('name'))
+    for kind, called in (('backbone', 'base network'), ('teacher', 'teacher')):
+        wanted = run.recipe.get(kind)
+        if name not in FILLING or not isinstance(wanted, str) or wanted not in RECIPES:
+            continue
+        known = paper.data_of(wanted if kind == 'backbone' else name, 'classify')
+        found = run.header.get(kind)
+        if not isinstance(found, dict):
+            why.append('its record does not tell of its %s' % called)
+        elif found.get('recipe') != wanted:
+            why.append("its %s is of '%s', the paper's of '%s'" % (called, found.get('recipe'), wanted))
+        elif known is not None and found.get('train_images') != known.counts['train_images']:
+            why.append('its %s was not trained on %s' % (called, known.title))
+        elif found.get('epoch') != RECIPES[wanted].epochs:
+            why.append('its %s has seen %s epochs of %d' % (called, found.get('epoch'), RECIPES[wanted].epochs))
     return why
 
 

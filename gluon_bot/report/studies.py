@@ -95,13 +95,15 @@ def find(placed: Sequence[Placed], studies: Sequence[Study]) -> Tuple[StudyRepor
                 rows.setdefault(row.name, []).append(one)
             elif row is not None:
                 tuned.append((row, one))
+        bases: List[Key] = list(groups)
+        tuned_on: Dict[Key, Key] = {}
         for row, one in tuned:
-            name = (one.run.header.get('backbone') or {}).get('data')
-            if not any(key[0] == name for key in groups):
-                groups[(name,)] = ('base networks of %s' % name, {})
-            for key, (_, rows) in groups.items():
-                if key[0] == name:
-                    rows.setdefault(row.name, []).append(one)
+            name, own = str(one.run.header['backbone'].get('data')), _data_key(one)
+            title = 'base networks of ' + name
+            for key in [key for key in bases if key[0] == name] or [(name,)]:
+                if tuned_on.setdefault((key, row.command), own) != own:  # what is tuned on other data is a study of its own
+                    key, title = (*key, *own), '%s, %s' % (title, data_title(one.run))
+                groups.setdefault(key, (title, {}))[1].setdefault(row.name, []).append(one)
         found += [_report(study, title, rows) for title, rows in groups.values()]
     return tuple(found)
 
@@ -111,10 +113,10 @@ def _row_of(one: Placed, study: Study) -> Optional[Row]:
     header = one.run.header
     workers = header.get('world_size', 1), header.get('accumulate', 1)
     if not one.finished or one.kind in (FILLS, SUSPECT) or one.run.writer != 'gluon_bot' or workers != (1, 1) \
-            or header.get('init'):
+            or header.get('init') or one.run.resumed_with:
         return None
     for row in study.rows.values():
-        if row.recipe.task == one.run.task and row.limit == header.get('limit'):
+        if row.recipe.task == one.run.task and row.limit == header.get('limit') and _from_its_row(one, row, study):
             try:
                 recipe = from_dict(one.run.recipe, type(row.recipe))
             except InputError:
@@ -124,8 +126,19 @@ def _row_of(one: Placed, study: Study) -> Optional[Row]:
     return None
 
 
+def _from_its_row(one: Placed, row: Row, study: Study) -> bool:
+    """Whether the base network or teacher that the record tells of, as it must of a base network, is the one of the row."""
+    if not row.needs:
+        return True
+    before = one.run.header.get('teacher' if row.command == 'train' else 'backbone')
+    if not isinstance(before, dict):
+        return row.command == 'train' and before is None
+    return sorted(str(before.get('recipe')).split('+')) == sorted(study.rows[row.needs].recipe.name.split('+'))
+
+
 def _data_key(one: Placed) -> Key:
-    return tuple(one.run.data.get(name) for name in ('name', 'train_images', 'val_images', 'train_sha256', 'val_sha256'))
+    named = ('name', 'train_images', 'val_images', 'train_sha256', 'val_sha256')
+    return tuple(str(one.run.data.get(name)) for name in named)
 
 
 def _report(study: Study, data: str, rows: Dict[str, List[Placed]]) -> StudyReport:
@@ -152,17 +165,27 @@ def _parent(cell: Cell, table: StudyTable) -> Optional[Cell]:
 
 def _result(cell: Cell, parent: Optional[Cell], table: StudyTable, study: Study,
             rows: Dict[str, List[Placed]]) -> StudyResult:
-    def values(row: str) -> BySeed:
-        found = [(one.seed, one.value(cell.metric)) for one in rows.get(table.rows[row], [])]
+    def values(runs: Sequence[Placed]) -> BySeed:
+        found = [(one.seed, one.value(cell.metric)) for one in runs]
         return sorted((seed, value) for seed, value in found if value is not None)
-    ours = values(cell.row)
     row = study.rows[table.rows[cell.row]]
+    ours = values(rows.get(row.name, []))
     model = row.recipe.model if row.command == 'train' else ''
     if parent is None:
         return StudyResult(cell, row.name, ours, None, None, None, model)
     claimed = float(Decimal(cell.printed) - Decimal(parent.printed))
-    gained = gain(ours, values(parent.row), claimed, same_data=False)
+    below = study.rows[table.rows[parent.row]]
+    pairs = _pairs(rows.get(row.name, []), rows.get(below.name, []), row.recipe.precision == below.recipe.precision)
+    gained = gain(values(pairs[0]), values(pairs[1]), claimed, same_data=False)
     return StudyResult(cell, row.name, ours, parent, claimed, gained, model)
+
+
+def _pairs(ours: Sequence[Placed], theirs: Sequence[Placed], one_precision: bool) -> List[List[Placed]]:
+    """Of two rows the runs whose seed the other has too, computed in the same precision where the recipes have one."""
+    keys = [[(one.seed, str(one.run.header.get('precision')) if one_precision else '') for one in runs]
+            for runs in (ours, theirs)]
+    both = set(keys[0]) & set(keys[1])
+    return [[one for one, key in zip(runs, of_runs) if key in both] for runs, of_runs in zip((ours, theirs), keys)]
 
 
 def _minutes(*rows: Sequence[Placed]) -> List[float]:
@@ -170,8 +193,8 @@ def _minutes(*rows: Sequence[Placed]) -> List[float]:
 
     Compared are runs in their recipe's precision or the CPU's stand-in for it, on the same devices, cores and threads.
     """
-    told = [[one for one in runs if one.run.header.get('precision') != 'float32' or one.run.recipe['precision'] == 'float32']
-            for runs in rows]
+    told = [[one for one in runs if one.run.header.get('precision') != 'float32'
+             or one.run.recipe.get('precision') == 'float32'] for runs in rows]
     shared = set.intersection(*({_machine(one) for one in runs} for runs in told))
     if not shared:
         return []
@@ -182,7 +205,7 @@ def _minutes(*rows: Sequence[Placed]) -> List[float]:
 
 
 def _machine(one: Placed) -> Key:
-    return one.devices, one.run.header.get('cpus'), one.run.header.get('omp_threads')
+    return one.devices, str(one.run.header.get('cpus')), str(one.run.header.get('omp_threads'))
 
 
 def runs_text(report: StudyReport) -> str:
@@ -266,7 +289,7 @@ def as_json(report: StudyReport) -> Dict[str, Any]:
         'study': report.study.name, 'title': report.study.title, 'data': report.data,
         'runs': [one.run.source for one in report.runs],
         'results': [{'table': result.cell.table, 'group': result.cell.group, 'row': result.cell.row, 'study_row': result.row,
-                     'metric': result.cell.metric, 'paper': result.cell.value, 'values': dict(result.values),
+                     'metric': result.cell.metric, 'paper': result.cell.value, 'values': result.values,
                      'parent': result.parent and result.parent.row, 'paper_gain': result.claimed,
                      'gain': result.gain and {**result.gain._asdict(), 'n': result.gain.n}} for result in report.results],
         'times': [{'group': time.cell.group, 'row': time.cell.row, 'parent': time.parent.row, 'minutes': time.minutes,

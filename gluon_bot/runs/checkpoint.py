@@ -175,6 +175,14 @@ def parameters_sha256(meta: Dict[str, Any]) -> str:
     return meta['files'][_file_name(meta, PARAMETERS)]['sha256']
 
 
+def origin(meta: Dict[str, Any]) -> Dict[str, Any]:
+    """How the record of another run names this checkpoint, that it starts or learns from."""
+    data = meta.get('data', {})
+    return {'recipe': meta['recipe'].get('name'), 'data': data.get('name'), 'train_images': data.get('train_images'),
+            'epoch': meta['epoch'], 'step': meta['step'], 'val_top1': (meta.get('line') or {}).get('val_top1'),
+            'sha256': parameters_sha256(meta)}
+
+
 def _file_name(meta: Dict[str, Any], name: str) -> str:
     return name + ENDINGS[meta['format']]
 

@@ -33,6 +33,7 @@ from gluon_bot.recipes.tasks import METRICS
 
 RECORD = 'record.jsonl'
 MOST_LINE_BYTES = 64 << 20  # of a record: the first one has the names of all classes
+RESUMED_ALIKE = ('precision', 'world_size', 'accumulate', 'teacher')  # what a resumed run goes on with
 ENDS_BYTES = 4 << 20  # of which the end is read to know how a run is doing
 # fields that differ between two runs that are otherwise the same, bit for bit
 TIMES = ('time', 'seconds', 'training_seconds', 'images_per_second')
@@ -54,6 +55,7 @@ class Run:
     data: Dict[str, Any] = field(default_factory=dict)  # name, classes, train_images, val_images
     header: Dict[str, Any] = field(default_factory=dict)  # what else is said at the start
     epochs: Dict[int, Dict[str, Any]] = field(default_factory=dict)  # from 1: QUANTITIES and val_ap, as in a record
+    resumed_with: Dict[str, Any] = field(default_factory=dict)  # what of RESUMED_ALIKE was another at a resume
     suspect: str = ''  # why its numbers cannot be real; '' where there is no reason to doubt them
 
     def add(self, epoch: Any, values: Dict[str, Any], number: int, note: Note) -> bool:
@@ -179,6 +181,9 @@ class RecordReader:
             latest = self.runs[-1].epochs
             for epoch in [epoch for epoch, values in latest.items() if values.get('step', 0) > line['step']]:
                 del latest[epoch]  # trained again from here
+            began = self.runs[-1].header
+            self.runs[-1].resumed_with.update((name, cleaned(line[name])) for name in RESUMED_ALIKE
+                                              if name in line and name in began and cleaned(line[name]) != began[name])
         elif event == 'failed':
             self.note(number, 'the run failed: %s' % cleaned(line.get('reason')))
 

@@ -111,9 +111,12 @@ def prepare(recipe: Recipe, options: RunOptions) -> ClassificationTask:
     ranks = horovod.join()
     context = horovod.device(ranks)
     job = describe(recipe, options, ranks.size)
-    teacher = teacher_network(recipe, options.teacher, job.class_names, context)
+    teacher = find_teacher(recipe, options.teacher, job.class_names, context)
+    if teacher is not None:
+        job = job._replace(origin={**job.origin, 'teacher': checkpoint.origin(teacher.meta)})
     state = new_state(recipe, len(job.class_names), ranks, options.accumulate, options.weights)
-    return ClassificationTask(job, state, teacher, evaluation_network(recipe, len(job.class_names), context))
+    tested = evaluation_network(recipe, len(job.class_names), context)
+    return ClassificationTask(job, state, teacher and teacher.network, tested)
 
 
 def describe(recipe: Recipe, options: RunOptions, workers: int) -> Job:
@@ -136,9 +139,8 @@ def describe(recipe: Recipe, options: RunOptions, workers: int) -> Job:
         origin={**pretrained.origin(options.weights), **resized}, names=names.in_folder(options.data))
 
 
-def teacher_network(recipe: Recipe, path: str, class_names: List[str],
-                    context: mx.Context) -> Optional[mx.gluon.HybridBlock]:
-    """The network of Section 5.3's teacher, from its checkpoint; None for a recipe without distillation.
+def find_teacher(recipe: Recipe, path: str, class_names: List[str], context: mx.Context) -> Optional[Trained]:
+    """Section 5.3's teacher, from its checkpoint; None for a recipe without distillation.
 
     Raises InputError for a missing or superfluous teacher, another architecture or other classes.
     """
@@ -154,7 +156,7 @@ def teacher_network(recipe: Recipe, path: str, class_names: List[str],
     if taught.recipe.model != wanted:
         raise InputError("%s: the teacher is a %s, recipe '%s' wants a %s"
                          % (path, taught.recipe.model, recipe.name, wanted))
-    return taught.network
+    return taught
 
 
 def new_state(recipe: Recipe, classes: int, ranks: horovod.Ranks, accumulate: int = 1, weights: str = '') -> State:
@@ -186,7 +188,7 @@ def with_networks(job: Job) -> Job:
         initialize(network, mx.cpu(), recipe.seed, recipe.image_size)
         pretrained.start_from(network, options.weights)
     in_float32 = replace(recipe, precision='float32')  # bfloat16 would hold for all that this process computes from now on
-    teacher_network(in_float32, options.teacher, job.class_names, mx.cpu())
+    find_teacher(in_float32, options.teacher, job.class_names, mx.cpu())
     return job
 
 

@@ -56,10 +56,7 @@ def backbone(recipe: FineTuning, path: str) -> Tuple[Mapping[str, np.ndarray], D
     if trained.model != wanted:
         raise InputError("%s: the network is a %s, recipe '%s' wants a %s"
                          % (found.path, trained.model, recipe.name, wanted))
-    origin = {'recipe': trained.name, 'data': found.meta.get('data', {}).get('name'), 'step': found.step,
-              'val_top1': (found.meta.get('line') or {}).get('val_top1'),
-              'sha256': checkpoint.parameters_sha256(found.meta)}
-    return checkpoint.arrays(found, checkpoint.PARAMETERS), {'backbone': origin}
+    return checkpoint.arrays(found, checkpoint.PARAMETERS), {'backbone': checkpoint.origin(found.meta)}
 
 
 def with_networks(job: Job) -> Job:

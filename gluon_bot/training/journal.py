@@ -184,7 +184,7 @@ def _open_record(job: Job, training: State, resumed: Optional[Dict[str, Any]]) -
     if resumed and fresh and resumed['between_epochs']:
         log.write('epoch', **resumed['line'])
     if resumed:
-        log.write('resume', step=resumed['step'], **place)
+        log.write('resume', step=resumed['step'], **job.origin, **place)
     return log
 
 

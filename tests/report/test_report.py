@@ -41,7 +41,7 @@ def write_record(path, recipe, data, last, seconds=270.0, first=1.0, **header):
     path.mkdir(parents=True)
     task = getattr(recipe, 'task', 'classify')
     log = RunLog(str(path))
-    log.write('start', task=task, recipe=as_dict(recipe), data=data, **{
+    log.write('start', task=task, recipe=as_dict(recipe), data=data, **before(recipe, data), **{
         'precision': getattr(recipe, 'precision', 'float32'), 'device': 'gpu(0)', 'world_size': 8, 'limit': None, **header})
     for epoch in range(1, recipe.epochs + 1):
         share = 1 if epoch == recipe.epochs else epoch * epoch / (epoch * epoch + 60) * 1.02
@@ -50,6 +50,13 @@ def write_record(path, recipe, data, last, seconds=270.0, first=1.0, **header):
     log.write('done', step=recipe.epochs * 100)
     log.close()
     return path
+
+
+def before(recipe, data):
+    """The teacher or the base network, trained as the paper's."""
+    return {kind: {'recipe': name, 'data': 'imagenet', 'epoch': RECIPES[name].epochs, 'step': 9,
+                   'train_images': data['train_images'] if kind == 'teacher' else IMAGENET['train_images']}
+            for kind in ('teacher', 'backbone') for name in [getattr(recipe, kind, '')] if name}
 
 
 def classified(path, name, top1, top5=93.0, seed=0, data=IMAGENET, settings=(), **more):
@@ -250,6 +257,42 @@ def test_fine_tuning_runs_fill_tables_8_and_9(tmp_path):
     assert result(comparison, 8, '+ cosine', 'Faster-RCNN', 'val_map').verdict == 'reproduced'
     assert result(comparison, 9, '+ cosine', 'FCN', 'val_pixel_accuracy').verdict == 'reproduced'
     assert result(comparison, 9, '+ cosine', 'FCN', 'val_miou').verdict == 'below'  # 39.33 - 38.0 > 0.85
+
+
+@pytest.mark.parametrize('name, before, why', [
+    ('voc-resnet50d-cosine', {'recipe': 'resnet50d-smooth'}, "its base network is of 'resnet50d-smooth', the paper's of "
+     "'resnet50d-cosine'"),
+    ('voc-resnet50d-cosine', {'train_images': 1000}, 'its base network was not trained on ImageNet'),
+    ('voc-resnet50d-cosine', {'epoch': 3}, 'its base network has seen 3 epochs of 120'),
+    ('resnet50d-distill-mixup', {'recipe': 'imported-resnet152d'}, "its teacher is of 'imported-resnet152d', the paper's of "
+     "'resnet152d-mixup'"),
+    ('places365-resnet50d-best', {'train_images': 1281167}, 'its teacher was not trained on Places365'),
+    ('resnet50d-distill', None, 'its record does not tell of its teacher')])
+def test_a_run_from_another_network_than_the_papers_fills_nothing(name, before, why, tmp_path):
+    recipe = {**RECIPES, **FINE_TUNINGS}[name]
+    fine_tuned, kind = name in FINE_TUNINGS, 'backbone' if name in FINE_TUNINGS else 'teacher'
+    data = VOC if fine_tuned else PLACES365 if name.startswith('places') else IMAGENET
+    scores = {'val_map': 79.0} if fine_tuned else {'val_top1': 79.3, 'val_top5': 94.6}
+    write_record(tmp_path / 'a', recipe, data, scores)
+    path = tmp_path / 'a' / 'record.jsonl'
+    start, *rest = path.read_text().splitlines()
+    assert [one.kind for one in compared(path).placed] == [place.FILLS]
+    changed = json.loads(start)
+    changed[kind] = before and {**changed[kind], **before}
+    path.write_text('\n'.join([json.dumps(changed), *rest]))
+    placed, = compared(path).placed
+    assert placed.kind == place.DIFFERS and placed.reasons == (why,)
+
+
+def test_a_run_that_was_resumed_otherwise_fills_nothing(tmp_path):
+    path = classified(tmp_path / 'a', 'resnet50d-cosine', 77.9) / 'record.jsonl'
+    lines = path.read_text().splitlines()
+    for resumed, kind, why in (
+            ({'world_size': 8, 'precision': 'float16'}, place.FILLS, ()),
+            ({'world_size': 2, 'precision': 'float32'}, place.DIFFERS, ('was resumed with another precision, world size',))):
+        path.write_text('\n'.join([*lines[:-1], json.dumps({'event': 'resume', 'step': 12000, **resumed}), lines[-1]]))
+        placed, = compared(path).placed
+        assert (placed.kind, placed.reasons) == (kind, why)
 
 
 def test_a_small_run_on_other_data_has_a_section_of_its_own(tmp_path):

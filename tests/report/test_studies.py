@@ -100,6 +100,64 @@ def test_what_is_no_run_of_the_study(ladder, tmp_path):
     assert {one.run.recipe['seed'] for one in comparison.of('other data')} == {5, 6, 7, 8, 9}
 
 
+TREE = {'name': 'voc-layout', 'classes': 10, 'train_images': 300, 'val_images': 100}
+
+
+def tuned(folder, row, seed, score, data=TREE, **backbone):
+    """A record of a run of the study that detects, from its base network of the study or as `backbone` says."""
+    recipe, base = STUDY.rows[row].of_seed(seed), STUDY.rows[STUDY.rows[row].needs].recipe
+    start = {'event': 'start', 'task': 'detect', 'recipe': as_dict(recipe), 'data': data, 'world_size': 1, 'accumulate': 1,
+             'device': 'cpu(0)', 'precision': 'float32', 'limit': None,
+             'backbone': {'recipe': base.name, 'data': 'imagenette', **backbone}}
+    lines = [start, {'event': 'epoch', 'epoch': recipe.epochs, 'step': 9, 'val_map': score}, {'event': 'done', 'step': 9}]
+    (folder / ('%s-%d-%s.jsonl' % (row, seed, data['name']))).write_text(''.join(json.dumps(line) + '\n' for line in lines))
+
+
+def test_fine_tuned_rows_are_of_one_study_and_one_tree(tmp_path):
+    for seed in (0, 1):
+        write(tmp_path, 'b-standard', seed, 50.0)
+        tuned(tmp_path, 'detect-b-standard', seed, 40.0)
+        tuned(tmp_path, 'detect-d-all', seed, 77.0, data={**TREE, 'name': 'voc'})
+    tuned(tmp_path, 'detect-d-all', 2, 99.0, recipe='resnet50d-distill-mixup')  # trained at another scale
+    other = read_study('imagenette-160')
+    first, second = compare(*read([str(tmp_path)]), [STUDY, other]).studies
+    assert {first.study.name, second.study.name} == {'imagenette-64'}
+    assert len(first.runs) == 4 and len(second.runs) == 2 and not first.gains and not second.gains
+    assert second.data == 'base networks of imagenette, voc (300 + 100 images, 10 classes)'
+    for seed in (0, 1):
+        tuned(tmp_path, 'detect-d-all', seed, 45.0 + seed)
+    first, second = compare(*read([str(tmp_path)]), [STUDY, other]).studies
+    assert [(result.cell.row, result.gain.mean) for result in first.gains] == [('+ distill w/ mixup', 5.5)]
+
+
+def test_pairs_are_of_one_precision(ladder):
+    """A recipe of float16 that some CPU computed in float32 is not held against one in bfloat16."""
+    write(ladder, 't6-cosine', 1, 77.5, precision='float32')
+    found, = compared(ladder).studies
+    assert of(found, 6, '+ cosine decay').gain.differences == pytest.approx((7.0, 7.4))
+    assert len(of(found, 6, '+ cosine decay').values) == 3
+    for seed in (0, 2):
+        write(ladder, 't6-cosine', seed, 77.5, precision='float32')
+    found, = compared(ladder).studies
+    assert of(found, 6, '+ cosine decay').gain is None and studies.verdict(of(found, 6, '+ cosine decay')) == '-'
+
+
+@pytest.mark.parametrize('odd', ['runs/digits', [], {}, {'recipe': ['x']}, None, 5])
+def test_headers_of_any_type_are_no_traceback(tmp_path, odd):
+    tuned(tmp_path, 'detect-b-standard', 0, 40.0)
+    write(tmp_path, 't6-distill', 0, 50.0, teacher=odd, cpus=odd, omp_threads=odd, precision=odd)
+    write(tmp_path, 't4-small', 0, 50.0, cpus=odd)
+    path = tmp_path / 'detect-b-standard-0-voc-layout.jsonl'
+    start, *rest = path.read_text().splitlines()
+    for change in ({'backbone': odd}, {'data': {**TREE, 'name': odd, 'train_images': odd}}):
+        path.write_text('\n'.join([json.dumps({**json.loads(start), **change}), *rest]))
+        markdown.markdown(compared(tmp_path))
+    without = json.loads(start)
+    del without['recipe']['backbone']
+    path.write_text('\n'.join([json.dumps(without), *rest]))
+    markdown.markdown(compared(tmp_path))
+
+
 def test_the_order_of_settings_does_not_matter(ladder):
     path = ladder / 't6-cosine-0-a.jsonl'
     text = path.read_text()

@@ -295,6 +295,8 @@ def test_a_run_end_to_end(digits_folder, tmp_path, capsys):
     # a student learns from it, and refuses a teacher that is not what its recipe says
     student = ['train', 'digits', '--data', digits_folder, *TINY, '--set']
     assert main([*student, 'teacher=digits', '--teacher', run, '--out', str(tmp_path / 'student')]) == 0
+    taught = record(str(tmp_path / 'student'))[0]['teacher']
+    assert taught == {**taught, 'recipe': start['recipe']['name'], 'data': 'digits', 'train_images': 96, 'epoch': 3, 'step': 36}
     student = ['train', 'digits', '--data', digits_folder, *TINY, '--out', str(tmp_path / 'other'), '--set']
     capsys.readouterr()
     assert main([*student, 'teacher=digits']) == 2 and 'train that first' in capsys.readouterr().err
