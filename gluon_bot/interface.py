@@ -30,7 +30,10 @@ class Model(NamedTuple):
     predict: Callable[[Any], List[Dict[str, Any]]]  # an image to the likeliest classes, the boxes, or the areas; best first
 
 
-def load(path: str, score_threshold: float = 0.5) -> Model:
+Path = Union[str, 'os.PathLike[str]']
+
+
+def load(path: Path, score_threshold: float = 0.5) -> Model:
     """The network of a run or checkpoint. An image is a file name, a PIL image, or uint8 RGB (height, width, 3).
 
     score_threshold: the least score of a box. Raises InputError where there is no checkpoint, or a damaged one.
@@ -41,7 +44,7 @@ def load(path: str, score_threshold: float = 0.5) -> Model:
     from gluon_bot.models import class_names
     from gluon_bot.runs import checkpoint
     from gluon_bot.tools import predict
-    found, context = checkpoint.find(path), horovod.device(horovod.Ranks())
+    found, context = checkpoint.find(os.fspath(path)), horovod.device(horovod.Ranks())
     task, predictor, network, recipe, preprocess = predict.opened(found.path, context, score_threshold)
     classes = found.meta['classes']
     return Model(task, network, recipe, classes, class_names.of_checkpoint(found),
@@ -49,15 +52,19 @@ def load(path: str, score_threshold: float = 0.5) -> Model:
                  lambda image: cast(List[Dict[str, Any]], next(iter(predictor(_pixels(image), '').values()))))
 
 
-def train(recipe: Union[str, Any], data: str, out: str, **settings: Any) -> Optional[Dict[str, Any]]:
+def train(recipe: Union[str, Any], data: Path, out: Path, **settings: Any) -> Optional[Dict[str, Any]]:
     """Train or fine-tune a recipe, by its name or as it is, as the command of its task does; the last line of the record.
 
     settings: fields of the recipe (epochs=2) and what the command line calls resume, accumulate, limit, log_every, keep,
     tensorboard, and init, teacher or backbone. Raises InputError for bad input, RunError where the loss is not finite.
     """
     places = ('resume', 'accumulate', 'limit', 'log_every', 'keep', 'tensorboard', 'init', 'teacher', 'backbone')
-    given = {'weights' if name in ('init', 'backbone') else name: settings.pop(name) for name in places if name in settings}
     chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    other = 'backbone' if chosen.task == 'classify' else 'init'
+    if other in settings:
+        raise InputError("recipe '%s' takes no %s" % (chosen.name, other))
+    given = {'weights' if name in ('init', 'backbone') else name: settings.pop(name) for name in places if name in settings}
+    given.update((name, os.fspath(given[name])) for name in ('weights', 'teacher') if given.get(name))
     chosen = override(chosen, ['%s=%s' % (field, ','.join(map(str, value)) if isinstance(value, (list, tuple)) else value)
                                for field, value in settings.items()])
     environment.prepare(1)
@@ -65,14 +72,15 @@ def train(recipe: Union[str, Any], data: str, out: str, **settings: Any) -> Opti
     from gluon_bot.tasks import classification, detection, segmentation
     from gluon_bot.training.setup import RunOptions
     task: Any = {'classify': classification, 'detect': detection, 'segment': segmentation}[chosen.task]
-    return cast(Optional[Dict[str, Any]], task.fit(chosen, RunOptions(data, out, **given)))
+    return cast(Optional[Dict[str, Any]], task.fit(chosen, RunOptions(os.fspath(data), os.fspath(out), **given)))
 
 
-def evaluate(path: str, data: str, limit: Optional[int] = None) -> Dict[str, Any]:
+def evaluate(path: Path, data: Path, limit: Optional[int] = None) -> Dict[str, Any]:
     """The scores of a run or checkpoint on the validation images of `data`, as `gluon-bot evaluate --json` has them.
 
     A classifier takes records, or a folder or tar of class folders, also of some of its classes, and has 'per_class' too.
     """
+    path, data = os.fspath(path), os.fspath(data)
     environment.prepare(1)
     environment.prepare_device(any_size=True)
     from gluon_bot.runs import checkpoint

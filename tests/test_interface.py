@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ def test_the_recipes():
 
 @pytest.mark.parametrize('call, autotune', [
     (lambda out: gluon_bot.load(out), '0'), (lambda out: gluon_bot.evaluate(out, 'data'), '0'),
-    (lambda out: gluon_bot.train('digits', 'data', out), '2'),
+    (lambda out: gluon_bot.train('digits', Path('data'), Path(out), init=Path('x')), '2'),
+    (lambda out: gluon_bot.load(Path(out)), '0'),
     (lambda out: gluon_bot.train('scenes-detection', 'data', out), '0')])
 def test_a_gpu_has_the_settings_of_the_command_line(call, autotune, tmp_path, monkeypatch):
     (tmp_path / 'file').touch()
@@ -69,3 +71,6 @@ def test_the_example_of_the_page(tmp_path, monkeypatch):
             model.predict(odd)
     with pytest.raises(gluon_bot.InputError, match='no checkpoint here'):
         gluon_bot.load('data')
+    for recipe, other in (('digits', 'backbone'), ('scenes-detection', 'init')):
+        with pytest.raises(gluon_bot.InputError, match="recipe '%s' takes no %s" % (recipe, other)):
+            gluon_bot.train(recipe, 'data/digits', 'runs/other', **{other: 'runs/python'})

@@ -151,6 +151,8 @@ def _verify(options: argparse.Namespace) -> None:
     from gluon_bot.tools import doctor
     if options.picture:
         doctor.must_run()
+        if options.path.endswith('.rec'):
+            raise InputError('--picture shows a folder of records: give %s' % (os.path.dirname(options.path) or '.'))
     tell(verify.verify(options.path, options.workers, options.skip_broken, options.ignore_label))
     if options.picture and verify.trees_in(options.path):
         from gluon_bot.tools import tree_picture

@@ -18,6 +18,7 @@ from gluon_bot.console import one_line, say
 from gluon_bot.distributed import gpus, ssh
 from gluon_bot.recipes.fields import override
 from gluon_bot.recipes.finetuning import recipe_named
+from gluon_bot.recipes.study import COMMANDS
 from gluon_bot.tools import doctor
 
 ON_CPU = 2  # workers without a GPU
@@ -29,16 +30,18 @@ def arguments(words: List[str], environment: Mapping[str, str]) -> List[str]:
     Raises InputError for an unknown recipe or wrong variables.
     """
     options = parser().parse_args(words)
+    if options.command not in COMMANDS.values():
+        raise InputError("'%s': workers are for %s" % (options.command, ', '.join(COMMANDS.values())))
     recipe = override(recipe_named(options.recipe, options.command), options.set)
     given = {word.partition('=')[0] for word in words}  # options, which come before variables
     hosts, asked = options.hosts or environment.get('HOSTS', ''), environment.get('NGPU', '')
-    if asked and not asked.isdigit():
+    if asked and not (asked.isascii() and asked.isdigit()):
         raise InputError("NGPU: '%s' is not a number of workers" % asked)
     if '--workers' in given:
         workers = options.workers
     else:
         workers = sum(ssh.machines(hosts, 1).values()) if hosts else int(asked or 0) or all_gpus(options.device) or ON_CPU
-        if options.command != 'train':
+        if options.command != 'train' or not (hosts or asked):  # who names workers for a training learns what fits
             workers = dividing(workers, recipe.batch_size, options.accumulate)
     restarts = str(options.restarts) if '--restarts' in given else environment.get('RESTARTS') or '3'
     return [*words, *start(options, recipe, environment), '--resume', '--workers', str(workers), '--hosts', hosts,

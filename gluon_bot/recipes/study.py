@@ -105,7 +105,7 @@ class Study:
         """The runs of the named rows (default: all) with these seeds (default: the study's), seed by seed.
 
         Each stands behind the one it needs. A row with seeds of its own keeps them.
-        Raises InputError for rows that the study does not have.
+        Raises InputError for rows that the study does not have, or that have none of the seeds.
         """
         names = list(names)
         for name in names:
@@ -113,10 +113,14 @@ class Study:
                 raise InputError("study '%s' has no row '%s'%s; its rows: %s"
                                  % (self.name, name, did_you_mean(name, self.rows), ' '.join(self.rows)))
         found: Dict[str, StudyRun] = {}
-        for seed in seeds or self.seeds:
-            for row in self.rows.values():
-                if (row.name in names or not names) and (not row.seeds or seed in row.seeds):
+        rows = [row for row in self.rows.values() if row.name in names or not names]
+        for seed in seeds or dict.fromkeys([*self.seeds, *(seed for row in rows for seed in row.seeds)]):
+            for row in rows:
+                if seed in (row.seeds or seeds or self.seeds):
                     self._add(StudyRun(row, seed), found)
+        if not found:
+            raise InputError("study '%s' has no run with these seeds; its rows have the seeds %s of their own" % (
+                self.name, ' '.join(map(str, dict.fromkeys(seed for row in rows for seed in row.seeds)))))
         return list(found.values())
 
     def _add(self, run: StudyRun, found: Dict[str, StudyRun]) -> None:

@@ -25,8 +25,8 @@ TOLERANCE_REASON = (
     'with a standard deviation of 0.1 to 0.2 points of top-1 for ResNet-50 on ImageNet (0.15 is taken; '
     'assumed are 0.10 for top-5, 0.30 for mAP and mIoU and 0.15 for pixel accuracy). A mean of n runs is '
     "called reproduced within two standard deviations of its difference from the paper's one run, 2 x 0.15 x "
-    'sqrt(1 + 1/n), and for ImageNet 0.1 more, because the published evaluation counted up to 176 images '
-    'twice: 0.52 points of top-1 for one run, 0.45 for three.')
+    'sqrt(1 + 1/n), and for top-1 and top-5 0.1 more, because the published evaluation of ImageNet counted up to '
+    '176 images twice: 0.52 points of top-1 for one run, 0.45 for three.')
 GAIN_REASON = (
     'A gain is a row minus its parent, in points. If both rows have at least two seeds in common, its '
     "interval is the 95 % interval of Student's t over the differences by seed; otherwise it is 1.96 x 0.15 x "

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from functools import lru_cache
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import aligned, counted, duration, say
@@ -64,20 +65,37 @@ def chosen(study: Study, names: Sequence[str], seeds: Tuple[int, ...], place: Pl
     for run in runs:
         needed, folder = study.needed(run), place.folder(run)
         if os.path.exists(os.path.join(folder, RECORD)):
-            _must_be(run, os.path.join(folder, RECORD))
+            _must_be(run, os.path.join(folder, RECORD), place)
         elif needed is not None and status_of(place.folder(needed)).state == DONE:
             checkpoint.find(place.folder(needed))  # whose record may be here alone
     return runs
 
 
-def _must_be(run: StudyRun, path: str) -> None:
-    """InputError unless the record's run is this one."""
+def _must_be(run: StudyRun, path: str, place: Place) -> None:
+    """InputError unless the record's run is this one, on this data."""
     start = next(iter(read_lines(path)), {})
     recorded = start.get('recipe')
     if not isinstance(recorded, dict) or from_dict(recorded, type(run.row.recipe)) != run.row.of_seed(run.seed) \
             or start.get('limit') != run.row.limit:
         raise InputError("%s: is not of this study's run %s: another recipe, limit or seed; move it away, or choose another "
                          '--out' % (path, run.name))
+    recorded, data = start.get('data'), place.data_of(run.row)
+    for name, checksum in _checksums(run.row.command, data).items():
+        if isinstance(recorded, dict) and recorded.get(name, checksum) != checksum:
+            raise InputError('%s: was trained on other data than %s; give that data, or choose another --out' % (path, data))
+
+
+@lru_cache(maxsize=None)
+def _checksums(command: str, data: str) -> Dict[str, str]:
+    """Of the data in a folder, by their names in a record."""
+    if command == 'train':
+        return {split + '_sha256': manifest.load(data, split).sha256 for split in ('train', 'val')}
+    return {'sha256': _tree(command, data)['sha256']}
+
+
+@lru_cache(maxsize=None)
+def _tree(command: str, data: str) -> Dict[str, Any]:
+    return (voc if command == 'detect' else ade20k).manifest(data)
 
 
 class Times:
@@ -121,7 +139,8 @@ class Times:
     @staticmethod
     def _keys(row: Row) -> List[Tuple[object, ...]]:
         recipe = row.recipe
-        kind = (row.command, recipe.model, recipe.batch_size, recipe.precision, bool(row.needs))
+        size = getattr(recipe, 'image_size', 0), row.limit
+        kind = (row.command, recipe.model, recipe.batch_size, recipe.precision, bool(row.needs), *size)
         return [(row.name,), kind]
 
 
@@ -130,8 +149,7 @@ def _images(command: str, place: Place) -> int:
     if command == 'train':
         manifest.load(place.data, 'val')
         return manifest.load(place.data, 'train').images
-    tree = (voc if command == 'detect' else ade20k).manifest(place.transfer_data)
-    return int(tree['train_images'])
+    return int(_tree(command, place.transfer_data)['train_images'])
 
 
 def _epoch_seconds(folder: str) -> Iterator[float]:
@@ -199,10 +217,11 @@ def run(study: Study, runs: Sequence[StudyRun], place: Place) -> None:
                     say('%s: failed: %s' % (one.name, _last_words(place.folder(one) + '.txt')))
                 else:
                     say('%s: %s; %d more to run' % (one.name, status_of(place.folder(one)).score, len(todo) + len(running)))
-            for one in [one for one in todo if study.needed(one) in failed]:
-                todo.remove(one)
-                failed.append(one)
-                say('%s: left out, for it needs a run that failed' % one.name)
+            for one in list(todo):  # each stands behind what it needs, which may be left out itself
+                if study.needed(one) in failed:
+                    todo.remove(one)
+                    failed.append(one)
+                    say('%s: left out, for it needs a run that failed' % one.name)
             time.sleep(POLL_SECONDS)
     if interruption.requested:
         raise Interrupted('stopped, every run that was begun has its checkpoint; the same command goes on')

@@ -54,17 +54,18 @@ class Job(NamedTuple):
 def micro_batch(batch_size: int, workers: int, accumulate: int) -> int:
     """Images of one rank in one forward pass: batch_size / (workers * accumulate).
 
-    Raises InputError, naming the sizes that do divide, where that is not a whole number.
+    Raises InputError, naming the numbers that do divide the batch, where that is not a whole number.
     """
     parts = workers * accumulate
     if batch_size % parts == 0:
         return batch_size // parts
     below = batch_size // parts * parts
-    near = ['batch_size=%d' % size for size in (below, below + parts) if size]
-    divisors = [str(n) for n in range(1, batch_size + 1) if batch_size % n == 0 and n % workers == 0]
-    fits = ' or --accumulate %s' % ', '.join(str(int(n) // workers) for n in divisors[:8]) if divisors else ''
-    raise InputError('a batch of %d images cannot be divided over %d workers with --accumulate %d; use --set %s%s'
-                     % (batch_size, workers, accumulate, ' or --set '.join(near), fits))
+    near = ' or '.join('batch_size=%d' % size for size in (below, below + parts) if size)
+    fewer = [str(n) for n in range(workers - 1, 0, -1) if batch_size % (n * accumulate) == 0]
+    smaller = [str(n) for n in range(1, batch_size + 1) if batch_size % (n * workers) == 0]
+    fits = ['%s workers' % ', '.join(fewer[:4])] * bool(fewer) + ['--accumulate %s' % ', '.join(smaller[:8])] * bool(smaller)
+    raise InputError('a batch of %d images cannot be divided over %d workers with --accumulate %d; use %s' % (
+        batch_size, workers, accumulate, ' or '.join([*fits, 'another batch with --set ' + near])))
 
 
 def check_out(out: str, resume: bool) -> None:

@@ -29,8 +29,14 @@ def test_a_worker_on_every_gpu(eight, monkeypatch):
     assert (options.workers, options.hosts) == (17, 'a:8,b:8,c')
     monkeypatch.setattr(gpus, 'usable', lambda: 0)
     assert parsed(['train', 'resnet50-efficient']).workers == 2
-    with pytest.raises(InputError, match="NGPU: 'all'"):
-        parsed(['train', 'resnet50-efficient'], NGPU='all')
+    monkeypatch.setattr(gpus, 'usable', lambda: 6)
+    assert parsed(['train', 'digits']).workers == 4
+    assert parsed(['train', 'digits'], NGPU='6').workers == 6  # which is refused with what fits
+    for odd in ('all', '-2', '\N{SUPERSCRIPT TWO}', '2.5'):
+        with pytest.raises(InputError, match="NGPU: '%s' is not a number" % odd):
+            parsed(['train', 'resnet50-efficient'], NGPU=odd)
+    with pytest.raises(InputError, match="'evaluate': workers are for train, detect, segment"):
+        parsed(['evaluate', 'runs/digits', '--data', 'data/digits'])
 
 
 def test_options_that_are_given_come_before_variables_and_gpus(eight, capsys):

@@ -86,6 +86,14 @@ def test_runs_follow_seeds_and_what_they_need(tmp_path):
     assert [run.name for run in study.runs()] == [
         'plain-seed0', 'learner-seed0', 'once-seed1', 'twice-seed0', 'plain-seed1', 'learner-seed1', 'twice-seed1']
     assert [run.name for run in study.runs(['learner'], (7,))] == ['plain-seed7', 'learner-seed7']
+    assert [run.name for run in study.runs(['once', 'learner'], (0, 1))] == [
+        'plain-seed0', 'learner-seed0', 'plain-seed1', 'learner-seed1', 'once-seed1']
+    with pytest.raises(InputError, match='no run with these seeds; its rows have the seeds 1 of their own'):
+        study.runs(['once'], (0,))
+    values['rows']['once']['seeds'] = [4, 5]  # which the study has not
+    study = read_study(written(tmp_path, values))
+    assert [run.name for run in study.runs(['once'])] == ['once-seed4', 'once-seed5']
+    assert [run.name for run in study.runs(['plain', 'once'])] == ['plain-seed0', 'plain-seed1', 'once-seed4', 'once-seed5']
     words = arguments(study, study.runs(['learner'], (7,))[1], 'data', 'out')
     assert words == ['train', 'resnet50d-distill', '--data', 'data', '--limit', '96', '--resume', '--set', 'teacher=digits',
                      '--teacher', 'out/plain-seed7', '--seed', '7', '--out', 'out/learner-seed7']

@@ -320,12 +320,13 @@ def test_another_checkpoints_files_are_not_mixed_in(tmp_path, capsys):
     assert 'another checkpoint' in capsys.readouterr().err and (tmp_path / 'out/model-0000.params').read_bytes() == before
 
 
-def test_files_that_answer_otherwise_do_not_appear(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('change', [0.01, np.nan])
+def test_files_that_answer_otherwise_do_not_appear(change, tmp_path, monkeypatch, capsys):
     graph = export._graph
 
     def damaged(network, task):
         symbol, arrays = graph(network, task)
-        return symbol, {name: array + 0.01 if name.endswith('dense0_bias') else array for name, array in arrays.items()}
+        return symbol, {name: array + change if name.endswith('dense0_bias') else array for name, array in arrays.items()}
 
     monkeypatch.setattr(export, '_graph', damaged)
     run = saved_run(tmp_path / 'run', 'resnet18d', 32)

@@ -10,6 +10,7 @@ from doors import gluon_bot as command
 from processes import finish, found, gluon_bot, record, same_run, wait_for_step
 
 from gluon_bot.cli.main import main
+from gluon_bot.recipes.study import read_study
 from gluon_bot.runs.record import RECORD
 from gluon_bot.tools import study as tool
 
@@ -148,12 +149,14 @@ def test_a_run_that_fails_leaves_the_others(place, tmp_path, monkeypatch):
     values['settings'].update(wild={'base_lr': 1e30}, short={'epochs': 1, 'batch_size': 64})
     values['rows'] = {'wild': {'recipe': 'digits', 'settings': 'tiny wild'},
                       'learner': {'recipe': 'resnet50d-distill', 'teacher': 'wild', 'settings': 'tiny student'},
+                      'pupil': {'recipe': 'resnet50d-distill', 'teacher': 'learner', 'settings': 'tiny student'},
                       'plain': {'recipe': 'digits', 'settings': 'tiny short'}}
     (tmp_path / 'wild.json').write_text(json.dumps(values))
     process = gluon_bot('study', str(tmp_path / 'wild.json'), *words(place, tmp_path / 'runs')[2:], '--seeds', '0')
     _, errors = finish(process, code=1)
-    assert 'wild-seed0: failed: ' in errors and 'learner-seed0: left out' in errors and 'plain-seed0: top-1 ' in errors
-    assert '2 of 3 runs failed or were left out: wild-seed0 learner-seed0' in errors.splitlines()[-1]
+    assert 'wild-seed0: failed: ' in errors and 'plain-seed0: top-1 ' in errors
+    assert 'learner-seed0: left out' in errors and 'pupil-seed0: left out' in errors
+    assert '3 of 4 runs failed or were left out: wild-seed0 learner-seed0 pupil-seed0' in errors.splitlines()[-1]
 
 
 def test_bad_input_of_a_row_leaves_the_others(place, tmp_path, monkeypatch):
@@ -185,6 +188,28 @@ def test_a_record_of_another_run_is_not_taken_for_this_one(place, undisturbed, t
     assert main(words(tmp_path, undisturbed[0])[:2] + words(place, undisturbed[0])[2:]) == 2
     said = capsys.readouterr().err
     assert said.count('\n') == 1 and "is not of this study's run plain-seed0" in said
+
+
+def test_a_run_on_other_data_is_not_taken_for_this_one(place, undisturbed, tmp_path, capsys):
+    (tmp_path / 'plain-seed0').mkdir()
+    text, packed = (undisturbed[0] / 'plain-seed0' / RECORD).read_text(), json.loads((place / 'digits/val.json').read_text())
+    assert packed['sha256'] in text
+    (tmp_path / 'plain-seed0' / RECORD).write_text(text.replace(packed['sha256'], 'f' * 64))
+    assert main(words(place, tmp_path)) == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and 'was trained on other data than %s' % (place / 'digits') in said
+
+
+def test_the_time_of_another_size_is_not_taken_for_this_ones(tmp_path):
+    values = json.loads(json.dumps(STUDY))
+    values['rows'] = {'a': {'recipe': 'digits', 'settings': 'tiny'}, 'b': {'recipe': 'digits', 'settings': 'tiny'},
+                      'c': {'recipe': 'digits', 'settings': 'tiny', 'limit': 32},
+                      'd': {'recipe': 'digits', 'settings': 'tiny large'}}
+    values['settings']['large'] = {'image_size': 32}
+    (tmp_path / 'kinds.json').write_text(json.dumps(values))
+    rows = read_study(str(tmp_path / 'kinds.json')).rows
+    kinds = {name: tool.Times._keys(row)[1] for name, row in rows.items()}
+    assert kinds['a'] == kinds['b'] and len(set(kinds.values())) == 3
 
 
 def test_a_record_alone_is_no_teacher(place, undisturbed, tmp_path, capsys):
