@@ -1,7 +1,8 @@
 """Settings of MXNet and Horovod for the device that is used, each with its reason. What is set already stays.
 
     OMP_NUM_THREADS = the worker's own cores: MXNet takes half of all cores, whoever else computes on them [1]
-    HOROVOD_FUSION_THRESHOLD = 64 MiB: gradients are joined up to this size, a ResNet-50's in float16 are 51 MB [2] [3]
+    HOROVOD_FUSION_THRESHOLD = 64 MiB: gradients are joined up to this size, a ResNet-50's in float16 are 51 MB [2] [3]; 0
+        without a GPU: what is joined depends on the moment, and on it how Gloo rounds a sum over three ranks and more
     HOROVOD_CYCLE_TIME = 0.1 ms between looks for gradients that are ready: a GPU's step is short [2] [3]; 10 ms without a
         GPU, where a look takes time of the core that trains: at Horovod's own 1 ms a quarter of it (benchmarks/notes.md)
     HOROVOD_BATCH_D2D_MEMCOPIES = 0: gradients are copied to the fusion buffer by the CUDA runtime, for Horovod's kernel that
@@ -21,8 +22,8 @@
         linked with cuDNN's kernels for it [5], so that they take 70 images of 224 pixels at most; NVIDIA's builds have
         kernels, and their ResNet-50 trains so [3]
 
-OMP_NUM_THREADS and the cycle are for every machine, the others for GPUs. MXNET_OPTIMIZER_AGGREGATION_SIZE is not here: it is
-for SGD alone [1], and the paper trains with NAG.
+OMP_NUM_THREADS, the cycle and the threshold are for every machine, the others for GPUs. MXNET_OPTIMIZER_AGGREGATION_SIZE is
+not here: it is for SGD alone [1], and the paper trains with NAG.
 
 On every machine memory that was freed is kept for the next array (mallopt [6]): glibc gives back what is above 32 MiB, and
 each page of the next batch of images would be a fault, a quarter of the time it takes to decode them.
@@ -56,7 +57,7 @@ LARGEST_NHWC = 880801  # images of one pixel that cuDNN's batch normalisation ta
 GPU = {'HOROVOD_FUSION_THRESHOLD': str(64 << 20), 'HOROVOD_CYCLE_TIME': '0.1', 'HOROVOD_BATCH_D2D_MEMCOPIES': '0',
        'NVIDIA_TF32_OVERRIDE': '0',
        'MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_FWD': '999', 'MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_BWD': '25'}
-CPU = {'HOROVOD_CYCLE_TIME': '10'}
+CPU = {'HOROVOD_CYCLE_TIME': '10', 'HOROVOD_FUSION_THRESHOLD': '0'}
 GPU_FIXED_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '2'}
 GPU_ANY_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '0', 'MXNET_GPU_MEM_POOL_TYPE': 'Round'}
 LEAST_ADDRESS_SPACE_BYTES = 2 << 30  # MXNet and its modules take half of it before they have done anything

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Tuple, cast
 
 from gluon_bot import InputError, console
 from gluon_bot.console import duration, say
@@ -33,6 +33,8 @@ LEAST_SHARED_BYTES = 64 << 20  # of a container, unless it is told otherwise
 CHECKPOINT_SECONDS = 300  # for a worker whose launcher is gone to write its checkpoint
 MOST_PAUSE_SECONDS = 60  # before a restart: 1, 2, 4 ... seconds
 NEAR_STEPS = 3  # that the record of a run may differ by when a worker dies in the same update again
+END, ASK = b'e', b'a'  # what a worker on another machine is told through its input: to end at once, to stop as by SIGTERM
+END_SECONDS = 10  # for these workers to end before their ssh is killed, which would leave them
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -57,7 +59,14 @@ def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, 
     deaths: List[Tuple[Outcome, int]] = []
     with stop_requests() as asked:
         while True:
-            outcome = attempt([sys.executable, '-m', 'gluon_bot', *arguments], workers, hosts, 60 * stall_minutes, asked)
+            unreachable = False
+            try:
+                outcome = attempt([sys.executable, '-m', 'gluon_bot', *arguments], workers, hosts, 60 * stall_minutes, asked)
+            except InputError as error:
+                if not deaths:
+                    raise
+                say(str(error))  # of a machine that was there before, and may be again
+                outcome, unreachable = Outcome(LOST), True
             if outcome.code in FINAL:
                 return outcome.code
             if asked:
@@ -70,7 +79,7 @@ def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, 
                 break
             if '--resume' not in arguments:
                 arguments = arguments + ['--resume']
-            pause = min(2 ** (len(deaths) - 1), MOST_PAUSE_SECONDS)
+            pause = MOST_PAUSE_SECONDS if unreachable else min(2 ** (len(deaths) - 1), MOST_PAUSE_SECONDS)
             say('a worker died; restart %d of %d from the last checkpoint in %ds' % (len(deaths), restarts, pause))
             _wait_unless(asked, pause)
     if environment.shared_memory() < LEAST_SHARED_BYTES:
@@ -141,12 +150,15 @@ def follow_parent() -> None:
 
 
 def _follow_input() -> None:
-    """Standard input ends when the launcher asks us to stop, and when it or the connection is gone."""
-    while os.read(0, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(CHECKPOINT_SECONDS)
-    os._exit(LOST)
+    """Do what the launcher tells through standard input, which ends when it or the connection is gone: then stop too."""
+    told = ASK
+    while told == ASK:
+        told = os.read(0, 1)
+        if told != END:
+            os.kill(os.getpid(), signal.SIGTERM)
+    if told != END:
+        time.sleep(CHECKPOINT_SECONDS)
+    os._exit(LOST)  # whatever the main thread waits for
 
 
 def start(command: List[str], workers: int, hosts: str = '', stall_seconds: float = 1800) -> int:
@@ -174,13 +186,30 @@ def attempt(command: List[str], workers: int, hosts: str, stall_seconds: float, 
                                                   pass_fds=[end]))
         return _wait(processes, asked, pulses, stall_seconds, [name for name, _ in places], kills)
     finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        _end(processes)
         for worker in pulses.values():
             worker.close()
         rendezvous.stop(server)
+
+
+def _end(processes: List[subprocess.Popen]) -> None:
+    """End what still runs, so that the workers of a restart find the devices and the folder free."""
+    left = [process for process in processes if process.poll() is None]
+    for process in left:
+        if process.stdin:
+            _tell(process, END)
+    deadline = time.monotonic() + END_SECONDS
+    for process in left:
+        while process.stdin and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _tell(process: subprocess.Popen, what: bytes) -> None:
+    with contextlib.suppress(OSError):  # it is gone
+        cast(IO[bytes], process.stdin).write(what)
 
 
 def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int, heartbeat.Pulse],
@@ -196,8 +225,7 @@ def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int,
             forwarded += 1
             for process in processes:
                 if process.stdin:
-                    with contextlib.suppress(OSError):
-                        process.stdin.close()
+                    _tell(process, ASK)
                 elif process.poll() is None:
                     process.terminate()
         if worst < 0:  # the others end with LOST, a little later

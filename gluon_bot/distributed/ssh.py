@@ -106,14 +106,16 @@ def check(name: str) -> None:
     done = subprocess.run([*SSH, name, wanted], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                           text=True, errors='replace')
     if done.returncode == SSH_FAILED:
-        raise InputError("%s: 'ssh %s' must work without a password (%s)" % (name, name, ' '.join(done.stderr.split())))
+        said, refused = ' '.join(done.stderr.split()), re.search('denied|verification|password', done.stderr)
+        raise InputError('%s: %s (%s)' % (name, ("'ssh %s' must work without a password" if refused else
+                                                 "'ssh %s' does not reach it") % name, said))
     if done.returncode:
         raise InputError('%s: has no %s or no %s; install gluon_bot and put the data at the same place on all machines'
                          % (name, sys.executable, os.getcwd()))
 
 
 def start(name: str, command: List[str], environment: Dict[str, str]) -> subprocess.Popen:
-    """`command` on another machine, in the folder of the same name; closing the returned process's stdin asks it to stop."""
+    """`command` on another machine, in the folder of the same name; what it is told later goes to the process's stdin."""
     # what it is told goes through standard input, for everybody can read command lines; a terminal's Ctrl-C is for us
     process = subprocess.Popen([*SSH, name, 'exec /bin/sh'], stdin=subprocess.PIPE, bufsize=0, start_new_session=True)
     with contextlib.suppress(BrokenPipeError):  # its exit code will tell

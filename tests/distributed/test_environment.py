@@ -36,7 +36,8 @@ def test_what_is_set_stays(monkeypatch):
 
 
 def test_gpus_have_more_settings_all_of_them_explained(monkeypatch):
-    assert prepared(monkeypatch, False) == {'OMP_NUM_THREADS': '12', 'HOROVOD_CYCLE_TIME': '10'}
+    assert prepared(monkeypatch, False) == {'OMP_NUM_THREADS': '12',
+                                            'HOROVOD_CYCLE_TIME': '10', 'HOROVOD_FUSION_THRESHOLD': '0'}
     fixed, any_size = prepared(monkeypatch, True), prepared(monkeypatch, True, any_size=True)
     assert fixed['MXNET_CUDNN_AUTOTUNE_DEFAULT'] == '2' and any_size['MXNET_CUDNN_AUTOTUNE_DEFAULT'] == '0'
     assert fixed['HOROVOD_CYCLE_TIME'] == '0.1' and fixed['HOROVOD_FUSION_THRESHOLD'] == '67108864'

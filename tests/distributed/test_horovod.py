@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import mxnet as mx
 import pytest
 
-from gluon_bot.distributed import horovod
+from gluon_bot.distributed import horovod, launcher
 
 
 def test_one_process_needs_no_horovod():
@@ -18,6 +18,33 @@ def test_one_process_needs_no_horovod():
     assert ranks.broadcast_object({'a': [1, None]}, 'object') == {'a': [1, None]}
     assert ranks.gather(mx.nd.array([1, 2]), 'gather').tolist() == [[1, 2]]
     assert horovod.device(ranks) == mx.cpu()
+
+
+SUMS = '''
+import mxnet as mx
+import numpy as np
+from gluon_bot.distributed import environment, horovod, launcher
+launcher.follow_parent()
+environment.prepare_device()
+ranks = horovod.join()
+rng = np.random.default_rng(ranks.rank)
+given = [rng.standard_normal(size).astype('float32') for size in (4000, 9000)]
+def summed(wait):
+    arrays = [mx.nd.array(each) for each in given]
+    for name, array in enumerate(arrays):
+        ranks.sum_(array, 'array%d' % name)
+        if wait:
+            mx.nd.waitall()
+    return [array.asnumpy() for array in arrays]
+summed(wait=True)
+together, apart = summed(wait=False), summed(wait=True)
+assert all((one == other).all() for one, other in zip(together, apart))
+'''
+
+
+def test_a_sum_is_the_same_whatever_is_summed_at_the_same_moment():
+    """Of three ranks, whose numbers can be added in more than one order."""
+    assert launcher.start([sys.executable, '-W', 'ignore', '-c', SUMS], 3, stall_seconds=60) == 0
 
 
 def joined(**environment):

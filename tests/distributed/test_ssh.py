@@ -91,22 +91,43 @@ def test_a_command_arrives_word_for_word(ssh_script, tmp_path, monkeypatch):
         assert 'export %s=1\n' % name in ssh.script(words, {})
 
 
-def test_the_end_of_input_is_a_request_to_stop(ssh_script):
+WORKER = {'GLUON_BOT_LAUNCHER': 'ssh', 'HOROVOD_GLOO_RENDEZVOUS_ADDR': '127.0.0.1:80/secret',
+          'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
+
+
+def test_a_worker_there_is_asked_to_stop(ssh_script):
     ssh_script()
     code = ('import signal, sys, time; from gluon_bot.distributed import launcher; '
             'signal.signal(signal.SIGTERM, lambda *_: sys.exit(130)); '
             'launcher.follow_parent(); print("ready", file=sys.stderr, flush=True); time.sleep(60)')
-    environment = {'GLUON_BOT_LAUNCHER': 'ssh', 'HOROVOD_GLOO_RENDEZVOUS_ADDR': '127.0.0.1:80/secret',
-                   'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
-    process = ssh.start('other', [sys.executable, '-c', code], environment)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(3)
-    assert launcher._wait([process], [15], {}, 60, ['other']).code == 130
+    for ask in (lambda process: launcher._wait([process], [15], {}, 60, ['other']).code,
+                lambda process: process.stdin.close() or process.wait(30)):  # the launcher, or the connection, is gone
+        process = ssh.start('other', [sys.executable, '-c', code], WORKER)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3)
+        assert ask(process) == 130
+
+
+def test_a_worker_there_is_gone_before_others_are_started(ssh_script, tmp_path, monkeypatch):
+    """It waits in C for a rank that died, where no handler of a signal is run; the end of its ssh would leave it."""
+    ssh_script('sh -c "$1"; exit $?')
+    monkeypatch.chdir(tmp_path)
+    code = ('import ctypes, os, signal; from gluon_bot.distributed import launcher; '
+            'signal.signal(signal.SIGTERM, lambda *_: None); launcher.follow_parent(); '
+            'open("started", "w").write(str(os.getpid())); [ctypes.CDLL(None).sleep(60) for _ in range(9)]')
+    process = ssh.start('other', [sys.executable, '-c', code], WORKER)
+    while not os.path.exists('started') or not open('started').read():
+        assert process.poll() is None
+        time.sleep(0.05)
+    launcher._end([process])
+    assert process.returncode is not None and not os.path.exists('/proc/' + open('started').read())
 
 
 @pytest.mark.parametrize('script, message', [
     ('echo "Permission denied (publickey)." >&2; exit 255',
      r'must work without a password \(Permission denied \(publickey\).\)'),
+    ('echo "ssh: connect to host other port 22: Connection timed out" >&2; exit 255',
+     r"'ssh other' does not reach it \(ssh: connect to host other port 22: Connection timed out\)"),
     ('exit 1', 'has no .*install gluon_bot and put the data at the same place')])
 def test_machines_that_can_not_be_used(ssh_script, script, message):
     ssh_script(script)

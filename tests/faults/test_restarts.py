@@ -11,6 +11,7 @@ import pytest
 import runs
 from processes import children
 
+from gluon_bot import InputError
 from gluon_bot.cli import jobs
 from gluon_bot.cli.parser import parser
 from gluon_bot.distributed import launcher
@@ -22,7 +23,15 @@ def job(monkeypatch, capsys):
     """A function that runs a job whose attempts end as told: (exit code, attempts, pauses, last line)."""
     def run(outcomes, steps, restarts=5, command='train'):
         attempts, pauses, places = [], [], iter(steps)
-        monkeypatch.setattr(launcher, 'attempt', lambda words, *_: attempts.append(words) or outcomes[len(attempts) - 1])
+
+        def attempt(words, *_):
+            attempts.append(words)
+            outcome = outcomes[len(attempts) - 1]
+            if isinstance(outcome, InputError):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr(launcher, 'attempt', attempt)
         monkeypatch.setattr(launcher, '_wait_unless', lambda asked, seconds: pauses.append(seconds))
         code = launcher.run([command, 'digits'], 2, restarts=restarts, recorded_step=lambda: next(places))
         return code, attempts, pauses, (capsys.readouterr().err.splitlines() or [''])[-1]
@@ -53,6 +62,16 @@ def test_another_rank_or_step_is_another_accident(job):
 def test_memory_that_is_not_enough_twice_is_no_accident_whoever_dies(job):
     code, attempts, _, said = job([Outcome(OUT_OF_MEMORY, rank, 'ran out of memory') for rank in (0, 1, 2)], [5, 900, 4])
     assert code == 1 and len(attempts) == 2 and 'rank 1 ran out of memory, twice' in said
+
+
+def test_a_machine_that_is_gone_when_a_job_begins_again_is_waited_for(job, monkeypatch, capsys):
+    gone = InputError("b: 'ssh b' does not reach it (Connection timed out)")
+    code, attempts, pauses, _ = job([KILLED, gone, gone, Outcome(0)], range(0, 900, 100))
+    assert code == 0 and len(attempts) == 4 and pauses == [1, 60, 60]
+    code, _, _, said = job([KILLED, gone, gone], range(0, 900, 100), restarts=2)
+    assert code == 1 and said == 'gluon-bot: a worker died and 2 restarts did not help; continue with --resume'
+    with pytest.raises(InputError, match='does not reach it'):
+        job([gone], [0])
 
 
 def test_a_killed_worker_of_evaluate_is_said_in_its_words(job):
