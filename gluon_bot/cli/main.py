@@ -22,6 +22,8 @@ from gluon_bot.training.interrupt import Interrupted
 BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
              errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
+DISK_AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # for a while, as one on the network: worth a restart
+
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns the exit code."""
@@ -62,6 +64,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if error.filename is None:  # it may have been the output
             process.drop_output()
         say('gluon-bot: ' + one_line('%s: %s' % (error.filename or 'writing', error.strerror or error)))
+        if error.errno in DISK_AWAY and 'HOROVOD_RANK' in os.environ:
+            return _leave(launcher.NO_DISK)
         return 2 if error.errno in BAD_PLACE else 1
     except Exception as error:
         code, said = process.failure(error)

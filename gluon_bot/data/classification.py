@@ -158,7 +158,10 @@ class Records:
         begin, end = self.offsets[number:number + 2].tolist()
         try:
             label, _, data = recordio.read_image_record(os.pread(self.file.fileno(), end - begin, begin))
-        except (OSError, ValueError) as error:
+        except OSError as error:  # the disk, which may answer again, and not the file
+            error.filename = self.path
+            raise
+        except ValueError as error:
             raise self.changed(number, error) from None
         return data, label
 

@@ -24,7 +24,7 @@ from gluon_bot.distributed import environment, heartbeat, rendezvous, ssh
 from gluon_bot.files import size_text
 
 LOST = 70  # exit code of a worker that lost another one
-BROKEN, OUT_OF_MEMORY = 71, 72  # of one in which MXNet failed, or whose memory was not enough
+BROKEN, OUT_OF_MEMORY, NO_DISK = 71, 72, 73  # of one in which MXNet failed, whose memory was not enough, whose disk is away
 FINAL = (0, 1, 2, 130)  # done, failed for good, bad input, interrupted: not worth a restart
 MPI = ('RANK', 'SIZE', 'LOCAL_RANK', 'LOCAL_SIZE')  # what Open MPI's mpirun tells its processes as OMPI_COMM_WORLD_...
 MOST_WORKERS = 64  # on one machine with fewer cores
@@ -262,6 +262,8 @@ def _cause(code: Any, machine: str) -> str:
         return 'on %s is lost: the connection ended, or the worker was killed' % machine
     if code == BROKEN:
         return 'failed in MXNet'
+    if code == NO_DISK:
+        return 'could not read or write'
     if code < 0:
         try:
             return 'was killed by signal %d (%s)' % (-code, signal.Signals(-code).name)

@@ -91,8 +91,12 @@ class RunLog:
     def write(self, event: str, **values: Any) -> None:
         """Append one line. A value that JSON has no number for (NaN, infinity) is written as its name, a string."""
         if self.file is not None:
-            self.file.write(json.dumps({'event': event, **_jsonable(values)}) + '\n')
-            self.file.flush()
+            try:
+                self.file.write(json.dumps({'event': event, **_jsonable(values)}) + '\n')
+                self.file.flush()
+            except OSError as error:  # a full disk does not say of which file it is
+                error.filename = self.file.name
+                raise
             if event == 'epoch':  # before the checkpoint that it is compared with
                 fsync(self.file.fileno(), self.file.name)
 

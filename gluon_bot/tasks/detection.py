@@ -73,7 +73,7 @@ class DetectionTask:
         totals = mx.nd.zeros(5, ctx=state.context)
         for _ in range(accumulate):
             images, objects, *rpn_targets = (part.as_in_context(state.context) for part in next(batches))
-            with loop.compiling(images.shape not in self.compiled):
+            with loop.compiling(images.shape not in self.compiled, self.state.context):
                 with mx.autograd.record():
                     outputs = state.network(images, objects[:, :, :4], objects[:, :, 4:5])
                     losses = detection_losses(outputs, *rpn_targets)

@@ -9,14 +9,14 @@ import resource
 import statistics
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, Dict, Iterator, List
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import say, without_native_lines
-from gluon_bot.distributed import environment, launcher
+from gluon_bot.distributed import environment, gpus, launcher
 from gluon_bot.recipes.classification import RECIPES, Recipe
 from gluon_bot.recipes.fields import from_dict
 from gluon_bot.tools.benchmark import worker_counts
@@ -37,7 +37,7 @@ def _measure(request: Dict[str, Any]) -> None:
     from gluon_bot.distributed import horovod
     recipe = from_dict(request['recipe'], Recipe)
     ranks = horovod.join()
-    with without_native_lines('MKLDNN Pooling'), mxnet_failures():
+    with nullcontext() if gpus.usable() else without_native_lines('MKLDNN Pooling'), mxnet_failures():
         rows = MEASUREMENTS[request['what']](recipe, request['data'], ranks, request['repeats'], request['steps'])
     common = {'recipe': recipe.name, 'model': recipe.model, 'batch_size': recipe.batch_size, 'workers': ranks.size,
               'omp_threads': environment.own_cores(),

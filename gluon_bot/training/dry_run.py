@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import statistics
 import time
@@ -11,6 +12,7 @@ from typing import Any, Callable, List, NamedTuple, Tuple
 import mxnet as mx
 
 from gluon_bot.console import counted, duration, without_native_lines
+from gluon_bot.distributed import gpus
 from gluon_bot.training.loop import Task
 from gluon_bot.training.setup import Job, RunOptions
 
@@ -40,7 +42,7 @@ def estimate(whole: Job, workers: int, prepare: Prepare) -> str:
     with the real batch in any case: few images leave it idle, so that their time cannot be scaled up.
     """
     few, options = min(FEW_IMAGES, whole.micro_batch), whole.options._replace(accumulate=1)
-    with without_native_lines('MKLDNN Pooling'):
+    with contextlib.nullcontext() if gpus.usable() else without_native_lines('MKLDNN Pooling'):
         measured = _measure(prepare(replace(whole.recipe, batch_size=few), options))
         affordable = int((BUDGET_SECONDS - measured.first_seconds) / 2 * few / measured.seconds)
         images = whole.micro_batch if measured.on_gpu else min(whole.micro_batch, affordable)

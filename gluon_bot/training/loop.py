@@ -94,7 +94,7 @@ def train_epoch(task: Task, journal: Journal, interruption: Interruption, epoch:
     journal.begin_epoch(epoch.number, first)
     for step in range(first, end):
         scale = training.loss_scale.value
-        with compiling(epoch.compile_first and step == first):
+        with compiling(epoch.compile_first and step == first, training.context):
             sums = task.step(batches, step)
         stop = mx.nd.full(1, interruption.requested, ctx=training.context)
         totals = training.ranks.sum_(mx.nd.concat(sums, stop, dim=0), in_flight('totals', step))
@@ -117,9 +117,12 @@ def in_flight(name: str, step: int) -> str:
 
 
 @contextlib.contextmanager
-def compiling(first: bool) -> Iterator[None]:
-    """MXNet compiles its graph for the first images of a size and prints a line for each pooling, left out here."""
-    with without_native_lines('MKLDNN Pooling') if first else contextlib.nullcontext():
+def compiling(first: bool, context: mx.Context) -> Iterator[None]:
+    """MXNet compiles its graph for the first images of a size; on a CPU it prints a line for each pooling, left out here.
+
+    On a GPU everything is shown as it is written: what a library says before it ends the process would be lost.
+    """
+    with without_native_lines('MKLDNN Pooling') if first and context.device_type == 'cpu' else contextlib.nullcontext():
         yield
         if first:
             mx.nd.waitall()

@@ -1,10 +1,15 @@
 """What a command's process does with the signals that ask it to end."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
+
+from gluon_bot.cli import main as command_line
+from gluon_bot.distributed import launcher
 
 WITHIN_A_DESTRUCTOR = '''
 import os, signal, sys, time
@@ -34,3 +39,23 @@ def test_an_interrupt_within_a_destructor_is_not_lost(number, interrupts):
     done = subprocess.run([sys.executable, '-c', WITHIN_A_DESTRUCTOR, str(int(number)), interrupts],
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=30)
     assert (done.stdout, done.stderr, done.returncode) == ('interrupted\n', '', 0)
+
+
+@pytest.mark.parametrize('number, code', [(errno.EIO, launcher.NO_DISK), (errno.ESTALE, launcher.NO_DISK), (errno.ENOSPC, 1),
+                                          (errno.EACCES, 2)])
+def test_a_disk_that_is_away_is_worth_a_restart(number, code, monkeypatch, capsys):
+    def fail(options):
+        raise OSError(number, os.strerror(number), 'data/train.rec')
+
+    def leave(code):
+        raise SystemExit(code)
+    monkeypatch.setitem(command_line.COMMANDS, 'recipes', fail)
+    assert command_line.main(['recipes']) == (2 if number == errno.EACCES else 1)  # no worker: nobody restarts it
+    monkeypatch.setenv('HOROVOD_RANK', '1')
+    monkeypatch.setattr(os, '_exit', leave)
+    try:
+        found = command_line.main(['recipes'])
+    except SystemExit as left:
+        found = left.code
+    assert found == code and (code in launcher.FINAL) == (code != launcher.NO_DISK)
+    assert capsys.readouterr().err == 2 * ('gluon-bot: data/train.rec: %s\n' % os.strerror(number))

@@ -1,6 +1,7 @@
 """Batches from records: the paper's augmentation, measured; an epoch as a function of (seed, epoch)."""
 
 import collections
+import errno
 import io
 import os
 import threading
@@ -236,6 +237,16 @@ def test_a_record_that_changes_is_named_in_its_turn_and_no_thread_stays(tmp_path
     next(abandoned)
     abandoned.close()
     assert threading.active_count() == before
+
+
+def test_a_disk_that_does_not_answer_is_no_changed_file(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, 'Input/output error')
+    folder = numbered(tmp_path / 'x', 10)
+    monkeypatch.setattr(os, 'pread', fail)
+    with pytest.raises(OSError) as raised:
+        next(train_batches(folder, PLAIN, 0, 0, 1, 2, 2))
+    assert (raised.value.errno, raised.value.filename) == (errno.EIO, os.path.join(folder, 'train.rec'))
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 7])

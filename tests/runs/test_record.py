@@ -1,5 +1,6 @@
 """Writing and reading the record of a run: what is written comes back, and an untrusted file cannot do harm."""
 
+import errno
 import json
 import sys
 from types import SimpleNamespace
@@ -50,6 +51,15 @@ def test_what_is_written_is_read(tmp_path):
     runs, notes = read(*lines)
     assert runs[0].epochs == {1: {'step': 5, 'val_top1': 62.5}}
     assert notes == [(2, 'loss of epoch 1 is not a finite number')]
+
+
+def test_a_full_disk_is_said_with_the_file(tmp_path):
+    log = record.RunLog(str(tmp_path))
+    log.close()
+    log.file = open('/dev/full', 'w')
+    with pytest.raises(OSError) as raised:
+        log.write('step', step=1)
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, '/dev/full')
 
 
 def test_strict_reading_forgives_only_the_last_line(tmp_path):

@@ -14,6 +14,7 @@ from gluon_bot import InputError
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.recipes.fields import from_dict
 from gluon_bot.tasks import classification
+from gluon_bot.training import loop
 from gluon_bot.training.setup import RunOptions
 
 
@@ -33,6 +34,16 @@ def test_who_is_stopped_in_an_evaluation_goes_on_to_its_end(epochs, code, events
     run = train(data, tmp_path / 'run', epochs=epochs, code=code)
     assert [line['event'] for line in run.record if line['event'] != 'step'] == ['start', 'epoch', *events]
     assert run.steps == [1]
+
+
+def test_what_a_library_says_on_a_gpu_is_not_held_back(monkeypatch):
+    """Its last words before it ends the process."""
+    monkeypatch.setattr(loop.mx.nd, 'waitall', lambda: None)
+    before, seen = os.fstat(2), {}
+    for context in (loop.mx.cpu(), loop.mx.gpu()):
+        with loop.compiling(True, context):
+            seen[context.device_type] = os.fstat(2)
+    assert os.path.samestat(seen['gpu'], before) and not os.path.samestat(seen['cpu'], before)
 
 
 def test_every_third_step_is_recorded(data, built, tmp_path):
