@@ -14,13 +14,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from functools import partial
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from PIL import Image
 
 from gluon_bot import InputError
-from gluon_bot.console import counted
+from gluon_bot.console import counted, printable
 from gluon_bot.data import trees
 from gluon_bot.data.records.layout import EXTENSIONS
 from gluon_bot.data.trees import Checked, FileCheck
@@ -32,6 +32,7 @@ SPLITS = {'train': 'training', 'val': 'validation'}
 MOST_CLASSES = 150
 IGNORED = -1  # class index of unlabelled pixels
 PUBLISHED = {'train': 20210, 'val': 2000}  # images
+PNG_KIND, PNG_GREY = 25, 0  # the byte with the kind of colour, behind that with the bits a pixel
 KINDS = {'images': EXTENSIONS, 'annotations': ('.png',)}
 HINT = '; gluon-bot verify lists all such files, and --skip-broken leaves them out'
 
@@ -48,11 +49,13 @@ def verify(root: str, processes: Optional[int] = None, ignore_label: Optional[in
     except InputError as error:
         return Checked([str(error)], 1, [], [])
     problems, names, notes = [], [], []
+    lone: List[str] = []
     for split, part in SPLITS.items():
         stems, alone = _pairs(folder, part)
         if not stems:
             problems.append('%s: no images' % os.path.join(folder, 'images', part))
         problems += alone
+        lone += [line.split(': ')[0] for line in alone]
         names += ['%s/%s' % (part, stem) for stem in stems if '%s/%s: an image without a mask' % (part, stem) not in alone]
         notes += _left_alone(folder, part)
         if len(classes) == MOST_CLASSES and len(stems) < PUBLISHED[split]:
@@ -66,19 +69,24 @@ def verify(root: str, processes: Optional[int] = None, ignore_label: Optional[in
     for part, indices in occurring.items():
         problems += ['%s: no labelled pixel in any mask' % os.path.join(folder, 'annotations', part)] * (not indices)
         notes += trees.without('a pixel', classes, indices, part) if indices else []
-    return Checked(problems + found.problems, len(problems) + found.total, found.bad, notes + found.notes)
+    return Checked(problems + found.problems, len(problems) + found.total, lone + found.bad, notes + found.notes)
 
 
-def manifest(root: str, left_out: Sequence[str] = ()) -> Dict[str, Any]:
+def manifest(root: str, left_out: Sequence[str] = (), skip_broken: bool = False) -> Dict[str, Any]:
     """What a run's record says of its data: name, image counts, classes, and a checksum of file names and sizes."""
     folder = find_folder(root)
     unused = set(left_out)
-    names = {split: [name for name in split_names(folder, split, bool(unused)) if name not in unused] for split in SPLITS}
+    names = {split: [name for name in split_names(folder, split, skip_broken) if name not in unused] for split in SPLITS}
     files = [os.path.relpath(_path(folder, kind, name), folder) for name in names['train'] + names['val']
              for kind in ('images', 'annotations')]
     classes = read_classes(folder)
-    return {'name': 'ade20k' if len(classes) == MOST_CLASSES else 'ade20k-layout', 'train_images': len(names['train']),
+    return {'name': data_name(classes), 'train_images': len(names['train']),
             'val_images': len(names['val']), 'classes': list(classes), 'sha256': trees.listing_sha256(folder, files)}
+
+
+def data_name(classes: Sequence[str]) -> str:
+    """What records call the data: ADE20K, or of its layout."""
+    return 'ade20k' if len(classes) == MOST_CLASSES else 'ade20k-layout'
 
 
 def find_folder(root: str) -> str:
@@ -115,10 +123,13 @@ def split_names(folder: str, split: str, skip_broken: bool = False) -> List[str]
 
 def _pairs(folder: str, part: str) -> Tuple[List[str], List[str]]:
     """The sorted names of the images of a part, without extension, and a line for each image or mask that is alone."""
-    images, masks = (trees.images_in(os.path.join(folder, kind, part), extensions) for kind, extensions in KINDS.items())
-    alone = ['%s/%s: a mask without an image' % (part, stem) for stem in sorted(set(masks) - set(images))]
-    alone += ['%s/%s: an image without a mask' % (part, stem) for stem in sorted(set(images) - set(masks))]
-    return sorted(filter(trees.is_plain_name, images)), alone
+    found = [trees.images_in(os.path.join(folder, kind, part), extensions) for kind, extensions in KINDS.items()]
+    images, masks = (set(filter(trees.is_plain_name, stems)) for stems in found)
+    alone = ['%s/%s: a mask without an image' % (part, stem) for stem in sorted(masks - images)]
+    alone += ['%s/%s: an image without a mask' % (part, stem) for stem in sorted(images - masks)]
+    alone += ['%s/%s: a name with characters that cannot be shown or with a backslash; rename it and its mask'
+              % (part, printable(stem)) for stem in sorted({*found[0], *found[1]}) if not trees.is_plain_name(stem)]
+    return sorted(images), alone
 
 
 def _left_alone(folder: str, part: str) -> List[str]:
@@ -158,8 +169,8 @@ def size_problems(part: str, size: Tuple[int, int]) -> List[str]:
 
 def open_pair(folder: str, name: str, classes: int, ignore_label: Optional[int] = None) -> Tuple[Image.Image, Image.Image]:
     """The RGB image called 'training/ADE_train_00000001' and its mask; InputError names the file that cannot be used."""
-    image = _open(folder, 'images', name, 'image').convert('RGB')
-    mask = _open(folder, 'annotations', name, 'mask')
+    image, mask = (_open(folder, kind, name, reader) for kind, reader in
+                   (('images', trees.open_upright), ('annotations', open_mask)))
     for kind, problems in (('images', size_problems(name.split('/')[0], image.size)),
                            ('annotations', mask_problems(mask, image.size, classes, ignore_label))):
         if problems:
@@ -170,12 +181,12 @@ def open_pair(folder: str, name: str, classes: int, ignore_label: Optional[int] 
 def _image_problems(folder: str, classes: int, ignore_label: Optional[int], name: str) -> FileCheck:
     problems, size, indices = [], None, []
     try:
-        size = trees.open_image(_path(folder, 'images', name), 'image').size
+        size = trees.open_upright(_path(folder, 'images', name)).size
         problems += size_problems(name.split('/')[0], size)
     except InputError as error:
         problems.append(str(error))
     try:
-        mask = trees.open_image(_path(folder, 'annotations', name), 'mask')
+        mask = open_mask(_path(folder, 'annotations', name))
         problems += mask_problems(mask, size or mask.size, classes, ignore_label)
         if not problems:
             labels = np.flatnonzero(np.bincount(np.asarray(mask).ravel())).tolist()
@@ -185,9 +196,19 @@ def _image_problems(folder: str, classes: int, ignore_label: Optional[int], name
     return FileCheck(problems, classes=indices)
 
 
-def _open(folder: str, kind: str, name: str, role: str) -> Image.Image:
+def open_mask(path: str) -> Image.Image:
+    """Decode a mask; InputError as `trees.open_image`, and for fewer bits a pixel, which Pillow would scale to eight."""
+    mask = trees.open_image(path, 'mask')
+    with open(path, 'rb') as file:
+        bits, kind = file.read(PNG_KIND + 1)[-2:]
+    if mask.format == 'PNG' and mask.mode == 'L' and kind == PNG_GREY and bits != 8:
+        raise InputError('mask: of %d bits a pixel; must be of 8' % bits)
+    return mask
+
+
+def _open(folder: str, kind: str, name: str, read: Callable[[str], Image.Image]) -> Image.Image:
     try:
-        return trees.open_image(_path(folder, kind, name), role)
+        return read(_path(folder, kind, name))
     except InputError as error:
         raise InputError('%s: %s%s' % (_path(folder, kind, name), error, HINT)) from None
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from gluon_bot import InputError
 from gluon_bot.console import Progress, counted, is_plain_text, one_line, say
-from gluon_bot.data.records.images import Unreadable, decode
+from gluon_bot.data.records.images import Unreadable, decode, upright_rgb, upright_size
 from gluon_bot.data.records.layout import EXTENSIONS, shown
 from gluon_bot.data.records.process_pool import ordered, unless_few
 from gluon_bot.files import read_bounded
@@ -133,11 +133,20 @@ def open_image(path: str, role: str) -> Image.Image:
         raise InputError('%s: %s' % (role, error)) from None
 
 
+def open_upright(path: str) -> Image.Image:
+    """Decode a whole image, upright by its EXIF orientation, in three channels of eight bits; InputError as `open_image`."""
+    image = open_image(path, 'image')
+    try:
+        return upright_rgb(image)
+    except ValueError as error:
+        raise InputError('image: %s' % error) from None
+
+
 def image_size(path: str) -> Tuple[int, int]:
-    """Width and height of an image by its header; InputError for what is not an image."""
+    """Width and height of an image by its header, upright; InputError for what is not an image."""
     try:
         with Image.open(path) as image:
-            return image.size
+            return upright_size(image)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError('%s: not an image: %s' % (path, getattr(error, 'strerror', None) or 'of an unknown kind')) from None
 

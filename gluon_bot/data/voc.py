@@ -36,7 +36,7 @@ from gluon_bot.data.voc_annotations import (
     read_annotation,
     shown,
 )
-from gluon_bot.recipes.finetuning import Detection
+from gluon_bot.recipes.finetuning import MOST_BOXES, Detection
 
 CLASSES = ('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog',
            'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
@@ -60,8 +60,7 @@ def verify(root: str, processes: Optional[int] = None) -> Checked:
         lists = {split: split_names(devkit, split) for split in SPLITS}
     except InputError as error:
         return Checked([str(error)], 1, [], [])
-    both = sorted(set(lists['train']) & set(lists['test']))
-    problems = ['%s: listed in trainval.txt and in test.txt (%d such)' % (both[0], len(both))] if both else []
+    problems = [listed_twice(devkit)] if listed_twice(devkit) else []
     problems += ['%s: no images listed in VOC*/ImageSets/Main/%s.txt%s' % (devkit, SPLITS[split], _other_lists(devkit))
                  for split, names in lists.items() if not names]
     names = sorted({name for listed in lists.values() for name in listed})
@@ -80,6 +79,13 @@ def verify(root: str, processes: Optional[int] = None) -> Checked:
     return Checked(problems + found.problems, len(problems) + found.total, found.bad, notes)
 
 
+def listed_twice(root: str) -> str:
+    """What there is to say of images that are trained and tested on; '' where none is."""
+    devkit = find_devkit(root)
+    both = sorted(set(split_names(devkit, 'train')) & set(split_names(devkit, 'test')))
+    return '%s: listed in trainval.txt and in test.txt (%d such)' % (both[0], len(both)) if both else ''
+
+
 def _other_lists(devkit: str) -> str:
     """The lists of the devkit that are called otherwise, as other tools name them; '' where there is none."""
     others = ['%s/ImageSets/Main/%s.txt' % (year, name) for year in _years(devkit) for name in ('train', 'val')
@@ -96,8 +102,13 @@ def manifest(root: str, left_out: Sequence[str] = ()) -> Dict[str, Any]:
     files = [os.path.relpath(place(devkit, name), devkit) for name in counts['train'] + counts['test']
              for place in (annotation_path, image_path)]
     classes = read_classes(devkit)
-    return {'name': 'voc' if classes == CLASSES else 'voc-layout', 'train_images': len(counts['train']),
+    return {'name': data_name(classes), 'train_images': len(counts['train']),
             'val_images': len(counts['test']), 'classes': list(classes), 'sha256': trees.listing_sha256(devkit, files)}
+
+
+def data_name(classes: Sequence[str]) -> str:
+    """What records call the data: VOC, or of its layout."""
+    return 'voc' if tuple(classes) == CLASSES else 'voc-layout'
 
 
 def find_devkit(root: str) -> str:
@@ -195,13 +206,15 @@ def _judged(use: Use, name: str, size: Tuple[int, int] = (0, 0)) -> Tuple[Annota
     training = name in use.trained
     narrow = use.recipe.too_narrow(*annotation.size, training) if annotation.things or not training else ''
     problems += [narrow] if narrow else []
+    if training and len(annotation.things) > MOST_BOXES:
+        problems.append('%d objects, of which training takes %d at most' % (len(annotation.things), MOST_BOXES))
     return annotation, count, problems
 
 
 def _image_problems(use: Use, name: str) -> FileCheck:
     problems, size = [], (0, 0)
     try:
-        size = trees.open_image(image_path(use.devkit, name), 'image').size
+        size = trees.open_upright(image_path(use.devkit, name)).size
     except InputError as error:
         problems.append(str(error))
     try:
@@ -247,18 +260,20 @@ class Boxes:
             checked = trees.verify_files(listed, partial(_image_problems, use), 'verify VOC')
             self.left_out = checked.bad
             trees.say_left_out(self.devkit, checked)
-        left_out = set(self.left_out)
+        left_out, empty = set(self.left_out), 0
         for name in [name for name in listed if name not in left_out]:
             annotation, count, problems = _judged(use, name)
             clipped_boxes += count
             if problems:
                 raise InputError('%s: %s%s' % (annotation_path(self.devkit, name), problems[0], HINT))
+            empty += not annotation.things
             if annotation.things or split == 'test':
                 self.names.append(name)
                 self.sizes.append(annotation.size)
                 self.labels.append(as_label(annotation, self.classes))
         for note in (left_out_years(self.devkit) if split == 'test' else []) + (
-                [CLIPPED % counted(clipped_boxes, 'object')] if clipped_boxes else []):
+                [CLIPPED % counted(clipped_boxes, 'object')] if clipped_boxes else []) + (
+                ['%s without an object, not trained on' % counted(empty, 'image')] if empty and split == 'train' else []):
             trees.say_once('%s: %s' % (self.devkit, note))
         if not self.names:
             raise InputError('%s: no images%s listed in VOC*/ImageSets/Main/%s.txt'
@@ -270,10 +285,10 @@ class Boxes:
     def __getitem__(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
         path = image_path(self.devkit, self.names[index])
         try:
-            image = trees.open_image(path, 'image')
+            image = trees.open_upright(path)
         except InputError as error:
             raise InputError('%s: %s%s' % (path, error, HINT)) from None
         if image.size != self.sizes[index]:
             raise InputError('%s: %d x %d pixels, but its annotation says %d x %d%s'
                              % (path, *image.size, *self.sizes[index], HINT))
-        return np.asarray(image.convert('RGB')), self.labels[index].copy()
+        return np.asarray(image), self.labels[index].copy()

@@ -15,10 +15,9 @@ from gluoncv.model_zoo.rcnn.faster_rcnn import FasterRCNN
 from mxnet.gluon import nn
 
 from gluon_bot.models.resnet import STAGE_WIDTHS, ResNet, frozen_norm, resnet
-from gluon_bot.recipes.finetuning import ANCHOR_RATIOS, STRIDE, Detection
+from gluon_bot.recipes.finetuning import ANCHOR_RATIOS, MOST_BOXES, STRIDE, Detection
 
 ANCHORS_ALLOCATED = 128  # cells a side: images up to 2048 pixels
-MOST_BOXES = 100  # in one image
 NMS_OVERLAP = 0.3  # of two detections of one class
 NMS_KEPT = 400  # detections of one class before suppression
 SMALLEST_PROPOSAL = 16  # pixels

@@ -37,6 +37,8 @@ def _copy(saved: Mapping[str, np.ndarray], names: Iterable[str], wanted: Mapping
             hint = '' if name.startswith(('stem.', 'stage')) else '; is the number of classes right?'
             raise InputError('%s: %s has shape %s where the network has %s%s'
                              % (source, name, saved[name].shape, parameter.shape, hint))
+        if not np.isfinite(saved[name]).all():
+            raise InputError('%s: %s is not finite: the file is damaged, or its run diverged' % (source, name))
     for name, parameter in wanted.items():
         parameter.set_data(mx.nd.array(saved[name], dtype=parameter.dtype))
 

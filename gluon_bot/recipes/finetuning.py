@@ -16,6 +16,7 @@ from gluon_bot.recipes.classification import RECIPES, RESNETS, Recipe
 from gluon_bot.recipes.fields import check_training, model_named, must, rising
 
 STRIDE = 16  # pixels of the image a cell of the features that Faster-RCNN's RPN sees
+MOST_BOXES = 100  # in an image that is trained on, as GluonCV's script has it
 ANCHOR_RATIOS = (0.5, 1, 2)  # height over width
 
 BACKBONES = ('resnet50b-baseline', 'resnet50d-efficient', 'resnet50d-cosine', 'resnet50d-smooth', 'resnet50d-distill',
@@ -176,6 +177,8 @@ def _check(recipe: FineTuning) -> None:
              'rising whole numbers above 0')
         must(recipe, 2 <= recipe.roi_size <= 64, 'roi_size', 'between 2 and 64')
         must(recipe, recipe.roi_samples >= 4, 'roi_samples', 'at least 4')
+        must(recipe, recipe.roi_samples <= min(recipe.rpn_train_pre_nms, recipe.rpn_train_post_nms), 'roi_samples',
+             'at most rpn_train_pre_nms and rpn_train_post_nms')
         for field in ('rpn_channels', 'rpn_samples', 'rpn_train_pre_nms', 'rpn_train_post_nms', 'rpn_test_pre_nms',
                       'rpn_test_post_nms', 'roi_samples'):
             must(recipe, 1 <= getattr(recipe, field) <= 65536, field, 'between 1 and 65536')

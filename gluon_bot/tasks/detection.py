@@ -14,7 +14,7 @@ from gluoncv.data.transforms.presets.rcnn import FasterRCNNDefaultTrainTransform
 from gluoncv.model_zoo.rcnn.faster_rcnn import FasterRCNN
 from gluoncv.nn.bbox import BBoxClipToImage
 
-from gluon_bot import RunError
+from gluon_bot import InputError, RunError
 from gluon_bot.console import Progress
 from gluon_bot.data import transforms, voc
 from gluon_bot.data.transforms import MEAN, STD
@@ -112,6 +112,9 @@ def prepare(recipe: Detection, options: RunOptions) -> DetectionTask:
 def describe(recipe: Detection, options: RunOptions, workers: int) -> Job:
     """Check data and batch sizes for `workers` ranks."""
     train, test = (voc.Boxes(options.data, split, options.skip_broken, recipe) for split in ('train', 'test'))
+    twice = voc.listed_twice(options.data)
+    if twice:
+        raise InputError('%s: %s; take what is tested on out of trainval.txt' % (options.data, twice))
     manifest = voc.manifest(options.data, train.left_out + test.left_out)
     return finetuning.describe(recipe, options, workers, manifest, (train, test))
 
@@ -209,7 +212,6 @@ def run(path: str, data: str, limit: Optional[int] = None, skip_broken: bool = F
     ranks = horovod.join()
     trained = load(path, horovod.device(ranks), voc.read_classes(voc.find_devkit(data)))
     test_set = voc.Boxes(data, 'test', skip_broken, trained.recipe)
-    result = evaluate(trained, test_set, ranks, limit)
-    name = voc.manifest(data, test_set.left_out)['name']
+    result, name = evaluate(trained, test_set, ranks, limit), voc.data_name(test_set.classes)
     return {'recipe': trained.recipe.name, 'step': trained.meta['step'], 'data': name,
             'precision': trained.precision, **result} if ranks.first else None

@@ -31,7 +31,7 @@ def describe(recipe: FineTuning, options: RunOptions, workers: int, manifest: Di
     train, val = splits
     limit = options.limit
     images = min(len(train), limit or len(train))
-    counts = {name: min(manifest[name], limit or manifest[name]) for name in ('train_images', 'val_images')}
+    counts = {'train_images': images, 'val_images': min(len(val), limit or len(val))}
     return Job(
         recipe=recipe, options=options, class_names=manifest['classes'], manifest={**manifest, **counts},
         train_data=train, val_data=val, steps_an_epoch=steps_an_epoch(images, recipe.batch_size),

@@ -125,7 +125,7 @@ def prepare(recipe: Segmentation, options: RunOptions) -> SegmentationTask:
 def describe(recipe: Segmentation, options: RunOptions, workers: int) -> Job:
     """Check data and batch sizes for `workers` ranks."""
     train, val = (ade20k.Masks(options.data, split, options.skip_broken, options.ignore_label) for split in ('train', 'val'))
-    manifest = ade20k.manifest(options.data, train.left_out + val.left_out)
+    manifest = ade20k.manifest(options.data, train.left_out + val.left_out, options.skip_broken)
     if options.ignore_label is not None:
         manifest['ignore_label'] = options.ignore_label
     return finetuning.describe(recipe, options, workers, manifest, (train, val))
@@ -200,8 +200,7 @@ def run(path: str, data: str, limit: Optional[int] = None, multi_scale: bool = F
     ranks = horovod.join()
     val_set = ade20k.Masks(data, 'val', skip_broken, ignore_label)
     trained = load(path, horovod.device(ranks), val_set.classes)
-    result = evaluate(trained, val_set, ranks, limit, multi_scale)
-    name = ade20k.manifest(data, val_set.left_out)['name']
+    result, name = evaluate(trained, val_set, ranks, limit, multi_scale), ade20k.data_name(val_set.classes)
     return {'recipe': trained.recipe.name, 'step': trained.meta['step'], 'data': name,
             'precision': trained.precision, 'scales': list(SCALES) if multi_scale else [1.0],
             **result} if ranks.first else None

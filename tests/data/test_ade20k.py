@@ -2,6 +2,8 @@
 
 import os
 import random
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from gluoncv.data import ADE20KSegmentation
 from PIL import Image
 
 from gluon_bot import InputError
-from gluon_bot.data import ade20k
+from gluon_bot.data import ade20k, verify
 from gluon_bot.data.ade20k import Masks
 from gluon_bot.data.transforms import Augmented, random_crop_with_mask
 
@@ -168,6 +170,37 @@ def test_a_mask_alone_stops_training_and_can_be_left_out(root):
     with pytest.raises(InputError, match='training/u: a mask without an image'):
         Masks(str(root), 'train')
     assert Masks(str(root), 'train', skip_broken=True).names == ['training/t']
+
+
+def test_lone_files_are_left_out_by_verify_and_by_training_alike(root):
+    (root / ade20k.FOLDER / 'annotations/training/u.png').write_bytes(mask_path(root).read_bytes())
+    image = (root / ade20k.FOLDER / 'images/training/t.jpg').read_bytes()
+    (root / ade20k.FOLDER / 'images/validation/w.jpg').write_bytes(image)
+    for name in (b'caf\xe9.jpg', b'a\\b.jpg'):
+        with open(os.path.join(os.fsencode(root), b'%s/images/training/%s' % (ade20k.FOLDER.encode(), name)), 'wb') as file:
+            file.write(image)
+    with pytest.raises(InputError, match='4 problems, listed above; .*or train with --skip-broken'):
+        verify.verify(str(root), 1)
+    assert 'ADE20K, sound but for 4 images, which --skip-broken leaves out' in verify.verify(str(root), 1, skip_broken=True)
+    with pytest.raises(InputError, match='training/u: a mask without an image'):
+        ade20k.manifest(str(root))
+    sets = [Masks(str(root), split, skip_broken=True) for split in ('train', 'val')]
+    assert [len(masks) for masks in sets] == [1, 1]
+    manifest = ade20k.manifest(str(root), sets[0].left_out + sets[1].left_out, skip_broken=True)
+    assert (manifest['train_images'], manifest['val_images']) == (1, 1)
+
+
+@pytest.mark.parametrize('bits', [2, 4])
+def test_labels_of_fewer_bits_are_refused(root, bits):
+    """Pillow reads a grey PNG of four bits as if white were 255: label 1 would be 17."""
+    rows = [b'\0' + bytes(40 * bits // 8) for _ in range(30)]
+    header = struct.pack('>IIBBBBB', 40, 30, bits, 0, 0, 0, 0)
+    parts = [(b'IHDR', header), (b'IDAT', zlib.compress(b''.join(rows))), (b'IEND', b'')]
+    mask_path(root).write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(
+        struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data)) for kind, data in parts))
+    assert problem(root) == 'training/t: mask: of %d bits a pixel; must be of 8' % bits
+    with pytest.raises(InputError, match='t.png: mask: of %d bits' % bits):
+        Masks(str(root), 'train')[0]
 
 
 def test_a_label_can_be_ignored(root):

@@ -128,6 +128,43 @@ def with_size(jpeg, width, height):
     return jpeg[:place] + height.to_bytes(2, 'big') + width.to_bytes(2, 'big') + jpeg[place + 4:]
 
 
+def test_more_objects_than_training_takes_are_found_and_can_be_tested_on(devkit):
+    for name in 'ab':
+        (devkit / 'VOC2007/Annotations' / (name + '.xml')).write_text(
+            annotation(''.join(OBJECT % ('dog', 1, 2, 20 + n % 20, 30) for n in range(101)), name=name + '.jpg'))
+    assert problem(devkit) == 'VOC2007/a: 101 objects, of which training takes 100 at most'
+    with pytest.raises(InputError, match='a.xml: 101 objects'):
+        Boxes(str(devkit), 'train')
+    assert len(Boxes(str(devkit), 'test')[0][1]) == 101
+
+
+def test_pixels_are_those_that_a_person_sees(devkit):
+    """Turned by EXIF, 16 bits scaled, transparent parts on white: as a classifier's images, and as `predict` reads them."""
+    path, xml = devkit / 'VOC2007/JPEGImages/a.jpg', devkit / 'VOC2007/Annotations/a.xml'
+    upright = np.zeros((30, 40, 3), np.uint8)
+    upright[:, :20] = 255  # its left half
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn to the right makes it upright
+    Image.fromarray(np.rot90(upright)).save(str(path), exif=exif, quality=95)
+    assert voc.verify(str(devkit), 1).lines() == []
+    assert np.abs(Boxes(str(devkit), 'train')[0][0].astype(int) - upright).mean() < 2
+    xml.write_text(annotation(size=(0, 0)))
+    assert Boxes(str(devkit), 'train').sizes == [(40, 30)]
+    xml.write_text(annotation(size=(30, 40), objects=OBJECT % ('dog', 1, 2, 20, 30)))
+    assert problem(devkit) == 'VOC2007/a: 40 x 30 pixels, but its annotation says 30 x 40'
+
+    xml.write_text(annotation())
+    path.unlink()
+    grey = np.full((30, 40), 1 << 15, np.uint16)
+    Image.fromarray(grey).save(str(path.with_suffix('.png')))
+    assert (Boxes(str(devkit), 'train')[0][0] == 128).all()
+    Image.new('RGBA', (40, 30), (9, 9, 9, 0)).save(str(path.with_suffix('.png')))
+    assert (Boxes(str(devkit), 'train')[0][0] == 255).all()
+    path.with_suffix('.png').unlink()
+    Image.new('F', (40, 30)).save(str(path.with_suffix('.tif')))
+    assert problem(devkit) == 'VOC2007/a: image: pixels of more than 16 bits'
+
+
 def test_bad_images_are_found(devkit):
     path = devkit / 'VOC2007/JPEGImages/a.jpg'
     whole = path.read_bytes()

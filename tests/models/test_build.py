@@ -53,6 +53,16 @@ def take_over(ours, gluoncv_values):
     load_parameters(ours, renamed(ours, arrays, 'zoo.params'), 'zoo.params')
 
 
+def test_values_that_are_not_finite_are_refused():
+    network = build('resnet18d', 4)
+    initialize(network, mx.cpu(), 0, 32)
+    arrays = {name: value.asnumpy() for name, value in values(network).items()}
+    arrays['stem.0.weight'] = arrays['stem.0.weight'].copy()
+    arrays['stem.0.weight'][0, 0, 0, 0] = np.nan
+    with pytest.raises(InputError, match='zoo.params: stem.0.weight is not finite'):
+        load_parameters(network, arrays, 'zoo.params')
+
+
 def images(size, count=2, seed=0):
     return mx.nd.array(np.random.RandomState(seed).normal(size=(count, 3, size, size)))
 

@@ -60,6 +60,7 @@ def test_override_renames_and_keeps_the_kind():
     ('voc-resnet50d-cosine', 'anchor_scales=4,2'), ('voc-resnet50d-cosine', 'frozen_stages=6'),
     ('voc-resnet50d-cosine', 'lr_schedule=cosine'), ('voc-resnet50d-cosine', 'base_lr=nan'),
     ('voc-resnet50d-cosine', 'warmup_epochs=20'), ('voc-resnet50d-cosine', 'roi_samples=2'),
+    ('scenes-detection', 'roi_samples=256'),  # more than are proposed
     ('ade20k-resnet50d-cosine', 'auxiliary_weight=-1'), ('ade20k-resnet50d-cosine', 'batch_size=0'),
     ('ade20k-resnet50d-cosine', 'crop_size=8'), ('ade20k-resnet50d-cosine', 'head_lr_factor=0'),
 ])

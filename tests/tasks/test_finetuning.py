@@ -390,6 +390,27 @@ def arguments(task, folder, out, *more):
     return [task, recipe, '--data', folder, '--out', str(out), '--limit', '16', '--log-every', '1', *words, *more]
 
 
+def test_what_is_trained_on_is_counted_and_not_tested_on(scenes_folder, tmp_path, capsys):
+    folder = str(tmp_path / 'scenes')
+    shutil.copytree(scenes_folder, folder)
+    trained, tested = ([line.strip() for line in open(glob.glob(folder + '/VOCdevkit/*/ImageSets/Main/%s.txt' % split)[0])]
+                       for split in ('trainval', 'test'))
+    for name in trained[:2]:
+        path, = glob.glob(folder + '/VOCdevkit/*/Annotations/%s.xml' % name)
+        tree = ElementTree.parse(path)
+        for thing in tree.findall('object'):
+            tree.getroot().remove(thing)
+        tree.write(path)
+    job = detection.describe(FINE_TUNINGS['scenes-detection'], RunOptions(folder, ''), 1)
+    assert job.manifest['train_images'] == len(trained) - 2 and job.manifest['val_images'] == len(tested)
+    assert '2 images without an object, not trained on' in capsys.readouterr().err
+    path, = glob.glob(folder + '/VOCdevkit/*/ImageSets/Main/trainval.txt')
+    with open(path, 'a') as file:
+        file.write(tested[0] + '\n')
+    with pytest.raises(InputError, match=r'%s: listed in trainval.txt and in test.txt \(1 such\)' % tested[0]):
+        detection.describe(FINE_TUNINGS['scenes-detection'], RunOptions(folder, ''), 1)
+
+
 @pytest.mark.slow  # tests/faults/test_kills.py has the same loop with a classifier
 @pytest.mark.parametrize('task', ['detect', 'segment'])
 def test_a_killed_worker_is_started_again_and_changes_nothing(task, scenes_folder, tmp_path, capsys):
@@ -415,6 +436,14 @@ def test_a_killed_worker_is_started_again_and_changes_nothing(task, scenes_folde
     assert scores == json.loads(output) and scores['val_images'] == 6
     assert main([*evaluate, '--multi-scale']) == (0 if task == 'segment' else 2)
     assert ('--multi-scale is for segmentation' in capsys.readouterr().err) == (task == 'detect')
+
+    # of data that lack what training needs, too
+    partial = str(tmp_path / 'partial')
+    shutil.copytree(scenes_folder, partial)
+    shutil.rmtree(os.path.join(partial, ade20k.FOLDER, 'images', 'training'))
+    os.unlink(glob.glob(os.path.join(partial, 'VOCdevkit', '*', 'ImageSets', 'Main', 'trainval.txt'))[0])
+    assert main(['evaluate', str(straight), '--data', partial, '--json']) == 0
+    assert json.loads(capsys.readouterr().out) == scores
 
     # images without a label have no score
     unlabelled = str(tmp_path / 'unlabelled')

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import suppress
 from typing import NamedTuple, Optional, Tuple, cast
 
 import numpy as np
@@ -26,6 +27,7 @@ OTHER_KINDS = (  # what is often called .jpg, by the bytes it starts with, space
     (b'\xff\x0a', 'a JPEG XL image'), (b'8BPS', 'a Photoshop file'), (b'\x1f\x8b', 'a gzip file'), (b'PK\3\4', 'a zip file'),
     (b'version https://git-lfs', 'a pointer of Git LFS: fetch the files with git lfs pull'),
     (b'II*\0', 'a TIFF that Pillow cannot read'), (b'MM\0*', 'a TIFF that Pillow cannot read'))
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: width and height change places
 HUFFMAN_FRAMES = (0xc0, 0xc1, 0xc2)  # baseline, extended and progressive JPEG: what every decoder reads
 
 
@@ -116,6 +118,14 @@ def _kind(data: bytes) -> str:
 def upright_rgb(image: Image.Image) -> Image.Image:
     """The image as its EXIF orientation says, in three channels of eight bits. ValueError for more than 16 bits."""
     return _as_rgb(_upright(image))
+
+
+def upright_size(image: Image.Image) -> Tuple[int, int]:
+    """Width and height of the image as its EXIF orientation says, by its header."""
+    with suppress(Exception):  # damaged EXIF data
+        if image.getexif().get(ORIENTATION) in TURNED:
+            return image.height, image.width
+    return image.size
 
 
 def is_plain_jpeg(image: Image.Image, data: bytes) -> bool:
