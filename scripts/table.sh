@@ -1,13 +1,22 @@
 #!/usr/bin/env bash
-# Train the named recipes one after the other, skipping what is finished: scripts/table.sh RECIPE... [-- options of gluon-bot train]
+# Train the named recipes one after the other, skipping what is finished: scripts/table.sh RECIPE... [options of gluon-bot train]
 # table1.sh to table6.sh call this with the rows of one table.
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
 here=$(cd "$(dirname "$0")" && pwd)
 unset OUT  # each recipe has its own
 recipes=()
-while [ $# -gt 0 ] && [ "$1" != -- ]; do recipes+=("$1"); shift; done
-[ $# -eq 0 ] || shift
+while [ $# -gt 0 ] && [[ $1 != -* ]]; do recipes+=("$1"); shift; done
+[ "${1:-}" != -- ] || shift
+[ ${#recipes[@]} -gt 0 ] || { echo "usage: $0 RECIPE... [options of gluon-bot train]" >&2; exit 2; }
 for recipe in "${recipes[@]}"; do
-  "$here/train_imagenet.sh" "$recipe" "$@"
+  "$here/train_imagenet.sh" "$recipe" "$@" & training=$!
+  trap 'signalled=yes; kill -TERM "$training" 2>/dev/null || true' TERM HUP
+  trap signalled=yes INT  # the training hears Ctrl-C itself
+  signalled=yes
+  while [ -n "$signalled" ]; do  # a signal ends a wait
+    signalled= code=0
+    wait "$training" || code=$?
+  done
+  [ "$code" = 0 ] || exit "$code"
 done

@@ -10,6 +10,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # small networks compute faster on one thread, and pytest-xdist runs a process a core; MXNet reads this where it is imported
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+# what is said of devices and precisions is of CPUs; tests of GPUs have stand-ins for them
+os.environ.setdefault('GLUON_BOT_DEVICE', 'cpu')
 # a shell lets what it starts in the background ignore SIGINT, and nohup SIGHUP; so would all that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

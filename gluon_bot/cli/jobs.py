@@ -10,7 +10,7 @@ from typing import Any
 
 from gluon_bot import InputError
 from gluon_bot.console import json_text, say, tell
-from gluon_bot.distributed import launcher
+from gluon_bot.distributed import gpus, launcher
 
 
 def train(options: argparse.Namespace) -> int:
@@ -42,6 +42,8 @@ def _fit(options: argparse.Namespace, task: Any, plans: Any, chosen: Any) -> int
     told = 'HOROVOD_RANK' in os.environ
     if not told:
         launcher.check(options.workers, options.hosts)
+        if gpus.left_alone():
+            say(gpus.left_alone())
     if options.dry_run or _is_launcher(options):
         job = plans.with_networks(task.describe(recipe, chosen, options.workers))
         planned = plans.plan(job, options.workers)

@@ -15,6 +15,7 @@ from gluon_bot import InputError
 
 DEVICE = 'GLUON_BOT_DEVICE'  # 'cpu' or 'gpu', of the option --device
 OLDEST, NEWEST = 5.0, 9.0  # compute capability: the wheels have code for 5.0, 6.0, 7.0, 8.0, 8.6 and no PTX, so none for 9.0
+CODE = 'the wheels of MXNet 1.9.1 hold machine code for 5.0 to 8.9'
 OLDEST_DRIVER = 450.80  # that runs programs of CUDA 11.7
 FUSION_DRIVER = 515  # that takes the PTX 7.7 to which the wheels' NVRTC compiles fused operators
 CONTAINER = 'nvcr.io/nvidia/mxnet:24.06-py3'
@@ -130,6 +131,13 @@ def usable() -> int:
     return 0
 
 
+def left_alone() -> str:
+    """What there is to say of GPUs that nobody hid, beside an MXNet that is the build for CPUs; '' where there are none."""
+    listed = [] if os.environ.get(DEVICE) == 'cpu' or usable() else listing()
+    return '%s: not used, for this MXNet is the build for CPUs; scripts/install.sh gpu installs the one for GPUs' \
+        % summary(listed) if listed else ''
+
+
 def summary(listed: List[Gpu]) -> str:
     """Names with how many there are of each: '8 x Tesla V100-SXM2-16GB (compute capability 7.0)'."""
     names = [str(gpu) for gpu in listed]
@@ -163,11 +171,15 @@ def check_kernel(context: str, listed: Optional[Gpu] = None) -> None:
 
 def explanation(gpu: Optional[Gpu]) -> str:
     """Why MXNet's wheels cannot run on a GPU, where it is their lack of machine code for it; else ''."""
-    capability = _number(gpu.capability) if gpu else 0.0
-    if not capability or OLDEST <= capability < NEWEST or '-cu' not in wheel():
+    if gpu is None or _has_code(gpu) or '-cu' not in wheel():
         return ''
-    newer = "; NVIDIA's build has it (Dockerfile, target ngc; docs/clusters.md)" if capability >= NEWEST else ''
-    return '; the wheels of MXNet 1.9.1 hold machine code for 5.0 to 8.9%s' % newer
+    newer = "; NVIDIA's build has it (Dockerfile, target ngc; docs/clusters.md)" if _number(gpu.capability) >= NEWEST else ''
+    return '; %s%s' % (CODE, newer)
+
+
+def _has_code(gpu: Gpu) -> bool:
+    """Whether the wheels may have machine code for a GPU: they have, or its compute capability is not known."""
+    return not _number(gpu.capability) or OLDEST <= _number(gpu.capability) < NEWEST
 
 
 def _nvidia_smi(query: str) -> List[str]:
@@ -187,5 +199,17 @@ def _number(text: str) -> float:
     return float(found.group()) if found else 0.0
 
 
+def to_install(listed: List[Gpu]) -> str:
+    """Which build of MXNet to install beside these GPUs: 'gpu' or 'cpu'. InputError where its wheels run on none of them."""
+    if listed and not any(_has_code(gpu) for gpu in listed):
+        raise InputError("%s: %s. 'PYTHON=python3 scripts/install.sh existing' installs beside NVIDIA's MXNet, "
+                         "'scripts/install.sh cpu' trains on the CPUs" % (summary(listed), CODE))
+    return 'gpu' if listed else 'cpu'
+
+
 if __name__ == '__main__':
-    print('gpu' if listing() else 'cpu')
+    try:
+        print(to_install(listing()))
+    except InputError as error:
+        print('install.sh: %s' % error, file=sys.stderr)
+        sys.exit(2)

@@ -75,6 +75,12 @@ def test_which_mxnet_to_install(nvidia_smi):
     for answer, code, wanted in ((EIGHT, 0, 'gpu'), (BROKEN, 9, 'cpu')):
         nvidia_smi(list=(answer, code))
         assert subprocess.check_output([sys.executable, '-m', 'gluon_bot.distributed.gpus'], text=True) == wanted + '\n'
+    for first, second, wanted in (('7.0', '9.0', 'gpu'), ('9.0', '9.0', ''), ('3.7', '3.7', ''), ('[N/A]', '9.0', 'gpu')):
+        nvidia_smi(list=(EIGHT[:EIGHT.index('GPU 2')], 0), cap=('%s, %s\n%s, %s\n' % (V100, first, V100, second), 0))
+        done = subprocess.run([sys.executable, '-m', 'gluon_bot.distributed.gpus'], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True)
+        assert done.stdout.strip() == wanted and bool(done.returncode) == (not wanted)
+        assert wanted or "hold machine code for 5.0 to 8.9. 'PYTHON=python3 scripts/install.sh existing'" in done.stderr
 
 
 @pytest.fixture
@@ -114,8 +120,11 @@ def test_mxnet_counts(nvidia_smi, built_for_gpus, monkeypatch):
 def test_an_mxnet_for_cpus_leaves_gpus_alone(nvidia_smi, monkeypatch):
     if mx.runtime.Features().is_enabled('CUDA'):
         pytest.skip('this MXNet is for GPUs')
+    monkeypatch.delenv(gpus.DEVICE, raising=False)
     nvidia_smi(list=(EIGHT, 0))
-    assert gpus.usable() == 0
+    assert gpus.usable() == 0 and gpus.left_alone().startswith('8 x Tesla V100-SXM2-16GB: not used, for this MXNet is')
+    monkeypatch.setenv(gpus.DEVICE, 'cpu')
+    assert gpus.left_alone() == ''
     monkeypatch.setenv(gpus.DEVICE, 'gpu')
     with pytest.raises(InputError, match='the build for CPUs; run scripts/install.sh gpu'):
         gpus.usable()

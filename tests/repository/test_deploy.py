@@ -147,21 +147,52 @@ def slurm(tmp_path):
 
 def test_slurm_trains_on_all_nodes(slurm):
     assert slurm('resnet50d-mixup', '--seed', '3').wait(20) == 0
-    assert slurm.noted.read_text() == 'node1:8,node2:8 resnet50d-mixup --seed 3\n'
+    assert slurm.noted.read_text() == 'node1:8,node2:8 resnet50d-mixup --seed 3 --device gpu\n'
     assert slurm('resnet50d-mixup', CODE='2').wait(20) == 2
     empty = slurm()
     assert empty.wait(20) == 2 and 'usage: sbatch' in empty.stderr.read()
 
 
-@pytest.mark.parametrize('stopped, requeued', [('130', True), ('1', False)])
-def test_slurm_queues_a_stopped_job_again(slurm, stopped, requeued):
+@pytest.mark.parametrize('number, stopped, requeued', [
+    (signal.SIGUSR1, '130', True), (signal.SIGUSR1, '1', False), (signal.SIGTERM, '130', False)])  # TERM: by scancel
+def test_slurm_queues_a_stopped_job_again_and_no_cancelled_one(slurm, number, stopped, requeued):
     job = slurm('resnet50d-mixup', TENTHS='100', STOPPED=stopped)
     while not slurm.noted.exists():
         time.sleep(0.05)
     time.sleep(0.3)
-    job.send_signal(signal.SIGTERM)
+    job.send_signal(number)
     assert job.wait(20) == (0 if requeued else int(stopped))
     assert ('requeue 7' in slurm.noted.read_text()) is requeued
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A function that runs table.sh where train_imagenet.sh is a stand-in that notes what it is told, and waits."""
+    shutil.copy(str(REPOSITORY / 'scripts' / 'table.sh'), str(tmp_path))
+    (tmp_path / 'train_imagenet.sh').write_text('#!/bin/bash\necho "$@" >> %s/noted\ntrap "exit 130" TERM\n'
+                                                'for i in $(seq "${TENTHS:-0}"); do sleep 0.1; done\n' % tmp_path)
+    (tmp_path / 'train_imagenet.sh').chmod(0o755)
+    return lambda *words, **variables: subprocess.Popen(
+        ['bash', str(tmp_path / 'table.sh'), *words], env={**os.environ, **variables}, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_table_gives_each_recipe_the_options(table, tmp_path):
+    for words in (['a', 'b', '--dry-run', '--limit', '8'], ['a', 'b', '--', '--dry-run', '--limit', '8']):
+        assert table(*words).wait(20) == 0
+        assert (tmp_path / 'noted').read_text() == 'a --dry-run --limit 8\nb --dry-run --limit 8\n'
+        (tmp_path / 'noted').unlink()
+    for words in ([], ['--dry-run']):
+        without = table(*words)
+        assert without.wait(20) == 2 and 'usage: ' in without.stderr.read()
+
+
+def test_a_table_that_is_stopped_stops_its_training_and_begins_no_other(table, tmp_path):
+    job = table('a', 'b', TENTHS='100')
+    while not (tmp_path / 'noted').exists():
+        time.sleep(0.05)
+    time.sleep(0.3)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(5) == 130 and (tmp_path / 'noted').read_text() == 'a\n'
 
 
 def test_shell_scripts_pass_the_linter():

@@ -50,6 +50,7 @@ def two_gpus(place):
     driver.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+        patch.delenv('GLUON_BOT_DEVICE', raising=False)
         patch.setenv('PATH', '%s:%s' % (driver.parent, os.environ['PATH']))
         yield
 
