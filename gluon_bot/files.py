@@ -22,6 +22,7 @@ from gluon_bot import InputError, RunError
 from gluon_bot.console import say
 
 MOST_NAME_BYTES = 200  # of a file's name, to which something may be added: file systems allow 255
+LOCK = '.lock'  # in a folder that a process owns
 PARTIAL = re.compile(r'\.partial-\w+$')
 DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -69,21 +70,49 @@ def owned(folder: str, patience_seconds: float = 0) -> Iterator[bool]:
     Yields whether another process had to be waited for. Where the file system has no locks, none is noticed.
     """
     os.makedirs(folder, exist_ok=True)
-    handle, deadline, waited = os.open(folder, os.O_RDONLY), time.monotonic() + patience_seconds, False
-    try:
-        while not try_lock(handle, folder):
-            if time.monotonic() > deadline:
-                raise InputError('%s: another process writes here; wait for it, or choose another folder' % folder)
-            waited = True
-            time.sleep(0.1)
+    with locked(folder, patience_seconds) as waited:
+        if waited is None:
+            raise InputError('%s: another process writes here; wait for it, or choose another folder' % folder)
         _remove_partial(folder)
         try:
             yield waited
         finally:
             with suppress(OSError):  # that of the block matters more
                 _remove_partial(folder)
-    finally:
-        os.close(handle)
+
+
+@contextmanager
+def locked(folder: str, patience_seconds: float = 0) -> Iterator[Optional[bool]]:
+    """Lock `folder` for this process alone, by a file in it: NFS locks files for all machines, folders for each by itself.
+
+    Yields whether another process had to be waited for; None where that one has it still, after so long.
+    """
+    path, deadline, waited = os.path.join(folder, LOCK), time.monotonic() + patience_seconds, False
+    while True:
+        handle = not_through_links(path, os.O_RDWR | os.O_CREAT)
+        try:
+            if not _try_lock(handle, folder):
+                if time.monotonic() > deadline:
+                    yield None
+                    return
+                waited = True
+                time.sleep(0.1)
+            elif _is_at(handle, path):  # and not a file that its last owner has removed meanwhile
+                try:
+                    yield waited
+                finally:
+                    with suppress(OSError):
+                        os.unlink(path)
+                return
+        finally:
+            os.close(handle)
+
+
+def _is_at(handle: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    except OSError:
+        return False
 
 
 def _remove_partial(folder: str) -> None:
@@ -98,11 +127,13 @@ def _remove_partial(folder: str) -> None:
 def is_owned(folder: str) -> Optional[bool]:
     """Whether a process owns `folder` by `owned`; None where that is unknown, without locks or permission."""
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        handle = not_through_links(os.path.join(folder, LOCK), os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # an owner that starts at this moment waits for it
         finally:
             os.close(handle)
+    except FileNotFoundError:
+        return False
     except BlockingIOError:
         return True
     except OSError:
@@ -122,8 +153,8 @@ def _lacks(what: str, path: str, consequence: str) -> None:
     _said.add(what)
 
 
-def try_lock(handle: int, path: str) -> bool:
-    """Lock an open file or folder for this process alone; False where another has it. Without locks it counts as locked."""
+def _try_lock(handle: int, path: str) -> bool:
+    """Lock an open file for this process alone; False where another has it. Without locks it counts as locked."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

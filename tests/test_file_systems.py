@@ -73,6 +73,24 @@ def test_a_lock_that_another_process_has_is_respected(tmp_path):
         pass
 
 
+def test_the_lock_is_a_file_that_its_owner_removes_and_a_killed_one_leaves(tmp_path):
+    """A folder cannot be locked across machines on NFS. Who had opened the file before it was removed has locked nothing."""
+    lock = tmp_path / files.LOCK
+    lock.touch()  # of a killed process
+    with files.owned(str(tmp_path)) as waited:
+        assert not waited and lock.exists() and files.is_owned(str(tmp_path))
+        other = os.open(str(lock), os.O_RDWR)
+    assert not lock.exists() and files.is_owned(str(tmp_path)) is False
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with files.owned(str(tmp_path)):
+        assert not files._is_at(other, str(lock)) and files.is_owned(str(tmp_path))
+    os.close(other)
+    lock.symlink_to(tmp_path / 'elsewhere')
+    with pytest.raises(OSError), files.owned(str(tmp_path)):
+        pass
+    assert not (tmp_path / 'elsewhere').exists()
+
+
 def test_the_doctor_says_what_is_lacking(tmp_path, monkeypatch):
     assert files.lacking(str(tmp_path)) == [] and os.listdir(str(tmp_path)) == []
     assert doctor_disks.file_system(str(tmp_path / 'not' / 'there')).state == 'ok'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import IO, Iterable, Iterator, List, Optional, Sequence
 
 import numpy as np
@@ -15,7 +15,7 @@ from gluon_bot.console import is_plain_text
 from gluon_bot.data.records import manifest, recordio
 from gluon_bot.data.records.images import Packed
 from gluon_bot.data.records.manifest import SPLITS, Manifest
-from gluon_bot.files import fsync, fsync_folder, not_written, rename, sha256_of, try_lock
+from gluon_bot.files import fsync, fsync_folder, locked, not_written, rename, sha256_of
 
 PARTIAL = '.partial'
 
@@ -27,13 +27,13 @@ def writing_into(folder: str) -> Iterator[None]:
     Raises InputError where the folder has finished records or others that would be replaced, or another process writes into
     it, RunError where writing fails.
     """
-    try:
-        os.makedirs(folder, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise not_written(folder, 'cannot be made a folder', error) from None
-    try:
-        if not try_lock(handle, folder):
+    with ExitStack() as stack:
+        try:
+            os.makedirs(folder, exist_ok=True)
+            waited = stack.enter_context(locked(folder))
+        except OSError as error:
+            raise not_written(folder, 'cannot be made a folder', error) from None
+        if waited is None:
             raise InputError('%s: another process is writing records here; wait for it' % folder)
         finished = [split + '.json' for split in SPLITS if os.path.exists(os.path.join(folder, split + '.json'))]
         if finished:
@@ -51,8 +51,6 @@ def writing_into(folder: str) -> Iterator[None]:
             raise RunError('%s: %s' % (error.filename or folder, error.strerror)) from None
         finally:
             _remove_partial(folder)
-    finally:
-        os.close(handle)
 
 
 class SplitWriter:
