@@ -42,8 +42,9 @@ def _fit(options: argparse.Namespace, task: Any, plans: Any, chosen: Any) -> int
     told = 'HOROVOD_RANK' in os.environ
     if not told:
         launcher.check(options.workers, options.hosts)
-        if gpus.left_alone():
-            say(gpus.left_alone())
+        unused = gpus.left_alone()
+        if unused:
+            say(unused)
     if options.dry_run or _is_launcher(options):
         job = plans.with_networks(task.describe(recipe, chosen, options.workers))
         planned = plans.plan(job, options.workers)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import Dict, Iterable, List, Sequence
+from urllib.parse import quote
 
 from gluon_bot.console import printable
 from gluon_bot.recipes import paper
@@ -46,7 +47,7 @@ def study_glance(report: StudyReport, picture: str) -> str:
     return '\n\n'.join(filter(None, [
         '%s: %s' % (code(report.study.name), escaped('%s; %s. %s.' % (
             report.study.title, studies.runs_text(report), studies.SHORT_SCALE))),
-        '![%s](%s)' % (alternative_text(report), picture) if lines else '',
+        '![%s](%s)' % (alternative_text(report), quote(picture)) if lines else '',
         _table(('Table', *heads), lines) if lines else '']))
 
 

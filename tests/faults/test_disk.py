@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import runs
@@ -181,10 +182,13 @@ def test_without_a_good_checkpoint_nothing_is_trained_or_touched(finished, digit
     run = shutil.copytree(finished, str(tmp_path / 'run'))
     for step in (12, 24, 36):
         flip(os.path.join(run, 'checkpoints', 'step-%08d' % step, 'parameters.safetensors'))
-    before = sorted((path, os.stat(path).st_mtime_ns) for path, _, _ in os.walk(run))
+
+    def state():
+        return sorted((str(path), path.lstat().st_mtime_ns) for path in Path(run).rglob('*'))
+    before = state()
     code, errors = resumed(digits_folder, run, capsys)
     assert code == 2 and 'all checkpoints are damaged; repair or remove them' in errors.splitlines()[-1]
-    assert sorted((path, os.stat(path).st_mtime_ns) for path, _, _ in os.walk(run)) == before
+    assert state() == before
 
 
 def test_the_record_of_a_run_without_its_checkpoints_is_not_replaced(finished, digits_folder, tmp_path, capsys):
