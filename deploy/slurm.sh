@@ -25,7 +25,7 @@ hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/\$/:$slots/" | pa
 HOSTS=$hosts scripts/train_imagenet.sh "$@" &
 training=$!
 trap 'signalled=yes stopped=yes; kill -TERM "$training" 2>/dev/null || true' USR1
-trap 'signalled=yes cancelled=yes; kill -TERM "$training" 2>/dev/null || true' TERM
+trap '[ -n "${stopped:-}" ] || cancelled=yes; signalled=yes; kill -TERM "$training" 2>/dev/null || true' TERM
 signalled=yes
 while [ -n "$signalled" ]; do  # a signal ends a wait
   signalled= code=0

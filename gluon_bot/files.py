@@ -207,7 +207,7 @@ def lacking(folder: str) -> List[str]:
         with open(path, 'wb+') as file:
             file.write(b'probe')
             file.flush()
-            attempt('locks', lambda: fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB))
+            attempt('locks', lambda: fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB))
             attempt('fsync of files', lambda: os.fsync(file.fileno()))
             attempt('fsync of folders', lambda: os.fsync(handle))
             attempt('memory maps', lambda: mmap.mmap(file.fileno(), 5, prot=mmap.PROT_READ).close())

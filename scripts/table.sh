@@ -11,8 +11,7 @@ while [ $# -gt 0 ] && [[ $1 != -* ]]; do recipes+=("$1"); shift; done
 [ ${#recipes[@]} -gt 0 ] || { echo "usage: $0 RECIPE... [options of gluon-bot train]" >&2; exit 2; }
 for recipe in "${recipes[@]}"; do
   "$here/train_imagenet.sh" "$recipe" "$@" & training=$!
-  trap 'signalled=yes; kill -TERM "$training" 2>/dev/null || true' TERM HUP
-  trap signalled=yes INT  # the training hears Ctrl-C itself
+  trap 'signalled=yes; kill -TERM "$training" 2>/dev/null || true' INT TERM HUP  # while it starts it hears no Ctrl-C
   signalled=yes
   while [ -n "$signalled" ]; do  # a signal ends a wait
     signalled= code=0

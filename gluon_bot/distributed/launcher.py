@@ -33,7 +33,7 @@ LEAST_SHARED_BYTES = 64 << 20  # of a container, unless it is told otherwise
 CHECKPOINT_SECONDS = 300  # for a worker whose launcher is gone to write its checkpoint
 MOST_PAUSE_SECONDS = 60  # before a restart: 1, 2, 4 ... seconds
 NEAR_STEPS = 3  # that the record of a run may differ by when a worker dies in the same update again
-END, ASK = b'e', b'a'  # what a worker on another machine is told through its input: to end at once, to stop as by SIGTERM
+END = b'e'  # tells a worker on another machine through its input to end at once; the end of the input, to stop as by SIGTERM
 END_SECONDS = 10  # for these workers to end before their ssh is killed, which would leave them
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -79,7 +79,8 @@ def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, 
                 break
             if '--resume' not in arguments:
                 arguments = arguments + ['--resume']
-            pause = MOST_PAUSE_SECONDS if unreachable else min(2 ** (len(deaths) - 1), MOST_PAUSE_SECONDS)
+            away = unreachable or outcome.code == NO_DISK
+            pause = MOST_PAUSE_SECONDS if away else min(2 ** (len(deaths) - 1), MOST_PAUSE_SECONDS)
             say('a worker died; restart %d of %d from the last checkpoint in %ds' % (len(deaths), restarts, pause))
             _wait_unless(asked, pause)
     if environment.shared_memory() < LEAST_SHARED_BYTES:
@@ -100,7 +101,7 @@ def _is_repeated(before: Tuple[Outcome, int], now: Tuple[Outcome, int]) -> bool:
     """Whether a job died of what it died of before: too little memory, or the same rank at the same step."""
     if OUT_OF_MEMORY == before[0].code == now[0].code:
         return True
-    return before[0].rank == now[0].rank >= 0 and abs(before[1] - now[1]) <= NEAR_STEPS
+    return before[0].rank == now[0].rank >= 0 and NO_DISK != now[0].code and abs(before[1] - now[1]) <= NEAR_STEPS
 
 
 def _wait_unless(asked: List[int], seconds: float) -> None:
@@ -150,13 +151,9 @@ def follow_parent() -> None:
 
 
 def _follow_input() -> None:
-    """Do what the launcher tells through standard input, which ends when it or the connection is gone: then stop too."""
-    told = ASK
-    while told == ASK:
-        told = os.read(0, 1)
-        if told != END:
-            os.kill(os.getpid(), signal.SIGTERM)
-    if told != END:
+    """Standard input ends when the launcher asks us to stop, and when it or the connection is gone; END asks for more."""
+    if os.read(0, 1) != END:
+        os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(CHECKPOINT_SECONDS)
     os._exit(LOST)  # whatever the main thread waits for
 
@@ -196,8 +193,10 @@ def _end(processes: List[subprocess.Popen]) -> None:
     """End what still runs, so that the workers of a restart find the devices and the folder free."""
     left = [process for process in processes if process.poll() is None]
     for process in left:
-        if process.stdin:
-            _tell(process, END)
+        if process.stdin and not process.stdin.closed:
+            with contextlib.suppress(OSError):  # it is gone
+                process.stdin.write(END)
+            _close(process)  # where the shell there, which had not started the worker, took that for its own
     deadline = time.monotonic() + END_SECONDS
     for process in left:
         while process.stdin and process.poll() is None and time.monotonic() < deadline:
@@ -207,9 +206,9 @@ def _end(processes: List[subprocess.Popen]) -> None:
             process.wait()
 
 
-def _tell(process: subprocess.Popen, what: bytes) -> None:
-    with contextlib.suppress(OSError):  # it is gone
-        cast(IO[bytes], process.stdin).write(what)
+def _close(process: subprocess.Popen) -> None:
+    with contextlib.suppress(OSError):
+        cast(IO[bytes], process.stdin).close()
 
 
 def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int, heartbeat.Pulse],
@@ -225,7 +224,7 @@ def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int,
             forwarded += 1
             for process in processes:
                 if process.stdin:
-                    _tell(process, ASK)
+                    _close(process)
                 elif process.poll() is None:
                     process.terminate()
         if worst < 0:  # the others end with LOST, a little later
@@ -239,7 +238,7 @@ def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int,
                 return Outcome(code)
             if OUT_OF_MEMORY == codes[worst] or -signal.SIGKILL == codes[worst] and _kernel_kills() > kills:
                 return Outcome(OUT_OF_MEMORY, worst, 'ran out of memory')
-            return Outcome(code, worst, _cause(codes[worst], names[worst]))
+            return Outcome(NO_DISK if NO_DISK == codes[worst] else code, worst, _cause(codes[worst], names[worst]))
         rank, seconds = heartbeat.slowest(pulses) if pulses else (0, 0.0)
         if seconds > stall_seconds:
             lost = [name for name in dict.fromkeys(names) if name and not ssh.answers(name)]

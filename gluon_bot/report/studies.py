@@ -98,7 +98,7 @@ def find(placed: Sequence[Placed], studies: Sequence[Study]) -> Tuple[StudyRepor
         bases: List[Key] = list(groups)
         tuned_on: Dict[Key, Key] = {}
         for row, one in tuned:
-            name, own = str(one.run.header['backbone'].get('data')), _data_key(one)
+            name, own = str((one.run.header.get('backbone') or {}).get('data')), _data_key(one)
             title = 'base networks of ' + name
             for key in [key for key in bases if key[0] == name] or [(name,)]:
                 if tuned_on.setdefault((key, row.command), own) != own:  # what is tuned on other data is a study of its own
@@ -137,7 +137,7 @@ def _from_its_row(one: Placed, row: Row, study: Study) -> bool:
 
 
 def _data_key(one: Placed) -> Key:
-    named = ('name', 'train_images', 'val_images', 'train_sha256', 'val_sha256')
+    named = ('name', 'train_images', 'val_images', 'train_sha256', 'val_sha256', 'sha256')
     return tuple(str(one.run.data.get(name)) for name in named)
 
 

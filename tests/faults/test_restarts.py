@@ -74,6 +74,12 @@ def test_a_machine_that_is_gone_when_a_job_begins_again_is_waited_for(job, monke
         job([gone], [0])
 
 
+def test_a_disk_that_is_away_is_waited_for(job):
+    away = Outcome(launcher.NO_DISK, 0, 'could not read or write')
+    code, attempts, pauses, _ = job([away, away, away, Outcome(0)], [7, 7, 7])
+    assert code == 0 and pauses == [60, 60, 60]
+
+
 def test_a_killed_worker_of_evaluate_is_said_in_its_words(job):
     code, attempts, _, said = job([KILLED], [0], restarts=0, command='evaluate')
     assert (code, said) == (1, 'gluon-bot: rank 1 was killed by signal 9 (SIGKILL), so there is no result; evaluate again')

@@ -125,6 +125,10 @@ def test_fine_tuned_rows_are_of_one_study_and_one_tree(tmp_path):
     assert len(first.runs) == 4 and len(second.runs) == 2 and not first.gains and not second.gains
     assert second.data == 'base networks of imagenette, voc (300 + 100 images, 10 classes)'
     for seed in (0, 1):
+        tuned(tmp_path, 'detect-d-all', seed, 88.0, data={**TREE, 'sha256': 'of another tree'})
+    first, second, third = compare(*read([str(tmp_path)]), [STUDY, other]).studies
+    assert not first.gains and not second.gains and not third.gains
+    for seed in (0, 1):
         tuned(tmp_path, 'detect-d-all', seed, 45.0 + seed)
     first, second = compare(*read([str(tmp_path)]), [STUDY, other]).studies
     assert [(result.cell.row, result.gain.mean) for result in first.gains] == [('+ distill w/ mixup', 5.5)]
