@@ -98,7 +98,8 @@ def find(placed: Sequence[Placed], studies: Sequence[Study]) -> Tuple[StudyRepor
         bases: List[Key] = list(groups)
         tuned_on: Dict[Key, Key] = {}
         for row, one in tuned:
-            name, own = str((one.run.header.get('backbone') or {}).get('data')), _data_key(one)
+            base, own = one.run.header.get('backbone'), _data_key(one)
+            name = str(base.get('data')) if isinstance(base, dict) else 'random values'
             title = 'base networks of ' + name
             for key in [key for key in bases if key[0] == name] or [(name,)]:
                 if tuned_on.setdefault((key, row.command), own) != own:  # what is tuned on other data is a study of its own

@@ -156,6 +156,12 @@ def test_headers_of_any_type_are_no_traceback(tmp_path, odd):
     for change in ({'backbone': odd}, {'data': {**TREE, 'name': odd, 'train_images': odd}}):
         path.write_text('\n'.join([json.dumps({**json.loads(start), **change}), *rest]))
         markdown.markdown(compared(tmp_path))
+    random = tmp_path / 'random.json'
+    random.write_text(json.dumps({'title': 'x', 'seeds': [0], 'rows': {'r': {'recipe': 'scenes-detection', 'settings': 'r'}},
+                                  'settings': {'r': {'pretrained': False}}}))
+    start_of_row = {**json.loads(start), 'recipe': as_dict(read_study(str(random)).rows['r'].recipe), 'backbone': odd}
+    path.write_text('\n'.join([json.dumps(start_of_row), *rest]))
+    assert compare(*read([str(path)]), [read_study(str(random))]).studies
     without = json.loads(start)
     del without['recipe']['backbone']
     path.write_text('\n'.join([json.dumps(without), *rest]))

@@ -129,7 +129,8 @@ def slurm(tmp_path):
     (tmp_path / 'scripts').mkdir()
     files = {
         'scontrol': '#!/bin/sh\nif [ "$1" = show ]; then printf "node1\\nnode2\\n"; else echo "$@" >> noted; fi\n',
-        'scripts/train_imagenet.sh': '#!/bin/bash\necho "$HOSTS" "$@" > noted\ntrap "exit ${STOPPED:-130}" TERM\n'
+        'scripts/train_imagenet.sh': '#!/bin/bash\necho "$HOSTS" "$@" > noted\n'
+                                     'trap "sleep ${SLOW:-0}; exit ${STOPPED:-130}" TERM\n'
                                      'for i in $(seq "${TENTHS:-0}"); do sleep 0.1; done; exit "${CODE:-0}"\n'}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -163,6 +164,18 @@ def test_slurm_queues_a_stopped_job_again_and_no_cancelled_one(slurm, number, st
     job.send_signal(number)
     assert job.wait(20) == (0 if requeued else int(stopped))
     assert ('requeue 7' in slurm.noted.read_text()) is requeued
+
+
+def test_slurm_queues_a_job_again_that_is_told_twice(slurm):
+    """By its time and then by the limit, while its evaluation ends."""
+    job = slurm('resnet50d-mixup', TENTHS='100', SLOW='1')
+    while not slurm.noted.exists():
+        time.sleep(0.05)
+    time.sleep(0.3)
+    job.send_signal(signal.SIGUSR1)
+    time.sleep(0.3)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(20) == 0 and 'requeue 7' in slurm.noted.read_text()
 
 
 @pytest.fixture
