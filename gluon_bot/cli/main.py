@@ -65,7 +65,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             process.drop_output()
         say('gluon-bot: ' + one_line('%s: %s' % (error.filename or 'writing', error.strerror or error)))
         if error.errno in DISK_AWAY and 'HOROVOD_RANK' in os.environ:
-            return _leave(launcher.NO_DISK)
+            return _leave(launcher.AWAY)
         return 2 if error.errno in BAD_PLACE else 1
     except Exception as error:
         code, said = process.failure(error)

@@ -60,7 +60,8 @@ def verify(root: str, processes: Optional[int] = None) -> Checked:
         lists = {split: split_names(devkit, split) for split in SPLITS}
     except InputError as error:
         return Checked([str(error)], 1, [], [])
-    problems = [listed_twice(devkit)] if listed_twice(devkit) else []
+    twice = listed_twice(lists['train'], lists['test'])
+    problems = [twice] if twice else []
     problems += ['%s: no images listed in VOC*/ImageSets/Main/%s.txt%s' % (devkit, SPLITS[split], _other_lists(devkit))
                  for split, names in lists.items() if not names]
     names = sorted({name for listed in lists.values() for name in listed})
@@ -79,10 +80,9 @@ def verify(root: str, processes: Optional[int] = None) -> Checked:
     return Checked(problems + found.problems, len(problems) + found.total, found.bad, notes)
 
 
-def listed_twice(root: str) -> str:
+def listed_twice(trained: Sequence[str], tested: Sequence[str]) -> str:
     """What there is to say of images that are trained and tested on; '' where none is."""
-    devkit = find_devkit(root)
-    both = sorted(set(split_names(devkit, 'train')) & set(split_names(devkit, 'test')))
+    both = sorted(set(trained) & set(tested))
     return '%s: listed in trainval.txt and in test.txt (%d such)' % (both[0], len(both)) if both else ''
 
 

@@ -24,7 +24,8 @@ from gluon_bot.distributed import environment, heartbeat, rendezvous, ssh
 from gluon_bot.files import size_text
 
 LOST = 70  # exit code of a worker that lost another one
-BROKEN, OUT_OF_MEMORY, NO_DISK = 71, 72, 73  # of one in which MXNet failed, whose memory was not enough, whose disk is away
+BROKEN, OUT_OF_MEMORY = 71, 72  # of one in which MXNet failed, or whose memory was not enough
+AWAY = 73  # of one whose disk, and of a job one of whose machines, does not answer for now
 FINAL = (0, 1, 2, 130)  # done, failed for good, bad input, interrupted: not worth a restart
 MPI = ('RANK', 'SIZE', 'LOCAL_RANK', 'LOCAL_SIZE')  # what Open MPI's mpirun tells its processes as OMPI_COMM_WORLD_...
 MOST_WORKERS = 64  # on one machine with fewer cores
@@ -59,14 +60,13 @@ def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, 
     deaths: List[Tuple[Outcome, int]] = []
     with stop_requests() as asked:
         while True:
-            unreachable = False
             try:
                 outcome = attempt([sys.executable, '-m', 'gluon_bot', *arguments], workers, hosts, 60 * stall_minutes, asked)
             except InputError as error:
                 if not deaths:
                     raise
                 say(str(error))  # of a machine that was there before, and may be again
-                outcome, unreachable = Outcome(LOST), True
+                outcome = Outcome(AWAY)
             if outcome.code in FINAL:
                 return outcome.code
             if asked:
@@ -79,8 +79,7 @@ def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, 
                 break
             if '--resume' not in arguments:
                 arguments = arguments + ['--resume']
-            away = unreachable or outcome.code == NO_DISK
-            pause = MOST_PAUSE_SECONDS if away else min(2 ** (len(deaths) - 1), MOST_PAUSE_SECONDS)
+            pause = MOST_PAUSE_SECONDS if outcome.code == AWAY else min(2 ** (len(deaths) - 1), MOST_PAUSE_SECONDS)
             say('a worker died; restart %d of %d from the last checkpoint in %ds' % (len(deaths), restarts, pause))
             _wait_unless(asked, pause)
     if environment.shared_memory() < LEAST_SHARED_BYTES:
@@ -101,7 +100,7 @@ def _is_repeated(before: Tuple[Outcome, int], now: Tuple[Outcome, int]) -> bool:
     """Whether a job died of what it died of before: too little memory, or the same rank at the same step."""
     if OUT_OF_MEMORY == before[0].code == now[0].code:
         return True
-    return before[0].rank == now[0].rank >= 0 and NO_DISK != now[0].code and abs(before[1] - now[1]) <= NEAR_STEPS
+    return before[0].rank == now[0].rank >= 0 and AWAY != now[0].code and abs(before[1] - now[1]) <= NEAR_STEPS
 
 
 def _wait_unless(asked: List[int], seconds: float) -> None:
@@ -238,7 +237,7 @@ def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int,
                 return Outcome(code)
             if OUT_OF_MEMORY == codes[worst] or -signal.SIGKILL == codes[worst] and _kernel_kills() > kills:
                 return Outcome(OUT_OF_MEMORY, worst, 'ran out of memory')
-            return Outcome(NO_DISK if NO_DISK == codes[worst] else code, worst, _cause(codes[worst], names[worst]))
+            return Outcome(AWAY if AWAY == codes[worst] else code, worst, _cause(codes[worst], names[worst]))
         rank, seconds = heartbeat.slowest(pulses) if pulses else (0, 0.0)
         if seconds > stall_seconds:
             lost = [name for name in dict.fromkeys(names) if name and not ssh.answers(name)]
@@ -261,7 +260,7 @@ def _cause(code: Any, machine: str) -> str:
         return 'on %s is lost: the connection ended, or the worker was killed' % machine
     if code == BROKEN:
         return 'failed in MXNet'
-    if code == NO_DISK:
+    if code == AWAY:
         return 'could not read or write'
     if code < 0:
         try:

@@ -182,9 +182,11 @@ def _batch_and_images(run: Run, recipe: str) -> List[str]:
 def _other_network(run: Run) -> List[str]:
     """Why the network that a run of the paper starts or learns from is not the paper's: its recipe, its data, to the end."""
     why, name = [], str(run.recipe.get('name'))
+    if name not in FILLING:
+        return []
     for kind, called in (('backbone', 'base network'), ('teacher', 'teacher')):
         wanted = run.recipe.get(kind)
-        if name not in FILLING or not isinstance(wanted, str) or wanted not in RECIPES:
+        if not isinstance(wanted, str) or wanted not in RECIPES:
             continue
         known = paper.data_of(wanted if kind == 'backbone' else name, 'classify')
         found = run.header.get(kind)

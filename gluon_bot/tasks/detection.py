@@ -112,7 +112,7 @@ def prepare(recipe: Detection, options: RunOptions) -> DetectionTask:
 def describe(recipe: Detection, options: RunOptions, workers: int) -> Job:
     """Check data and batch sizes for `workers` ranks."""
     train, test = (voc.Boxes(options.data, split, options.skip_broken, recipe) for split in ('train', 'test'))
-    twice = voc.listed_twice(options.data)
+    twice = voc.listed_twice(*(voc.split_names(train.devkit, split) for split in voc.SPLITS))
     if twice:
         raise InputError('%s: %s; take what is tested on out of trainval.txt' % (options.data, twice))
     manifest = voc.manifest(options.data, train.left_out + test.left_out)

@@ -41,7 +41,7 @@ def test_an_interrupt_within_a_destructor_is_not_lost(number, interrupts):
     assert (done.stdout, done.stderr, done.returncode) == ('interrupted\n', '', 0)
 
 
-@pytest.mark.parametrize('number, code', [(errno.EIO, launcher.NO_DISK), (errno.ESTALE, launcher.NO_DISK), (errno.ENOSPC, 1),
+@pytest.mark.parametrize('number, code', [(errno.EIO, launcher.AWAY), (errno.ESTALE, launcher.AWAY), (errno.ENOSPC, 1),
                                           (errno.EACCES, 2)])
 def test_a_disk_that_is_away_is_worth_a_restart(number, code, monkeypatch, capsys):
     def fail(options):
@@ -57,5 +57,5 @@ def test_a_disk_that_is_away_is_worth_a_restart(number, code, monkeypatch, capsy
         found = command_line.main(['recipes'])
     except SystemExit as left:
         found = left.code
-    assert found == code and (code in launcher.FINAL) == (code != launcher.NO_DISK)
+    assert found == code and (code in launcher.FINAL) == (code != launcher.AWAY)
     assert capsys.readouterr().err == 2 * ('gluon-bot: data/train.rec: %s\n' % os.strerror(number))

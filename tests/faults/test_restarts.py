@@ -75,7 +75,7 @@ def test_a_machine_that_is_gone_when_a_job_begins_again_is_waited_for(job, monke
 
 
 def test_a_disk_that_is_away_is_waited_for(job):
-    away = Outcome(launcher.NO_DISK, 0, 'could not read or write')
+    away = Outcome(launcher.AWAY, 0, 'could not read or write')
     code, attempts, pauses, _ = job([away, away, away, Outcome(0)], [7, 7, 7])
     assert code == 0 and pauses == [60, 60, 60]
 
