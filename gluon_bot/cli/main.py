@@ -183,9 +183,9 @@ def _study(options: argparse.Namespace) -> None:
     place = study.Place(options.data, options.transfer_data, options.out)
     runs = study.chosen(described, options.rows, options.seeds, place)
     if options.dry_run:
-        tell(study.plan(described, runs, place))
+        tell(study.plan(described, runs, place, options.at_once))
     else:
-        study.run(described, runs, place)
+        study.run(described, runs, place, options.at_once)
 
 
 def _import(options: argparse.Namespace) -> None:

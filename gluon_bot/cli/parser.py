@@ -175,7 +175,7 @@ def _training_commands(commands: Any) -> None:
     command = _command(commands, 'study', 'train the rows of a study with seeds, one run at a time on each GPU',
                        '  gluon-bot study imagenette-64 --data data/imagenette --out runs/study --dry-run\n'
                        '  gluon-bot study imagenette-64 t6-efficient t6-cosine --data data/imagenette --out runs/study\n'
-                       '  gluon-bot study my-study.json --data data/mine --out runs/mine --seeds 3,4\n')
+                       '  gluon-bot study my-study.json --data data/mine --out runs/mine --seeds 3,4 --at-once 2\n')
     command.usage = 'gluon-bot study STUDY [ROW ...] --data DIR --out DIR [options]'  # rows do not stand behind options
     command.add_argument('study', metavar='STUDY', help='the name of one that comes with the package (imagenette-64), '
                          'or a .json file')
@@ -186,6 +186,8 @@ def _training_commands(commands: Any) -> None:
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the runs, ROW-seedN, and their logs; what '
                          'is finished there is skipped, the rest resumes from its newest checkpoint')
     command.add_argument('--seeds', type=seeds, default=(), metavar='N,N', help="(default: the study's)")
+    command.add_argument('--at-once', type=whole(1, 1024), default=1, metavar='N',
+                         help='without GPUs: train N runs at a time, each on its share of the cores (default: 1)')
     command.add_argument('--dry-run', action='store_true', help='check everything, say what would be run and how long it '
                          'takes, and stop')
 

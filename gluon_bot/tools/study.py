@@ -1,4 +1,4 @@
-"""Runs a study: one run after the other, or one a GPU at a time; whatever is finished is skipped, the rest goes on."""
+"""Runs a study, one run a GPU at a time or several on CPUs; whatever is finished is skipped, the rest goes on."""
 
 from __future__ import annotations
 
@@ -104,8 +104,9 @@ class Times:
     Raises InputError where the data is missing, or has too few images for a row.
     """
 
-    def __init__(self, study: Study, runs: Sequence[StudyRun], place: Place) -> None:
+    def __init__(self, study: Study, runs: Sequence[StudyRun], place: Place, devices: Sequence[str]) -> None:
         self.place, self.rates_from = place, study.rates_from
+        self.shares = 1 if all(devices) else len(devices)  # of the machine whose rates a study gives
         self.images = {command: _images(command, place) for command in {run.row.command for run in runs}}
         self.measured: Dict[Tuple[object, ...], List[float]] = {}
         self.sources: Set[str] = set()
@@ -129,7 +130,7 @@ class Times:
             return None
         self.sources.add("the study's own rates (%s)" % (self.rates_from or 'of a machine it does not name'))
         count = self.images[row.command]
-        return min(count, row.limit or count) / row.images_per_second
+        return min(count, row.limit or count) / row.images_per_second * self.shares
 
     def left(self, run: StudyRun, status: Status) -> Optional[float]:
         """Seconds until a run is done, its epochs that are done aside."""
@@ -158,9 +159,10 @@ def _epoch_seconds(folder: str) -> Iterator[float]:
                     if line['event'] == 'epoch' and type(line.get('seconds')) in (int, float))
 
 
-def plan(study: Study, runs: Sequence[StudyRun], place: Place) -> str:
-    """The dry run: a line for each run and what is to be said of it, and how long all of it takes."""
-    times, at_once = Times(study, runs, place), max(1, len(_devices()))
+def plan(study: Study, runs: Sequence[StudyRun], place: Place, at_once: int) -> str:
+    """The dry run: a line for each run and what is to be said of it, and how long all of it takes. InputError as run()."""
+    devices = _devices(at_once)
+    times, at_once = Times(study, runs, place, devices), len(devices)
     lines, left, unknown = [('RUN', 'RECIPE', 'STATE', 'SCORE', 'TIME')], 0.0, 0
     for run in runs:
         status = status_of(place.folder(run))
@@ -178,37 +180,39 @@ def plan(study: Study, runs: Sequence[StudyRun], place: Place) -> str:
         '; how long %d of them take is not known' % unknown if unknown else '')
 
 
-def run(study: Study, runs: Sequence[StudyRun], place: Place) -> None:
+def run(study: Study, runs: Sequence[StudyRun], place: Place, at_once: int) -> None:
     """Train what is not finished. Each run is a process of its own, its messages in OUT/RUN.txt.
 
-    A run that fails is left, with those that need it, and the others are trained.
+    Without GPUs so many are trained at once, each on its share of the cores: small images do not keep the cores of one
+    run busy. A run that fails is left, with those that need it, and the others are trained.
     Raises RunError at the end where some failed, InputError where all of these found their input bad, Interrupted after
     SIGTERM or SIGINT, once every run has written its checkpoint.
     """
-    times, devices = Times(study, runs, place), _devices() or ['']
+    devices = _devices(at_once)
+    times = Times(study, runs, place, devices)
     todo = [one for one in runs if status_of(place.folder(one)).state != DONE]
     failed: List[StudyRun] = []
     codes: Set[int] = set()
-    running: Dict[str, Tuple[StudyRun, 'subprocess.Popen[bytes]']] = {}
+    running: Dict[int, Tuple[StudyRun, 'subprocess.Popen[bytes]']] = {}
     with ExitStack() as stack:
         stack.enter_context(owned(place.out, PATIENCE_SECONDS))
         interruption = stack.enter_context(Interruption())
         stack.callback(lambda: _end(running))
         say('%d of %d runs are done' % (len(runs) - len(todo), len(runs)))
         while (todo or running) and not interruption.requested:
-            for device in devices:
+            for slot, device in enumerate(devices):
                 ready = _ready(study, todo, running, place)
-                if device not in running and ready is not None:
+                if slot not in running and ready is not None:
                     todo.remove(ready)
                     seconds = times.left(ready, status_of(place.folder(ready)))
                     say('%s: begins%s%s' % (ready.name, ' on ' + device if device else '',
                                             ', about ' + duration(seconds) if seconds else ''))
-                    running[device] = (ready, _start(study, ready, place, device, devices))
-            for device, (one, process) in list(running.items()):
+                    running[slot] = (ready, _start(study, ready, place, slot, devices))
+            for slot, (one, process) in list(running.items()):
                 code = process.poll()
                 if code is None:
                     continue
-                del running[device]
+                del running[slot]
                 if code == 130:
                     interruption.requested = True
                 elif code:
@@ -231,26 +235,34 @@ def run(study: Study, runs: Sequence[StudyRun], place: Place) -> None:
             % (len(failed), len(runs), ' '.join(one.name for one in failed), place.out))
 
 
-def _ready(study: Study, todo: Sequence[StudyRun], running: Dict[str, Tuple[StudyRun, 'subprocess.Popen[bytes]']],
+def _ready(study: Study, todo: Sequence[StudyRun], running: Dict[int, Tuple[StudyRun, 'subprocess.Popen[bytes]']],
            place: Place) -> Optional[StudyRun]:
     """The first run whose teacher or base network, if it needs one, is trained."""
     unfinished = [*todo, *(one for one, _ in running.values())]
     return next((one for one in todo if study.needed(one) not in unfinished), None)
 
 
-def _devices() -> List[str]:
-    """The UUIDs of the GPUs that this process may use; none on a machine without, or where the CPUs are asked for."""
-    return [] if os.environ.get(gpus.DEVICE) == 'cpu' else [gpu.uuid for gpu in gpus.listing()]
+def _devices(at_once: int) -> List[str]:
+    """The UUIDs of the GPUs that this process may use, or '' for each run at once where CPUs are used.
+
+    InputError where several at once are asked for on GPUs.
+    """
+    found = [] if os.environ.get(gpus.DEVICE) == 'cpu' else [gpu.uuid for gpu in gpus.listing()]
+    if found and at_once > 1:
+        raise InputError('--at-once %d: is for CPUs, and here are GPUs, each of which trains one run at a time; '
+                         'leave it out, or set GLUON_BOT_DEVICE=cpu' % at_once)
+    return found or [''] * at_once
 
 
-def _start(study: Study, one: StudyRun, place: Place, device: str, devices: Sequence[str]) -> 'subprocess.Popen[bytes]':
-    """A process that trains a run on a GPU and an equal share of the cores; without a GPU, on all of them."""
+def _start(study: Study, one: StudyRun, place: Place, slot: int, devices: Sequence[str]) -> 'subprocess.Popen[bytes]':
+    """A process that trains a run on one of these devices and an equal share of the cores."""
+    device = devices[slot]
     cores = os.sched_getaffinity(0)
     environment = {**os.environ, 'GLUON_BOT_LAUNCHER': str(os.getpid())}  # which it follows when we are killed
     environment.update({'CUDA_VISIBLE_DEVICES': device} if device else {})
     words = arguments(study, one, place.data_of(one.row), place.out)
     try:
-        os.sched_setaffinity(0, set(sorted(cores)[devices.index(device)::len(devices)]) or cores)  # a child inherits it
+        os.sched_setaffinity(0, set(sorted(cores)[slot::len(devices)]) or cores)  # a child inherits it
         with open(place.folder(one) + '.txt', 'ab') as log:
             return subprocess.Popen([sys.executable, '-m', 'gluon_bot', *words], stdin=subprocess.DEVNULL, stdout=log,
                                     stderr=subprocess.STDOUT, env=environment)
@@ -258,7 +270,7 @@ def _start(study: Study, one: StudyRun, place: Place, device: str, devices: Sequ
         os.sched_setaffinity(0, cores)
 
 
-def _end(running: Dict[str, Tuple[StudyRun, 'subprocess.Popen[bytes]']]) -> None:
+def _end(running: Dict[int, Tuple[StudyRun, 'subprocess.Popen[bytes]']]) -> None:
     """Ask what still runs to write its checkpoint, and wait for it."""
     for _, process in running.values():
         if process.poll() is None:

@@ -22,7 +22,7 @@ OPTIONS = {
     'train': TRAINING + ' --teacher --init',
     'detect': TRAINING + ' --skip-broken --backbone',
     'segment': TRAINING + ' --skip-broken --ignore-label --backbone',
-    'study': 'study rows --data --transfer-data --out --seeds --dry-run',
+    'study': 'study rows --data --transfer-data --out --seeds --at-once --dry-run',
     'evaluate': 'checkpoint --data --batch-size --skip-broken --ignore-label --multi-scale --checkpoint --per-class --out '
                 '--predictions --limit --json --workers --hosts --stall-minutes --device',
     'import': 'file --model --out --data',

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -64,13 +65,18 @@ def undisturbed(place, two_gpus):
     return out, devices, finish(process)[1]
 
 
-def visible_gpus(run, study):
-    """What the process that trains this run sees, as soon as there is one."""
+def process_of(run, study):
+    """The process that trains this run, as soon as there is one."""
     pids = []
     while not pids:
         assert study.poll() is None, study.communicate()
         pids = found('-f', '--', '--out %s$' % run)
-    with open('/proc/%d/environ' % pids[0], 'rb') as file:
+    return pids[0]
+
+
+def visible_gpus(run, study):
+    """What the process that trains this run sees."""
+    with open('/proc/%d/environ' % process_of(run, study), 'rb') as file:
         return [word.decode() for word in file.read().split(b'\0') if word.startswith(b'CUDA_VISIBLE_DEVICES=')]
 
 
@@ -91,14 +97,29 @@ def test_one_run_at_a_time_on_each_gpu(undisturbed):
 
 
 def test_gpus_are_those_that_are_visible(two_gpus, monkeypatch):
-    assert tool._devices() == ['GPU-a', 'GPU-b']
+    assert tool._devices(1) == ['GPU-a', 'GPU-b']
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '1')
-    assert tool._devices() == ['GPU-b']
+    assert tool._devices(1) == ['GPU-b']
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    assert tool._devices() == []
+    assert tool._devices(1) == [''] and tool._devices(2) == ['', '']
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
     monkeypatch.setenv('GLUON_BOT_DEVICE', 'cpu')
-    assert tool._devices() == []
+    assert tool._devices(2) == ['', '']
+
+
+def test_several_at_once_on_cpus_share_the_cores(place, undisturbed, tmp_path, monkeypatch, capsys):
+    """On GPUs it is refused, since each has a run of its own anyhow."""
+    assert main(words(place, tmp_path / 'nothing', '--dry-run', '--at-once', '2')) == 2
+    assert capsys.readouterr().err.endswith('leave it out, or set GLUON_BOT_DEVICE=cpu\n')
+    monkeypatch.setenv('GLUON_BOT_DEVICE', 'cpu')
+    out = tmp_path / 'runs'
+    shutil.copytree(str(undisturbed[0] / 'plain-seed0'), str(out / 'plain-seed0'))
+    process = gluon_bot(*words(place, out, '--at-once', '2', rows=['learner']))
+    shares = [os.sched_getaffinity(process_of(out / name, process)) for name in RUNS[1:]]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 130, process.communicate()
+    cores = os.sched_getaffinity(0)
+    assert shares[0] | shares[1] == cores and (not shares[0] & shares[1] or len(cores) == 1)
 
 
 def test_dry_run_says_what_and_how_long(place, undisturbed, capsys, monkeypatch):
@@ -110,6 +131,9 @@ def test_dry_run_says_what_and_how_long(place, undisturbed, capsys, monkeypatch)
         ['plain-seed0', 'digits', 'to', 'run', '-', '4s'], ['learner-seed0', 'resnet50d-distill', 'to', 'run', '-', '4s'],
         ['learner-seed1', 'resnet50d-distill', 'to', 'run', '-', '4s']]
     assert said[4] == "3 runs, 3 left: about 12s, one after the other, estimated from the study's own rates (a slow machine)"
+    assert main(words(place, place / 'nothing', '--dry-run', '--at-once', '2')) == 0  # the rates are of the whole machine
+    shared = capsys.readouterr().out.splitlines()
+    assert shared[1].split()[-1] == '8s' and shared[4].startswith('3 runs, 3 left: about 12s, 2 at a time, estimated from')
     assert not (place / 'nothing').exists()
 
     assert main(words(place, undisturbed[0], '--dry-run', '--seeds', '0,4')) == 0
