@@ -4,7 +4,7 @@
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
 here=$(cd "$(dirname "$0")" && pwd)
-unset OUT  # each recipe has its own
+unset OUT TEACHER  # each recipe has its own
 recipes=()
 while [ $# -gt 0 ] && [[ $1 != -* ]]; do recipes+=("$1"); shift; done
 [ "${1:-}" != -- ] || shift

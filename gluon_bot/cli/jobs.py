@@ -144,9 +144,12 @@ def _is_launcher(options: argparse.Namespace) -> bool:
 
 
 def launch(options: argparse.Namespace) -> int:
+    from gluon_bot.runs import checkpoint
     from gluon_bot.runs.status import status_of
+    trains = options.command != 'evaluate'
     return launcher.run(options.arguments, options.workers, options.hosts, options.restarts, options.stall_minutes,
-                        recorded_step=lambda: status_of(options.out).step if options.out else 0)  # none of `evaluate`
+                        recorded_step=lambda: status_of(options.out).step if trains else 0,
+                        has_checkpoint=lambda: trains and bool(checkpoint.paths_of(options.out)))
 
 
 def choose(options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from gluon_bot import InputError, RunError
 from gluon_bot.cli import jobs, process
 from gluon_bot.cli.parser import check_folders, parser
 from gluon_bot.console import counted, csv_text, json_text, one_line, reopen_closed, say, tell
-from gluon_bot.distributed import environment, gpus, launcher
+from gluon_bot.distributed import environment, gpus, launcher, ssh
 from gluon_bot.training.interrupt import Interrupted
 
 # errors of a path that the user gave, as opposed to a full disk
@@ -38,6 +38,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         process.interrupt_when_told_to_end()
     launcher.follow_parent()
     try:
+        if hasattr(options, 'hosts') and options.workers is None:
+            options.workers = sum(ssh.machines(options.hosts).values()) if options.hosts else 1
         _prepare(options)
         check_folders(options)
         if options.command in COMPUTING:
@@ -86,17 +88,19 @@ def _prepare(options: argparse.Namespace) -> None:
     """Set the environment of the frameworks for one worker of this machine, before MXNet is imported.
 
     A launcher sets it for the workers it starts; over several machines, and in a benchmark or a study,
-    each worker sets its own.
+    each worker sets its own. A dry run measures one of theirs.
     """
     if getattr(options, 'device', None):
         os.environ[gpus.DEVICE] = options.device
     if _sets_environment(options):
-        workers = int(os.environ.get('HOROVOD_LOCAL_SIZE', getattr(options, 'workers', None) or 1))
-        environment.prepare(workers)
+        workers = getattr(options, 'workers', None) or 1
+        if getattr(options, 'hosts', ''):
+            workers = max(ssh.machines(options.hosts, workers).values())
+        environment.prepare(int(os.environ.get('HOROVOD_LOCAL_SIZE', workers)))
 
 
 def _sets_environment(options: argparse.Namespace) -> bool:
-    here = 'HOROVOD_LOCAL_SIZE' in os.environ or not getattr(options, 'hosts', '')
+    here = 'HOROVOD_LOCAL_SIZE' in os.environ or getattr(options, 'dry_run', False) or not getattr(options, 'hosts', '')
     return here and options.command not in ('benchmark', 'study')
 
 

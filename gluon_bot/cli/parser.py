@@ -28,9 +28,9 @@ def _command(commands: Any, name: str, help_text: str, examples: str) -> argpars
 
 
 def _workers(parser: argparse.ArgumentParser, restarts: bool) -> None:
-    parser.add_argument('--workers', type=whole(1, 1024), default=1, metavar='N',
+    parser.add_argument('--workers', type=whole(1, 1024), metavar='N',
                         help='processes, one a GPU, on this machine or over '
-                        '--hosts (default: 1)')
+                        '--hosts (default: 1, or as many as --hosts has)')
     parser.add_argument('--hosts', default='', metavar='NAME:N,...',
                         help='machines and their numbers of workers, through ssh')
     parser.add_argument('--stall-minutes', type=minutes, default=30.0, metavar='T',

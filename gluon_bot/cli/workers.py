@@ -40,7 +40,7 @@ def arguments(words: List[str], environment: Mapping[str, str]) -> List[str]:
     if '--workers' in given:
         workers = options.workers
     else:
-        workers = sum(ssh.machines(hosts, 1).values()) if hosts else int(asked or 0) or all_gpus(options.device) or ON_CPU
+        workers = sum(ssh.machines(hosts).values()) if hosts else int(asked or 0) or all_gpus(options.device) or ON_CPU
         if options.command != 'train' or not (hosts or asked):  # who names workers for a training learns what fits
             workers = dividing(workers, recipe.batch_size, options.accumulate)
     restarts = str(options.restarts) if '--restarts' in given else environment.get('RESTARTS') or '3'
@@ -69,8 +69,8 @@ def start(options: Any, recipe: Any, environment: Mapping[str, str]) -> List[str
     """The teacher or backbone of a recipe: as given, from the environment, or the run of its recipe."""
     if options.command == 'train':
         run = os.path.join('runs', recipe.teacher)
-        teacher = environment.get('TEACHER') or (run if recipe.teacher and os.path.isdir(run) else '')
-        return ['--teacher', teacher] if teacher and not options.teacher else []
+        teacher = environment.get('TEACHER') or (run if os.path.isdir(run) else '')
+        return ['--teacher', teacher] if recipe.teacher and teacher and not options.teacher else []
     if options.backbone or not recipe.pretrained:
         return []
     return ['--backbone', environment.get('BACKBONE') or os.path.join('runs', recipe.backbone)]

@@ -53,6 +53,7 @@ from gluon_bot.files import size_text
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 LARGEST_KEPT_BYTES = 256 << 20  # a batch of images has 77 MB
+OLD_LARGEST_KEPT_BYTES = 32 << 20  # the most that older versions of glibc take
 LARGEST_NHWC = 880801  # images of one pixel that cuDNN's batch normalisation takes in training; PyTorch has the same bound
 GPU = {'HOROVOD_FUSION_THRESHOLD': str(64 << 20), 'HOROVOD_CYCLE_TIME': '0.1', 'HOROVOD_BATCH_D2D_MEMCOPIES': '0',
        'NVIDIA_TF32_OVERRIDE': '0',
@@ -89,7 +90,7 @@ def prepare_device(any_size: bool = False) -> None:
 def _keep_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     if mallopt:  # glibc, and not another C library
-        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES) or mallopt(M_MMAP_THRESHOLD, OLD_LARGEST_KEPT_BYTES)
         mallopt(M_TRIM_THRESHOLD, LARGEST_KEPT_BYTES)
 
 

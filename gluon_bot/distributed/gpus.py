@@ -18,7 +18,6 @@ OLDEST, NEWEST = 5.0, 9.0  # compute capability: the wheels have code for 5.0, 6
 CODE = 'the wheels of MXNet 1.9.1 hold machine code for 5.0 to 8.9'
 OLDEST_DRIVER = 450.80  # that runs programs of CUDA 11.7
 FUSION_DRIVER = 515  # that takes the PTX 7.7 to which the wheels' NVRTC compiles fused operators
-CONTAINER = 'nvcr.io/nvidia/mxnet:24.06-py3'
 KERNEL = 'import mxnet as mx; print((mx.nd.ones((8, 8), ctx=mx.%s) + 1).sum().asscalar())'
 KERNEL_SECONDS = 600  # a build with PTX compiles it on first use
 

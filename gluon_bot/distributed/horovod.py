@@ -112,18 +112,22 @@ def join() -> Ranks:
     return Ranks(horovod)
 
 
-@functools.lru_cache(maxsize=None)
 def device(ranks: Ranks) -> mx.Context:
     """The GPU of this worker, on which a kernel has been run, or the CPU where MXNet sees no GPU or it is asked for."""
+    return _device(ranks.local_rank)
+
+
+@functools.lru_cache(maxsize=None)  # a second process that tries a GPU could not where one process has it for itself
+def _device(local_rank: int) -> mx.Context:
     visible = gpus.usable()
     if visible == 0:
         return mx.cpu()
-    if ranks.local_rank >= visible:
+    if local_rank >= visible:
         raise InputError('worker %d of this machine has no GPU of its own: there are %d; start %d workers here'
-                         % (ranks.local_rank, visible, visible))
+                         % (local_rank, visible, visible))
     listed = gpus.listing()
-    gpus.check_kernel('gpu(%d)' % ranks.local_rank, listed[ranks.local_rank] if len(listed) == visible else None)
-    return mx.gpu(ranks.local_rank)
+    gpus.check_kernel('gpu(%d)' % local_rank, listed[local_rank] if len(listed) == visible else None)
+    return mx.gpu(local_rank)
 
 
 def built() -> Dict[str, Any]:

@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
 
 
 def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, stall_minutes: float = 30,
-        recorded_step: Callable[[], int] = lambda: 0) -> int:
+        recorded_step: Callable[[], int] = lambda: 0, has_checkpoint: Callable[[], bool] = lambda: False) -> int:
     """Run `gluon-bot ARGUMENTS` as `workers` ranks; returns the job's exit code.
 
     `hosts` is 'name:slots,name:slots' for several machines, '' for this one. After a worker's death all are started again
@@ -69,6 +69,9 @@ def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, 
                 outcome = Outcome(AWAY)
             if outcome.code in FINAL:
                 return outcome.code
+            if asked and has_checkpoint():
+                say('gluon-bot: stopped, and what was trained since the last checkpoint is lost; continue with --resume')
+                return 130
             if asked:
                 say('gluon-bot: stopped before a checkpoint was written; continue with --resume' if trains else
                     'gluon-bot: interrupted')
@@ -309,7 +312,7 @@ def _meeting(workers: int, hosts: str, stall_seconds: float) -> Tuple[Any, List[
     for name in others:
         ssh.check(name)
     address = ssh.own_address_towards(others[0]) if others else '127.0.0.1'
-    slots, server, variables = rendezvous.serve(address, machines, workers)
+    slots, server, variables = rendezvous.serve(address, machines)
     shared = {**variables, **_patience(stall_seconds)}
     here = {'GLUON_BOT_LAUNCHER': str(os.getpid()), **ssh.through(ssh.interface(address))}
     there = {'GLUON_BOT_LAUNCHER': 'ssh'}  # which finds its own interface: see follow_parent

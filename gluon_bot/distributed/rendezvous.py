@@ -18,8 +18,8 @@ MOST_BYTES = 1 << 16  # of a value; an address takes a hundred
 METHODS = ('GET', 'PUT', 'DELETE')
 
 
-def serve(address: str, machines: Dict[str, int], workers: int) -> Tuple[List[Any], Any, Dict[str, str]]:
-    """Start the server for `workers` on `machines` (slots by name): (Horovod's slots, server, variables of all workers).
+def serve(address: str, machines: Dict[str, int]) -> Tuple[List[Any], Any, Dict[str, str]]:
+    """Start the server for so many workers on each of the machines: (Horovod's slots, server, variables of all workers).
 
     It runs until `stop(server)`. Raises InputError where Horovod is not installed.
     """
@@ -28,7 +28,8 @@ def serve(address: str, machines: Dict[str, int], workers: int) -> Tuple[List[An
         from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
     except ImportError as error:
         raise InputError('several workers need Horovod (%s): run scripts/quickstart.sh, which builds it' % error) from None
-    slots = get_host_assignments(parse_hosts(','.join('%s:%d' % machine for machine in machines.items())), workers)
+    hosts = parse_hosts(','.join('%s:%d' % machine for machine in machines.items()))
+    slots = get_host_assignments(hosts, sum(machines.values()))
     secret = secrets.token_hex(16)
 
     class Handler(RendezvousHandler):

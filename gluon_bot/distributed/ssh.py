@@ -38,11 +38,14 @@ def check_own_name() -> None:
                          "'127.0.0.1 %s' to /etc/hosts" % (name, name)) from None
 
 
-def machines(hosts: str, workers: int) -> Dict[str, int]:
-    """'name:slots,name:slots' as a dict, each without a number having one slot. InputError where it has too few."""
+def machines(hosts: str, workers: int = 0) -> Dict[str, int]:
+    """The machines of 'name:slots,name:slots', each without a number having one slot, and the workers on each of them.
+
+    So many `workers` take the first slots; without a number there is one in each. InputError where the slots are too few.
+    """
     if not re.fullmatch(r'\w[\w.-]*(:\d{1,4})?(,\w[\w.-]*(:\d{1,4})?)*', hosts, re.ASCII):
         raise InputError("--hosts '%s' is not of the form name:slots,name:slots" % hosts)
-    found = {}
+    found: Dict[str, int] = {}
     for entry in hosts.split(','):
         name, _, slots = entry.partition(':')
         if name in found or slots == '0':
@@ -50,7 +53,12 @@ def machines(hosts: str, workers: int) -> Dict[str, int]:
         found[name] = int(slots or 1)
     if sum(found.values()) < workers:
         raise InputError("--hosts '%s' has %d slots for %d workers" % (hosts, sum(found.values()), workers))
-    return found
+    left, used = workers or sum(found.values()), {}
+    for machine, most in found.items():
+        if left:
+            used[machine] = min(most, left)
+            left -= used[machine]
+    return used
 
 
 def is_here(name: str) -> bool:

@@ -92,13 +92,14 @@ def _check(recipe: Recipe) -> None:
     must(recipe, 1 <= recipe.batch_size <= 1 << 20, 'batch_size', 'between 1 and 1048576')
     must(recipe, 0 < recipe.loss_scale <= 65536, 'loss_scale', 'above 0 and at most 65536')
     must(recipe, 0 <= recipe.label_smoothing < 1, 'label_smoothing', 'at least 0 and below 1')
-    must(recipe, recipe.distill_temperature > 0, 'distill_temperature', 'above 0')
+    must(recipe, 0 < recipe.distill_temperature <= 1e6, 'distill_temperature', 'above 0 and at most 1000000')
     # NumPy draws ever longer where alpha is tiny, and would not end
     must(recipe, recipe.mixup_alpha == 0 or recipe.mixup_alpha >= 1e-4, 'mixup_alpha', '0, or at least 0.0001')
     must(recipe, 0 < recipe.crop_area_min <= recipe.crop_area_max, 'crop_area_min', 'above 0 and at most crop_area_max')
     must(recipe, recipe.crop_area_max <= 1, 'crop_area_max', 'at most 1')
-    must(recipe, 0 < recipe.crop_aspect_min <= recipe.crop_aspect_max, 'crop_aspect_min',
-         'above 0 and at most crop_aspect_max')
+    must(recipe, 0.001 <= recipe.crop_aspect_min <= recipe.crop_aspect_max, 'crop_aspect_min',
+         'at least 0.001 and at most crop_aspect_max')
+    must(recipe, recipe.crop_aspect_max <= 1000, 'crop_aspect_max', 'at most 1000')
     must(recipe, 0 <= recipe.color_jitter < 1, 'color_jitter', 'at least 0 and below 1')
     must(recipe, 0 <= recipe.hue_jitter <= 1, 'hue_jitter', 'between 0 and 1')
     must(recipe, recipe.pca_noise >= 0, 'pca_noise', 'at least 0')

@@ -226,10 +226,15 @@ def _row(name: str, values: Any, study: Dict[str, Any], rows: Dict[str, Row], pl
     needs = values.get(role, '')
     if needs and needs not in rows:
         raise InputError("%s: its %s '%s' is no row above it%s" % (place, role, needs, did_you_mean(needs, rows)))
+    if needs and rows[needs].command != 'train':
+        raise InputError("%s: its %s '%s' is no classifier" % (place, role, needs))
+    if needs and role == 'teacher' and _other_model(rows[needs]):
+        raise InputError("%s: its teacher '%s' is a %s, and a student learns from the network of a named recipe; leave the "
+                         'teacher its own' % (place, needs, rows[needs].recipe.model))
     if needs:
         settings.append('%s=%s' % (role, rows[needs].parent_recipe))
     if needs and role == 'backbone':
-        settings.append('backbone_model=%s' % _model(rows[needs]))
+        settings.append('backbone_model=%s' % _other_model(rows[needs]))
     limit = values.get('limit', study.get('limit'))
     if limit is not None and not 1 <= limit < 1 << 31:
         raise InputError('%s: limit must be above 0 and below 2147483648' % place)
@@ -248,10 +253,8 @@ def _row(name: str, values: Any, study: Dict[str, Any], rows: Dict[str, Row], pl
                _seeds(values['seeds'], place) if 'seeds' in values else (), limit, rate)
 
 
-def _model(row: Row) -> str:
-    """The network of a base network's row, where it is not its recipe's own."""
-    if row.command != 'train':
-        raise InputError('row %s: is no classifier, so it cannot be a backbone' % row.name)
+def _other_model(row: Row) -> str:
+    """The network of a classifier's row, where it is not its recipe's own."""
     return '' if row.recipe.model == RECIPES[row.parent_recipe].model else row.recipe.model
 
 

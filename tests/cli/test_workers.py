@@ -68,4 +68,4 @@ def test_what_a_recipe_starts_from(eight):
     (eight / 'runs/resnet152d-smooth').mkdir(parents=True)
     assert parsed(['train', 'resnet50d-distill']).teacher == 'runs/resnet152d-smooth'
     assert parsed(['train', 'resnet50d-distill'], TEACHER='mine').teacher == 'mine'
-    assert parsed(['train', 'resnet50d-cosine']).teacher == ''
+    assert parsed(['train', 'resnet50d-cosine'], TEACHER='mine').teacher == parsed(['train', 'digits']).teacher == ''

@@ -11,7 +11,7 @@ from gluon_bot.distributed import launcher, rendezvous
 
 @pytest.fixture
 def server():
-    _, server, variables = rendezvous.serve('127.0.0.1', {'localhost': 2}, 2)
+    _, server, variables = rendezvous.serve('127.0.0.1', {'localhost': 2})
     yield server, variables
     rendezvous.stop(server)
 

@@ -28,7 +28,9 @@ def ssh_script(tmp_path, monkeypatch):
 
 def test_machines_and_slots():
     assert ssh.machines('a:8,b:8', 16) == {'a': 8, 'b': 8}
-    assert ssh.machines('node-1.cluster,10.0.0.2:3', 2) == {'node-1.cluster': 1, '10.0.0.2': 3}
+    assert ssh.machines('node-1.cluster,10.0.0.2:3') == {'node-1.cluster': 1, '10.0.0.2': 3}
+    assert ssh.machines('node-1.cluster,10.0.0.2:3', 2) == {'node-1.cluster': 1, '10.0.0.2': 1}
+    assert ssh.machines('a:8,b:8', 4) == {'a': 4}  # no worker is on b, so b need not be there
     form = 'not of the form'
     for hosts, message in (('a:8,,b', form), ('a b', form), ('-oProxyCommand=x', form), ('a;b', form), ('a,a', 'twice'),
                            ('a:0', 'without a slot'), ('a:1,b:1', '2 slots for 3 workers')):

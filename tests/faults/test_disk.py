@@ -168,6 +168,15 @@ def test_a_record_of_another_run_is_refused(change, finished, digits_folder, tmp
     assert code == 2 and 'record.jsonl: is not the record of %s/checkpoints/step-00000036' % run in errors.splitlines()[-1]
 
 
+def test_a_record_of_the_same_settings_in_another_order_is_the_runs_own(finished, digits_folder, tmp_path, capsys):
+    run = shutil.copytree(finished, str(tmp_path / 'run'))
+    lines = runs.record(run)
+    lines[0]['recipe']['name'] = '+'.join(['digits', *reversed(lines[0]['recipe']['name'].split('+')[1:])])
+    assert lines[0]['recipe']['name'] != runs.record(run)[0]['recipe']['name']
+    (tmp_path / 'run' / 'record.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    assert resumed(digits_folder, run, capsys)[0] == 0
+
+
 def test_a_record_is_not_written_through_a_link(digits_folder, tmp_path, capsys):
     (tmp_path / 'run').mkdir()
     os.symlink(str(tmp_path / 'elsewhere'), str(tmp_path / 'run' / 'record.jsonl'))

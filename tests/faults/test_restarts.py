@@ -38,6 +38,19 @@ def job(monkeypatch, capsys):
     return run
 
 
+def test_a_stop_between_two_attempts_says_130_where_there_is_a_checkpoint(monkeypatch, capsys):
+    """So that a queue goes on with the run."""
+    def attempt(words, workers, hosts, seconds, asked):
+        asked.append(15)
+        return KILLED
+
+    monkeypatch.setattr(launcher, 'attempt', attempt)
+    assert launcher.run(['train', 'digits'], 2, restarts=3, has_checkpoint=lambda: True) == 130
+    assert 'since the last checkpoint is lost; continue with --resume' in capsys.readouterr().err
+    assert launcher.run(['train', 'digits'], 2, restarts=3, has_checkpoint=lambda: False) == 1
+    assert 'stopped before a checkpoint was written' in capsys.readouterr().err
+
+
 KILLED = Outcome(LOST, 1, 'was killed by signal 9 (SIGKILL)')
 
 

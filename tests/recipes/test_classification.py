@@ -120,7 +120,7 @@ def test_override_renames_but_for_the_seed():
     'base_lr=0',
     'base_lr=', 'zero_gamma=yes', 'model=../../x', 'model=resnet50é', 'lr_decay_epochs=3,2', 'lr_decay_epochs=a', 'seed=-1',
     'name=x', 'label_smoothing=1', 'precision=int8', 'teacher=nobody', 'image_size=0', 'batch_size=0', 'crop_area_min=2',
-    'mixup_alpha=1e-300', '=3', ''])
+    'mixup_alpha=1e-300', 'distill_temperature=1e200', 'crop_aspect_max=1e308', 'crop_aspect_min=1e-308', '=3', ''])
 def test_bad_settings_are_one_line(setting):
     with pytest.raises(InputError) as error:
         override(RECIPES['resnet50d-cosine'], [setting])

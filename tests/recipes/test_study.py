@@ -118,6 +118,11 @@ def test_a_study_that_extends_another(tmp_path):
     ({'rows': {'a': {'recipe': 'digits', 'settings': 'shor'}}}, "no settings 'shor' (did you mean short?)"),
     ({'rows': {'a': {'recipe': 'digits', 'teacher': 'b'}}}, "its teacher 'b' is no row above it"),
     ({'rows': {'a': {'recipe': 'digits', 'backbone': 'a'}}}, "recipe 'digits' takes a teacher"),
+    ({'settings': {'other': {'model': 'resnet34d'}}, 'rows': {
+        'a': {'recipe': 'digits', 'settings': 'other'}, 'b': {'recipe': 'resnet50d-distill', 'teacher': 'a'}}},
+     "row b: its teacher 'a' is a resnet34d"),
+    ({'rows': {'a': {'recipe': 'digits'}, 'b': {'recipe': 'scenes-detection', 'backbone': 'a'},
+               'c': {'recipe': 'scenes-detection', 'backbone': 'b'}}}, "row c: its backbone 'b' is no classifier"),
     ({'settings': {'short': {'epoch': 2}}}, "row plain: --set epoch=2: recipe 'digits' has no field"),
     ({'images_per_second': {'resnet18d': 0}}, "images_per_second of 'resnet18d' must be a number above 0"),
     ({'tables': [{'table': 6, 'group': 'ResNet-50-D'}]}, 'each wants table, group, rows'),

@@ -182,7 +182,8 @@ def test_slurm_queues_a_job_again_that_is_told_twice(slurm):
 def table(tmp_path):
     """A function that runs table.sh where train_imagenet.sh is a stand-in that notes what it is told, and waits."""
     shutil.copy(str(REPOSITORY / 'scripts' / 'table.sh'), str(tmp_path))
-    (tmp_path / 'train_imagenet.sh').write_text('#!/bin/bash\necho "$@" >> %s/noted\ntrap "exit 130" TERM\n'
+    (tmp_path / 'train_imagenet.sh').write_text('#!/bin/bash\necho "$@" ${OUT-}${TEACHER-} >> %s/noted\n'
+                                                'trap "exit 130" TERM\n'
                                                 'for i in $(seq "${TENTHS:-0}"); do sleep 0.1; done\n' % tmp_path)
     (tmp_path / 'train_imagenet.sh').chmod(0o755)
     return lambda *words, **variables: subprocess.Popen(
@@ -191,7 +192,7 @@ def table(tmp_path):
 
 def test_a_table_gives_each_recipe_the_options(table, tmp_path):
     for words in (['a', 'b', '--dry-run', '--limit', '8'], ['a', 'b', '--', '--dry-run', '--limit', '8']):
-        assert table(*words).wait(20) == 0
+        assert table(*words, OUT='one', TEACHER='one').wait(20) == 0  # each recipe has its own
         assert (tmp_path / 'noted').read_text() == 'a --dry-run --limit 8\nb --dry-run --limit 8\n'
         (tmp_path / 'noted').unlink()
     for words in ([], ['--dry-run']):
