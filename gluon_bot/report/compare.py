@@ -29,7 +29,6 @@ from gluon_bot.report.statistics import (
 from gluon_bot.runs.record import Run
 
 NOT_RUN, ANOTHER_PAPER = 'not run', "another paper's"
-NO_VERDICT = ('no verdict', 'counted', ANOTHER_PAPER, 'no recipe', 'no number')  # of the machine; of the network; ...
 
 
 class Nearby(NamedTuple):

@@ -20,35 +20,37 @@ def figure(report: StudyReport, kind: str = 'svg') -> bytes:
     groups = [results for results in groups if results]
     if not groups:
         return b''
-    lines = sum(len(results) + 1 for results in groups)
+    lines = [len(results) + 2 for results in groups]  # with heading and scale
 
     def draw(canvas: Any) -> None:
-        axes = canvas.add_subplot()
-        _draw(axes, groups)
-    return rendered(draw, (WIDTH_INCHES, 1.6 + LINE_INCHES * lines), kind)
+        every = canvas.subplots(len(groups), 1, squeeze=False, gridspec_kw={'height_ratios': lines})[:, 0]
+        for axes, results in zip(every, groups):
+            _draw(axes, results)
+        every[-1].set_xlabel('gain over its parent row, points', fontsize=POINTS)
+        every[0].plot([], [], 'D', color=PAPERS, markerfacecolor='white', markersize=12, markeredgewidth=2.5, label='paper')
+        every[0].plot([], [], 'o-', color=OURS, markersize=12, linewidth=4, label='here, 95 % interval')
+        canvas.legend(loc='outside upper left', ncols=2, fontsize=POINTS, handletextpad=0.4)
+    return rendered(draw, (WIDTH_INCHES, 1.2 + LINE_INCHES * sum(lines)), kind)
 
 
-def _draw(axes: Any, groups: List[List[StudyResult]]) -> None:
-    position, labels = 0, []
-    for results in groups:
-        labels.append((position, heading(results).replace(' in small', '').partition(' of ')[0], True))
-        for result in results:
-            position -= 1
-            labels.append((position, '%s  n=%d' % (result.cell.row, result.gain.n if result.gain else 0), False))
-            _line(axes, position, result)
-        position -= 1
+def _draw(axes: Any, results: List[StudyResult]) -> None:
+    """The gains of one column, on a scale of their own."""
+    title = heading(results).replace(' in small', '').partition(' of ')[0]
+    axes.set_title(title, loc='left', fontsize=POINTS - 2, fontweight='bold', color='#1f2933')
+    for position, result in enumerate(results):
+        _line(axes, position, result)
     axes.axvline(0, color='#444444', linewidth=1.2, zorder=1)
-    axes.set_ylim(position + 0.2, 0.7)
-    axes.set_yticks([at for at, _, _ in labels])
-    for tick, (_, _, bold) in zip(axes.set_yticklabels([text for _, text, _ in labels]), labels):
-        tick.set(fontsize=POINTS - 2 * bold, fontweight='bold' if bold else 'normal', color='#1f2933')
+    axes.set_ylim(len(results) - 0.4, -0.6)
+    axes.set_yticks(range(len(results)))
+    axes.set_yticklabels(['%s%s  n=%d' % (result.cell.row, _mark(result), result.gain.n if result.gain else 0)
+                          for result in results], fontsize=POINTS, color='#1f2933')
     axes.tick_params(axis='y', length=0)
     axes.tick_params(axis='x', labelsize=POINTS)
     axes.grid(axis='y', visible=False)
-    axes.set_xlabel('gain over its parent row, points', fontsize=POINTS)
-    axes.plot([], [], 'D', color=PAPERS, markerfacecolor='white', markersize=12, markeredgewidth=2.5, label='paper')
-    axes.plot([], [], 'o-', color=OURS, markersize=12, linewidth=4, label='here, 95 % interval')
-    axes.figure.legend(loc='outside upper left', ncols=2, fontsize=POINTS, handletextpad=0.4)
+
+
+def _mark(result: StudyResult) -> str:
+    return '' if result.cell.verified else ' ' + paper.RECALLED_MARK
 
 
 def _line(axes: Any, position: int, result: StudyResult) -> None:
@@ -64,5 +66,5 @@ def _line(axes: Any, position: int, result: StudyResult) -> None:
 def alternative_text(report: StudyReport) -> str:
     """The figure in words."""
     return "gain of each trick in points, the paper's and ours: " + '; '.join(
-        '%s %s %+.2f and %+.2f' % (result.cell.row, paper.METRICS[result.cell.metric].label, result.claimed or 0.0,
-                                   result.gain.mean if result.gain else 0.0) for result in report.gains)
+        '%s %s %+.2f%s and %+.2f' % (result.cell.row, paper.METRICS[result.cell.metric].label, result.claimed or 0.0,
+                                     _mark(result), result.gain.mean if result.gain else 0.0) for result in report.gains)

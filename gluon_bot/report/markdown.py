@@ -45,8 +45,8 @@ def study_glance(report: StudyReport, picture: str) -> str:
     heads = ('Row', "Paper's gain", 'Gain here', '95 % interval', 'Pairs', 'Verdict')
     lines = [(wording.column(result), *[studies.cells_of(result)[head] for head in heads]) for result in report.gains]
     return '\n\n'.join(filter(None, [
-        '%s: %s' % (code(report.study.name), escaped('%s; %s. %s.' % (
-            report.study.title, studies.runs_text(report), studies.SHORT_SCALE))),
+        '%s: %s' % (code(report.study.name), escaped('%s; %s, on %s. %s.' % (
+            report.study.title, studies.runs_text(report), report.all_data, studies.SHORT_SCALE))),
         '![%s](%s)' % (alternative_text(report), quote(picture)) if lines else '',
         _table(('Table', *heads), lines) if lines else '']))
 
@@ -83,14 +83,15 @@ def markdown(comparison: Comparison, full: bool = False, linked: bool = False) -
 def study(report: StudyReport) -> str:
     """A study: its tables, and what its scale can show."""
     told = escaped('%s. %s, on %s (%s). %s' % (
-        report.study.title, studies.runs_text(report), report.data, report.machines, studies.SCALE))
+        report.study.title, studies.runs_text(report), report.all_data, report.machines, studies.SCALE))
     parts = ['### The study %s' % code(report.study.name), told]
     for results in studies.columns(report):
         lines = [studies.cells_of(result) for result in results]
         table = _table(list(lines[0]), [list(line.values()) for line in lines])
         parts.append('**%s**\n\n%s' % (studies.heading(results), table))
     recalled = any(not result.cell.verified for results in studies.columns(report) for result in results)
-    return '\n\n'.join(filter(None, [*parts, studies.times_text(report), wording.RECALLED_NOTE if recalled else '']))
+    parts += [studies.needed_text(report), studies.times_text(report), wording.RECALLED_NOTE if recalled else '']
+    return '\n\n'.join(filter(None, parts))
 
 
 def escaped(text: object) -> Markdown:

@@ -22,7 +22,7 @@ BEGIN, END = '<!-- report:begin -->', '<!-- report:end -->'
 BEGIN_EVERY = '<!-- report:begin every recipe -->'  # in place of BEGIN: all that is known, not what was measured alone
 STUDY_BEGIN, STUDY_END = '<!-- study:begin -->', '<!-- study:end -->'
 STUDY_BEGIN_EVERY = '<!-- study:begin every row -->'
-PICTURE = 'docs/gains-%s.png'  # of a study, beside the file that `update` writes to
+PICTURE = 'docs/gains-%s%s.png'  # of a study, beside the file that `update` writes to; of its second data set '-2'
 LOGS = 'logs'  # the folder beside the file that `update` writes to, or beside its folder
 
 
@@ -75,7 +75,7 @@ def blocks(file: str, comparison: Comparison) -> Dict[str, Tuple[str, str]]:
     told = [markdown.study(report) for report in found]
     if any(report.times for report in found):
         told.append(studies.step_text(_checkout(file), os.path.dirname(os.path.abspath(file))))
-    short = [markdown.study_glance(report, PICTURE % report.study.name) for report in found]
+    short = [markdown.study_glance(report, picture) for report, picture in zip(found, _pictures(comparison))]
     return {BEGIN: (END, markdown.glance(comparison)), BEGIN_EVERY: (END, markdown.markdown(comparison, linked=True)),
             **{begin: (STUDY_END, ('\n\n'.join(filter(None, parts)) or 'No run of a study is recorded yet.') + '\n')
                for begin, parts in ((STUDY_BEGIN, short), (STUDY_BEGIN_EVERY, told))}}
@@ -111,10 +111,17 @@ def _renewed(file: str, text: str, begin: str, end: str, block: str) -> str:
     return '%s%s\n%s%s%s' % (before, begin, block, end, after)
 
 
+def _pictures(comparison: Comparison) -> List[str]:
+    """The name of each study's picture."""
+    names = [report.study.name for report in comparison.studies]
+    before = [names[:position].count(name) for position, name in enumerate(names)]
+    return [PICTURE % (name, '-%d' % (count + 1) if count else '') for name, count in zip(names, before)]
+
+
 def _draw(folder: str, comparison: Comparison, changed: bool) -> None:
     """The pictures of the studies' gains, where the text has changed or they are missing."""
-    for report in comparison.studies:
-        path = os.path.join(folder, PICTURE % report.study.name)
+    for report, picture in zip(comparison.studies, _pictures(comparison)):
+        path = os.path.join(folder, picture)
         if report.gains and (changed or not os.path.exists(path)) and drawing() is not html.no_curves:
             image = gains.figure(report, 'png')
             _make_folder(os.path.dirname(path))

@@ -78,6 +78,8 @@ def gain(row: BySeed, parent: BySeed, claimed: float, noise: Optional[float] = N
     differences = paired_differences(row, parent)
     if len(differences) >= 2:
         average, error = mean(differences), deviation(differences) / math.sqrt(len(differences))
+        if error < ROUNDING:  # runs that are each other's copies, or scores of few images: no spread to tell of
+            return Gain(differences, average, None, None, None, NO_INTERVAL)
         half = student_quantile(len(differences) - 1) * error
     else:
         average = differences[0] if differences else mean([value for _, value in row]) - mean([value for _, value in parent])

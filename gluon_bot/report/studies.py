@@ -43,6 +43,7 @@ class StudyResult(NamedTuple):
     claimed: Optional[float]  # the paper's gain over that parent, in points
     gain: Optional[Gain]
     model: str  # that the row trains; '' where it is fine-tuned
+    planned: Optional[Gain] = None  # by the study's own seeds alone, where `gain` has others too
 
 
 class StudyTime(NamedTuple):
@@ -75,6 +76,12 @@ class StudyReport:
     def gains(self) -> List[StudyResult]:
         """The results that have a gain."""
         return [result for result in self.results if result.gain is not None]
+
+    @property
+    def all_data(self) -> str:
+        """`data`, and what its rows are fine-tuned on."""
+        tuned = dict.fromkeys(data_title(one.run) for one in self.runs if one.run.task != 'classify')
+        return '; fine-tuned on '.join(filter(None, [self.data, ' and '.join(tuned)]))
 
     @property
     def machines(self) -> str:
@@ -134,6 +141,10 @@ def _from_its_row(one: Placed, row: Row, study: Study) -> bool:
     before = one.run.header.get('teacher' if row.command == 'train' else 'backbone')
     if not isinstance(before, dict):
         return row.command == 'train' and before is None
+    trained_on = one.run.data.get('name') if row.command == 'train' else before.get('data')
+    if (before.get('epoch', study.rows[row.needs].recipe.epochs), before.get('data', trained_on)) != (
+            study.rows[row.needs].recipe.epochs, trained_on):
+        return False
     return sorted(str(before.get('recipe')).split('+')) == sorted(study.rows[row.needs].recipe.name.split('+'))
 
 
@@ -178,15 +189,27 @@ def _result(cell: Cell, parent: Optional[Cell], table: StudyTable, study: Study,
     below = study.rows[table.rows[parent.row]]
     pairs = _pairs(rows.get(row.name, []), rows.get(below.name, []), row.recipe.precision == below.recipe.precision)
     gained = gain(values(pairs[0]), values(pairs[1]), claimed, same_data=False)
-    return StudyResult(cell, row.name, ours, parent, claimed, gained, model)
+    own = set(row.seeds or study.seeds)
+    told = [[one for one in runs if one.seed in own] for runs in pairs]
+    more = any(one.seed not in own for runs in pairs for one in runs)
+    planned = gain(values(told[0]), values(told[1]), claimed, same_data=False) if more else None
+    return StudyResult(cell, row.name, ours, parent, claimed, gained, model, planned)
 
 
 def _pairs(ours: Sequence[Placed], theirs: Sequence[Placed], one_precision: bool) -> List[List[Placed]]:
-    """Of two rows the runs whose seed the other has too, computed in the same precision where the recipes have one."""
-    keys = [[(one.seed, str(one.run.header.get('precision')) if one_precision else '') for one in runs]
-            for runs in (ours, theirs)]
-    both = set(keys[0]) & set(keys[1])
-    return [[one for one, key in zip(runs, of_runs) if key in both] for runs, of_runs in zip((ours, theirs), keys)]
+    """Of two rows the runs whose seed the other has too, computed in the same precision where the recipes have one.
+
+    Where they have not, precision is the trick, and runs that were computed in the same do not show it.
+    """
+    found: List[List[Placed]] = [[], []]
+    for runs, others, kept in ((ours, theirs, found[0]), (theirs, ours, found[1])):
+        kept += [one for one in runs if any(
+            one.seed == other.seed and (_precision(one) == _precision(other)) is one_precision for other in others)]
+    return found
+
+
+def _precision(one: Placed) -> str:
+    return str(one.run.header.get('precision'))
 
 
 def _minutes(*rows: Sequence[Placed]) -> List[float]:
@@ -248,12 +271,32 @@ def cells_of(result: StudyResult) -> Dict[str, str]:
         '-' if result.claimed is None else '%+.2f%s' % (result.claimed, mark),
         '-' if gained is None else '%+.2f' % gained.mean, interval,
         '-' if gained is None or gained.standard_error is None else '%.2f' % gained.standard_error,
-        '-' if gained is None else '%d' % gained.n, verdict(result))))
+        '-' if gained is None else '%d' % gained.n, verdict_text(result))))
 
 
 def verdict(result: StudyResult) -> str:
     """The verdict on a gain; '-' for none."""
     return '-' if result.gain is None else MORE_SEEDS if result.gain.verdict == NO_INTERVAL else result.gain.verdict
+
+
+def verdict_text(result: StudyResult) -> str:
+    """The verdict, and where seeds were added to the study's own, which may be because of what these showed, theirs."""
+    if result.planned is None or result.planned.low is None or result.planned.high is None:
+        return verdict(result)
+    return "%s; by the study's own %d seeds %+.2f to %+.2f, %s" % (
+        verdict(result), result.planned.n, result.planned.low, result.planned.high, result.planned.verdict)
+
+
+def needed_text(report: StudyReport) -> str:
+    """What the rows reach that stand in no table, since others learn from them; '' without any."""
+    shown = {row for table in report.study.tables for row in table.rows.values()}
+    found: Dict[str, List[float]] = {}
+    for one in report.runs:
+        row, top1 = _row_of(one, report.study), one.value('val_top1')
+        if row is not None and row.name not in shown and top1 is not None:
+            found.setdefault(row.name, []).append(top1)
+    return 'Teachers: %s.' % ', '.join('%s reaches a top-1 of %.2f (%s)' % (
+        name, mean(values), counted(len(values), 'run')) for name, values in found.items()) if found else ''
 
 
 def times_text(report: StudyReport) -> str:
@@ -287,12 +330,14 @@ def step_text(folder: str, page: str) -> str:
 def as_json(report: StudyReport) -> Dict[str, Any]:
     """Everything, for machines."""
     return {
-        'study': report.study.name, 'title': report.study.title, 'data': report.data,
+        'study': report.study.name, 'title': report.study.title, 'data': report.all_data,
         'runs': [one.run.source for one in report.runs],
         'results': [{'table': result.cell.table, 'group': result.cell.group, 'row': result.cell.row, 'study_row': result.row,
                      'metric': result.cell.metric, 'paper': result.cell.value, 'values': result.values,
                      'parent': result.parent and result.parent.row, 'paper_gain': result.claimed,
-                     'gain': result.gain and {**result.gain._asdict(), 'n': result.gain.n}} for result in report.results],
+                     'gain': result.gain and {**result.gain._asdict(), 'n': result.gain.n},
+                     'gain_of_own_seeds': result.planned and {**result.planned._asdict(), 'n': result.planned.n}}
+                    for result in report.results],
         'times': [{'group': time.cell.group, 'row': time.cell.row, 'parent': time.parent.row, 'minutes': time.minutes,
                    'parent_minutes': time.parent_minutes, 'minutes_with_evaluation': time.with_evaluation,
                    'parent_minutes_with_evaluation': time.parent_with_evaluation, 'paper_ratio': time.claimed}

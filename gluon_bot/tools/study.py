@@ -16,6 +16,7 @@ from gluon_bot.console import aligned, counted, duration, say
 from gluon_bot.data import ade20k, voc
 from gluon_bot.data.records import manifest
 from gluon_bot.distributed import gpus
+from gluon_bot.distributed.environment import cores as allowed_cores
 from gluon_bot.files import owned, read_bounded
 from gluon_bot.recipes.fields import from_dict
 from gluon_bot.recipes.study import Row, Study, StudyRun, arguments
@@ -73,7 +74,9 @@ def chosen(study: Study, names: Sequence[str], seeds: Tuple[int, ...], place: Pl
 
 def _must_be(run: StudyRun, path: str, place: Place) -> None:
     """InputError unless the record's run is this one, on this data."""
-    start = next(iter(read_lines(path)), {})
+    start = next(iter(read_lines(path)), None)
+    if start is None:  # as a full disk or a loss of power leaves it: the run begins anew
+        return
     recorded = start.get('recipe')
     if not isinstance(recorded, dict) or from_dict(recorded, type(run.row.recipe)) != run.row.of_seed(run.seed) \
             or start.get('limit') != run.row.limit:
@@ -163,18 +166,19 @@ def plan(study: Study, runs: Sequence[StudyRun], place: Place, at_once: int) -> 
     """The dry run: a line for each run and what is to be said of it, and how long all of it takes. InputError as run()."""
     devices = _devices(at_once)
     times, at_once = Times(study, runs, place, devices), len(devices)
-    lines, left, unknown = [('RUN', 'RECIPE', 'STATE', 'SCORE', 'TIME')], 0.0, 0
+    lines, left, longest, unknown = [('RUN', 'RECIPE', 'STATE', 'SCORE', 'TIME')], 0.0, 0.0, 0
     for run in runs:
         status = status_of(place.folder(run))
         known = os.path.exists(os.path.join(place.folder(run), RECORD))
         seconds = 0.0 if known and status.state == DONE else times.left(run, status)
         unknown += seconds is None
-        left += seconds or 0
+        left, longest = left + (seconds or 0), max(longest, seconds or 0)
         lines.append((run.name, run.row.parent_recipe,
                       '%s %d/%d' % (status.state, status.epoch, run.row.recipe.epochs) if known else 'to run',
                       status.score or '-', '-' if not seconds else duration(seconds)))
+    together = max(left / at_once, longest)
     return aligned(lines) + '\n%s, %d left: about %s%s%s%s' % (
-        counted(len(runs), 'run'), sum(line[4] != '-' for line in lines[1:]) + unknown, duration(left / at_once),
+        counted(len(runs), 'run'), sum(line[4] != '-' for line in lines[1:]) + unknown, duration(together),
         ', %d at a time' % at_once if at_once > 1 else ', one after the other',
         ', estimated from ' + ' and '.join(sorted(times.sources)) if times.sources else '',
         '; how long %d of them take is not known' % unknown if unknown else '')
@@ -260,6 +264,7 @@ def _start(study: Study, one: StudyRun, place: Place, slot: int, devices: Sequen
     cores = os.sched_getaffinity(0)
     environment = {**os.environ, 'GLUON_BOT_LAUNCHER': str(os.getpid())}  # which it follows when we are killed
     environment.update({'CUDA_VISIBLE_DEVICES': device} if device else {})
+    environment.setdefault('OMP_NUM_THREADS', str(max(1, allowed_cores() // len(devices))))  # which a quota may cut, too
     words = arguments(study, one, place.data_of(one.row), place.out)
     try:
         os.sched_setaffinity(0, set(sorted(cores)[slot::len(devices)]) or cores)  # a child inherits it

@@ -132,6 +132,41 @@ def test_fine_tuned_rows_are_of_one_study_and_one_tree(tmp_path):
         tuned(tmp_path, 'detect-d-all', seed, 45.0 + seed)
     first, second = compare(*read([str(tmp_path)]), [STUDY, other]).studies
     assert [(result.cell.row, result.gain.mean) for result in first.gains] == [('+ distill w/ mixup', 5.5)]
+    assert first.all_data.endswith('; fine-tuned on voc-layout (300 + 100 images, 10 classes)')
+    assert first.all_data in markdown.study_glance(first, 'x')
+
+
+def test_seeds_that_were_added_are_told_with_what_the_studys_own_say(ladder):
+    """A seed that is added until an interval excludes zero would make a 95 % interval of it that is none."""
+    found, = compared(ladder).studies
+    assert of(found, 6, '+ cosine decay').planned is None
+    write(ladder, 't6-efficient', 3, 70.0)
+    write(ladder, 't6-cosine', 3, 77.1)
+    found, = compared(ladder).studies
+    cosine = of(found, 6, '+ cosine decay')
+    assert cosine.gain.n == 4 and cosine.planned.differences == pytest.approx((7.0, 7.5, 7.4))
+    assert studies.cells_of(cosine)['Verdict'] == \
+        "reproduced in sign; by the study's own 3 seeds +6.64 to +7.96, reproduced in sign"
+
+
+def test_precision_is_a_trick_where_the_recipes_differ_in_it(tmp_path):
+    """Float16 that was computed in float32 shows nothing of it."""
+    for seed, precision in ((0, 'float32'), (1, 'bfloat16')):
+        write(tmp_path, 't4-no-bias-decay', seed, 70.0, precision='float32')
+        write(tmp_path, 't6-efficient', seed, 71.0 + seed, precision=precision)
+    found, = compared(tmp_path).studies
+    assert of(found, 4, '+ FP16', 'batch 1024').gain.differences == (2.0,)
+
+
+def test_a_teacher_is_the_rows_trained_to_its_end_on_the_same_data(tmp_path):
+    base = STUDY.rows['teacher-smooth'].recipe.name
+    for seed, more in enumerate(({}, {'epoch': 32}, {'epoch': 31}, {'data': 'digits'}, {'data': DATA['name'], 'epoch': 32})):
+        write(tmp_path, 't6-distill', seed, 70.0, teacher={'recipe': base, **more})
+    write(tmp_path, 'teacher-smooth', 0, 66.0)
+    found, = compared(tmp_path).studies
+    assert [seed for seed, _ in of(found, 6, '+ distill w/o mixup').values] == [0, 1, 4]
+    assert studies.needed_text(found) == 'Teachers: teacher-smooth reaches a top-1 of 66.00 (1 run).'
+    assert studies.needed_text(found) in markdown.study(found)
 
 
 def test_pairs_are_of_one_precision(ladder):
@@ -247,6 +282,10 @@ def test_update_renews_the_study_and_its_picture(ladder, tmp_path):
     assert picture.stat().st_size > 10000
     picture.unlink()
     assert not report.update_file(str(readme)) and picture.exists()
+    for row in ('t6-efficient', 't6-cosine'):
+        write(ladder, row, 0, 70.0, data={**DATA, 'name': 'of others'})
+    assert report.update_file(str(readme)) and (tmp_path / 'docs' / 'gains-imagenette-64-2.png').exists()
+    assert '](docs/gains-imagenette-64-2.png)' in readme.read_text() and ', on of others (' in readme.read_text()
     page = tmp_path / 'docs' / 'results.md'
     page.write_text('%s\n%s\n' % (report.STUDY_BEGIN_EVERY, report.STUDY_END))
     assert report.update_file(str(page)) and not report.update_file(str(page))

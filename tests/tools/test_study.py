@@ -11,6 +11,7 @@ from doors import gluon_bot as command
 from processes import finish, found, gluon_bot, record, same_run, wait_for_step
 
 from gluon_bot.cli.main import main
+from gluon_bot.distributed import environment
 from gluon_bot.recipes.study import read_study
 from gluon_bot.runs.record import RECORD
 from gluon_bot.tools import study as tool
@@ -61,7 +62,7 @@ def undisturbed(place, two_gpus):
     """The folder of all runs, what those that ran at once could see, and what was said."""
     out = place / 'undisturbed'
     process = gluon_bot(*words(place, out))
-    devices = [visible_gpus(out / name, process) for name in RUNS[1:]]
+    devices = [variables(process_of(out / name, process), 'CUDA_VISIBLE_DEVICES') for name in RUNS[1:]]
     return out, devices, finish(process)[1]
 
 
@@ -74,10 +75,10 @@ def process_of(run, study):
     return pids[0]
 
 
-def visible_gpus(run, study):
-    """What the process that trains this run sees."""
-    with open('/proc/%d/environ' % process_of(run, study), 'rb') as file:
-        return [word.decode() for word in file.read().split(b'\0') if word.startswith(b'CUDA_VISIBLE_DEVICES=')]
+def variables(pid, name):
+    """What a process was started with, as NAME=VALUE."""
+    with open('/proc/%d/environ' % pid, 'rb') as file:
+        return [word for word in file.read().decode().split('\0') if word.startswith(name + '=')]
 
 
 def is_trained_into(out):
@@ -115,11 +116,15 @@ def test_several_at_once_on_cpus_share_the_cores(place, undisturbed, tmp_path, m
     out = tmp_path / 'runs'
     shutil.copytree(str(undisturbed[0] / 'plain-seed0'), str(out / 'plain-seed0'))
     process = gluon_bot(*words(place, out, '--at-once', '2', rows=['learner']))
-    shares = [os.sched_getaffinity(process_of(out / name, process)) for name in RUNS[1:]]
+    pids = [process_of(out / name, process) for name in RUNS[1:]]
+    shares = [os.sched_getaffinity(pid) for pid in pids]
+    threads = [variables(pid, 'OMP_NUM_THREADS') for pid in pids]
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) == 130, process.communicate()
     cores = os.sched_getaffinity(0)
     assert shares[0] | shares[1] == cores and (not shares[0] & shares[1] or len(cores) == 1)
+    share = os.environ.get('OMP_NUM_THREADS') or max(1, environment.cores() // 2)
+    assert threads == [['OMP_NUM_THREADS=%s' % share]] * 2
 
 
 def test_dry_run_says_what_and_how_long(place, undisturbed, capsys, monkeypatch):
@@ -173,7 +178,7 @@ def test_a_run_that_fails_leaves_the_others(place, tmp_path, monkeypatch):
     values = json.loads(json.dumps(STUDY))
     values['settings'].update(wild={'base_lr': 1e30}, short={'epochs': 1, 'batch_size': 64})
     values['rows'] = {'wild': {'recipe': 'digits', 'settings': 'tiny wild'},
-                      'learner': {'recipe': 'resnet50d-distill', 'teacher': 'wild', 'settings': 'tiny student'},
+                      'learner': {'recipe': 'digits', 'teacher': 'wild', 'settings': 'tiny'},
                       'pupil': {'recipe': 'resnet50d-distill', 'teacher': 'learner', 'settings': 'tiny student'},
                       'plain': {'recipe': 'digits', 'settings': 'tiny short'}}
     (tmp_path / 'wild.json').write_text(json.dumps(values))
@@ -235,6 +240,15 @@ def test_the_time_of_another_size_is_not_taken_for_this_ones(tmp_path):
     rows = read_study(str(tmp_path / 'kinds.json')).rows
     kinds = {name: tool.Times._keys(row)[1] for name, row in rows.items()}
     assert kinds['a'] == kinds['b'] and len(set(kinds.values())) == 3
+
+
+def test_an_empty_record_is_a_run_to_begin(place, tmp_path, monkeypatch, capsys):
+    """As a full disk leaves it. The runs at once take as long as the longest of them."""
+    monkeypatch.setenv('GLUON_BOT_DEVICE', 'cpu')
+    (tmp_path / 'plain-seed0').mkdir()
+    (tmp_path / 'plain-seed0' / RECORD).write_text('')
+    assert main(words(place, tmp_path, '--dry-run', '--at-once', '4', rows=['plain'])) == 0
+    assert '1 run, 1 left: about 16s, 4 at a time' in capsys.readouterr().out
 
 
 def test_a_record_alone_is_no_teacher(place, undisturbed, tmp_path, capsys):
