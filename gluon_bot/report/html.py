@@ -17,7 +17,7 @@ from gluon_bot.report import dots, gains, studies, wording
 from gluon_bot.report.compare import Comparison
 from gluon_bot.report.place import DIFFERS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, count
 from gluon_bot.report.statistics import GAIN_REASON, TOLERANCE_REASON
-from gluon_bot.runs.curves import Curve
+from gluon_bot.runs.curves import MOST_CURVES, Curve
 
 Draw = Callable[[Sequence[Curve], str], str]  # curves and a quantity to an SVG; '' for none
 Pictures = List[Tuple[str, str]]  # (what is shown, its data address)
@@ -90,7 +90,7 @@ def pictures(curves: Sequence[Tuple[str, Curve]], draw: Draw) -> Pictures:
         for quantity in TASKS[task].curves:
             svg = draw(chosen, quantity)
             if svg:
-                names = ', '.join(curve.name for curve in chosen)
+                names = ', '.join(curve.name for curve in chosen[:MOST_CURVES])
                 found.append(('%s against epochs: %s' % (quantity, names), data_address(svg)))
     return found
 

@@ -48,6 +48,8 @@ def svg(curves: Sequence[Curve], quantity: str) -> str:
 
     def draw(figure: Any) -> None:
         _panel(figure.add_subplot(), drawn, quantity, legend=True)
+        if len(curves) > MOST_CURVES:
+            figure.axes[0].legend_.set_title('the first %d of %d runs' % (MOST_CURVES, len(curves)))
     return rendered(draw, (3.8, 2.6 + 0.17 * len(curves[:MOST_CURVES])), 'svg').decode()
 
 

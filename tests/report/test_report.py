@@ -458,6 +458,7 @@ def test_curves_are_drawn_and_names_are_taken_literally(tmp_path, quantity):
     run = Run('x', 'gluon_bot', epochs={n: {quantity: float(n)} for n in range(1, 9)})
     svg = curves.svg([curves.Curve(HOSTILE, run), curves.Curve('_hidden', run, (8, 9.0))] * 12, quantity)
     assert svg.rstrip().endswith('</svg>') and '<script>' not in svg
+    assert quantity == 'lr' or 'the first 14 of 24 runs' in svg
     assert curves.svg([curves.Curve('a', Run('x', 'gluon_bot'))], quantity) == ''
 
 
