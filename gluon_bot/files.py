@@ -25,6 +25,7 @@ MOST_NAME_BYTES = 200  # of a file's name, to which something may be added: file
 LOCK = '.lock'  # in a folder that a process owns
 PARTIAL = re.compile(r'\.partial-\w+$')
 DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+DISK_AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # for a while, as one on the network: worth a restart
 
 
 def shortened(name: str) -> str:
@@ -231,6 +232,13 @@ def open_regular(path: str, most_bytes: int) -> Iterator[BinaryIO]:
         if state.st_size > most_bytes:
             raise OSError(errno.EFBIG, 'larger than %s, which no file of this kind is' % size_text(most_bytes), path)
         yield file
+
+
+def raise_if_away(error: OSError, path: str) -> None:
+    """Raise the error, with the path, where the disk does not answer: that is no bad input, nor a broken image."""
+    if error.errno in DISK_AWAY:
+        error.filename = path
+        raise error
 
 
 def read_bounded(path: str, most_bytes: int) -> bytes:

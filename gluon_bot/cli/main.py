@@ -16,13 +16,12 @@ from gluon_bot.cli import jobs, process
 from gluon_bot.cli.parser import check_folders, parser
 from gluon_bot.console import counted, csv_text, json_text, one_line, reopen_closed, say, tell
 from gluon_bot.distributed import environment, gpus, launcher, ssh
+from gluon_bot.files import DISK_AWAY
 from gluon_bot.training.interrupt import Interrupted
 
 # errors of a path that the user gave, as opposed to a full disk
 BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
              errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
-
-DISK_AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # for a while, as one on the network: worth a restart
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -258,7 +257,7 @@ def _completion(options: argparse.Namespace) -> None:
 
 
 TRAINING = ('train', 'detect', 'segment')
-WRITING = ('import', 'export', 'predict', 'report', 'figures')  # files for others, at once
+WRITING = ('pack', 'import', 'export', 'predict', 'report', 'figures')  # files for others, at once
 COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict',
              'benchmark')  # what needs MXNet
 ON_DEVICE = ('train', 'detect', 'segment', 'evaluate', 'predict')  # what computes on a GPU, where there is one

@@ -28,6 +28,7 @@ from gluon_bot.data.order import ReadAhead, epoch_order
 from gluon_bot.data.records import recordio, verify
 from gluon_bot.data.records.manifest import Manifest
 from gluon_bot.distributed import environment
+from gluon_bot.files import raise_if_away
 from gluon_bot.recipes.classification import Recipe
 
 Batches = Iterator[Tuple[mx.nd.NDArray, mx.nd.NDArray]]
@@ -142,6 +143,7 @@ class Records:
             self.offsets = verify.offsets(manifest)
             self.file = open(manifest.rec, 'rb')
         except OSError as error:
+            raise_if_away(error, self.path)
             raise InputError('%s: cannot be read (%s); the file changed since it was verified: copy or pack it again'
                              % (manifest.rec, error.strerror)) from None
 

@@ -17,7 +17,7 @@ from gluon_bot.console import Progress, counted, is_plain_text, one_line, say
 from gluon_bot.data.records.images import Unreadable, decode, upright_rgb, upright_size
 from gluon_bot.data.records.layout import EXTENSIONS, shown
 from gluon_bot.data.records.process_pool import ordered, unless_few
-from gluon_bot.files import read_bounded
+from gluon_bot.files import raise_if_away, read_bounded
 
 FEW_FILES = 500  # that one process checks before others have started
 MOST_LIST_BYTES = 8 << 20  # of a list of names or classes
@@ -114,6 +114,7 @@ def read_text(path: str) -> str:
         data = read_bounded(path, MOST_LIST_BYTES)
         return data.decode('utf-16' if data[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig')
     except OSError as error:
+        raise_if_away(error, path)
         raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
     except UnicodeDecodeError as error:
         raise InputError('%s: cannot be read as text: %s' % (path, error)) from None
@@ -128,6 +129,7 @@ def open_image(path: str, role: str) -> Image.Image:
     try:
         return decode(read_bounded(path, MOST_IMAGE_BYTES))
     except OSError as error:
+        raise_if_away(error, path)
         raise InputError('%s: %s' % (role, error.strerror)) from None
     except Unreadable as error:
         raise InputError('%s: %s' % (role, error)) from None

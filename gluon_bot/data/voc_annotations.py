@@ -16,7 +16,7 @@ from defusedxml import DefusedXmlException, ElementTree
 
 from gluon_bot import InputError
 from gluon_bot.console import printable
-from gluon_bot.files import read_bounded
+from gluon_bot.files import raise_if_away, read_bounded
 
 MOST_XML_BYTES = 1 << 20
 TRUE = ('1', 'true', 'yes', '1.0')  # of <difficult>
@@ -50,6 +50,7 @@ def read_annotation(path: str) -> Annotation:
     except DefusedXmlException:
         raise InputError('%s: declares a DTD or entities, which no annotation needs' % path) from None
     except OSError as error:
+        raise_if_away(error, path)
         raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise InputError('%s: not a VOC annotation: %s' % (path, shown(str(error)))) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 from gluon_bot import InputError
@@ -111,7 +112,24 @@ def owned_by(job: Job, ranks: Ranks) -> Iterator[None]:
         problem = ranks.broadcast_object(problem, 'owned')
         if problem:
             raise InputError(problem) if ranks.first else SystemExit(2)
+        _check_same_data(job, ranks)
         yield
+
+
+def _check_same_data(job: Job, ranks: Ranks) -> None:
+    """Raise InputError (SystemExit on ranks that are not to blame) where a rank reads other data than rank 0.
+
+    Each machine has its own copy, which may be packed with another seed or size, or begin from another network.
+    """
+    ours = {**job.manifest, 'class names': job.class_names, **{
+        name: value.get('sha256') for name, value in job.origin.items() if isinstance(value, dict)}}
+    first = ranks.broadcast_object(ours, 'data')
+    odd = sorted(name for name in {**ours, **first} if ours.get(name) != first.get(name))
+    if ranks.sum_counts([bool(odd)], 'odd data')[0]:
+        if not odd:
+            raise SystemExit(2)
+        raise InputError("%s on %s: differs from the data or networks of rank 0 in %s; copy rank 0's to each machine"
+                         % (job.options.data, socket.gethostname(), ', '.join(odd)))
 
 
 def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:

@@ -13,14 +13,15 @@ from data_samples import encoded, noise, solid
 from PIL import Image
 
 from gluon_bot import InputError
-from gluon_bot.data.records import images, pack, verify
+from gluon_bot.data.records import images, manifest, pack, verify
 from gluon_bot.data.records.writer import SplitWriter, publish, writing_into
 from gluon_bot.recipes.classification import RECIPES
 
 mx = pytest.importorskip('mxnet')
 from batches import train_batches, validation_batches  # noqa: E402  (needs mxnet)
 
-from gluon_bot.data import transforms  # noqa: E402
+from gluon_bot.data import classification as pipeline  # noqa: E402
+from gluon_bot.data import transforms, trees, voc_annotations  # noqa: E402
 from gluon_bot.data.classification import steps_an_epoch  # noqa: E402
 from gluon_bot.tasks import classification  # noqa: E402
 from gluon_bot.training.setup import RunOptions  # noqa: E402
@@ -247,6 +248,25 @@ def test_a_disk_that_does_not_answer_is_no_changed_file(tmp_path, monkeypatch):
     with pytest.raises(OSError) as raised:
         next(train_batches(folder, PLAIN, 0, 0, 1, 2, 2))
     assert (raised.value.errno, raised.value.filename) == (errno.EIO, os.path.join(folder, 'train.rec'))
+
+
+@pytest.mark.parametrize('place, name, read', [
+    (pipeline, 'open', lambda folder, train: pipeline.Records(train)),
+    (manifest, 'read_bounded', lambda folder, train: manifest.load(folder, 'train')),
+    (os, 'stat', lambda folder, train: verify.check_sizes(train)),
+    (trees, 'read_bounded', lambda folder, train: trees.open_image(os.path.join(folder, 'a.jpg'), 'image')),
+    (trees, 'read_bounded', lambda folder, train: trees.read_text(os.path.join(folder, 'a.txt'))),
+    (voc_annotations, 'read_bounded', lambda folder, train: voc_annotations.read_annotation(os.path.join(folder, 'a.xml')))])
+def test_a_disk_that_is_away_is_no_bad_input_wherever_it_is_met(tmp_path, monkeypatch, place, name, read):
+    """A restart then waits for it, and --skip-broken leaves no image out."""
+    def fail(*_, **__):
+        raise OSError(errno.ESTALE, 'Stale file handle')
+    folder = numbered(tmp_path / 'x', 10)
+    train = manifest.load(folder, 'train')
+    with monkeypatch.context() as patch, pytest.raises(OSError) as raised:
+        patch.setattr(place, name, fail, raising=False)
+        read(folder, train)
+    assert raised.value.errno == errno.ESTALE and raised.value.filename.startswith(folder)
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 7])

@@ -1,6 +1,7 @@
 """One run, one folder: of two processes that train in the same place at the same time, one does."""
 
 import re
+import socket
 import time
 from types import SimpleNamespace
 
@@ -47,6 +48,27 @@ def test_who_waited_to_resume_a_run_that_was_trained_meanwhile_says_so(digits_fo
     runs.finish(first)
     assert 'another process was training here, and is done now' in refused(second)
     assert [line['event'] for line in runs.record(run)].count('resume') == 0
+
+
+@pytest.mark.parametrize('rank, ended', [(0, SystemExit), (1, SystemExit), (2, InputError)])
+def test_a_rank_with_other_data_ends_the_job(rank, ended, tmp_path):
+    """Rank 2's machine has records of another seed; it says so, and the others leave with it."""
+    class Told(Ranks):
+        def broadcast_object(self, value, name):
+            return {'train_sha256': 'a', 'class names': ['cat'], 'teacher': 'x'} if name == 'data' else ''
+
+        def sum_counts(self, counts, name):
+            return [1]
+
+    ranks = Told()
+    ranks.rank, ranks.size = rank, 3
+    job = SimpleNamespace(options=SimpleNamespace(out=str(tmp_path / 'run'), resume=False, data='data/cats'),
+                          manifest={'train_sha256': 'b' if rank == 2 else 'a'}, class_names=['cat'],
+                          origin={'teacher': {'sha256': 'x'}})
+    with pytest.raises(ended) as raised, setup.owned_by(job, ranks):
+        raise AssertionError
+    assert rank != 2 or str(raised.value).startswith('data/cats on %s: differs' % socket.gethostname())
+    assert rank != 2 or 'rank 0 in train_sha256; copy' in str(raised.value)
 
 
 def test_what_appeared_while_a_launch_was_starting_is_not_overwritten(tmp_path):

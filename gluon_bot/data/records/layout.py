@@ -99,7 +99,7 @@ def _listed(found: Found, validation_share: float, seed: int) -> Tuple[Listing, 
     if not whole and validation_share:
         said.append('there are no train and val folders, so %g %% of each class become the validation images'
                     % (100 * validation_share))
-    if whole and 'val' in listing.splits and 'train' in listing.splits:
+    if 'val' in listing.splits and 'train' in listing.splits:
         seen = {item.label for item in listing.splits['val']}
         unseen = [name for label, name in enumerate(listing.classes) if label not in seen]
         said += ['%s without validation images: %s' % (counted(len(unseen), 'class'), shown(unseen))] if unseen else []

@@ -16,7 +16,7 @@ from typing import Any, Dict, List, Optional
 
 from gluon_bot import InputError
 from gluon_bot.console import is_plain_text
-from gluon_bot.files import atomic_write, parse_json, read_bounded
+from gluon_bot.files import atomic_write, parse_json, raise_if_away, read_bounded
 
 FORMAT = 1
 SPLITS = ('train', 'val')
@@ -111,6 +111,7 @@ def _read(path: str, folder: str, split: str) -> Dict[str, Any]:
     except ValueError:
         values = None
     except OSError as error:
+        raise_if_away(error, path)
         if os.path.isfile(folder):
             raise InputError("%s: is a file, where a folder of records is wanted; 'gluon-bot pack %s OUT' makes one of a tar"
                              % (folder, shlex.quote(folder))) from None

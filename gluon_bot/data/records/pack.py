@@ -22,7 +22,7 @@ from gluon_bot.data.records.process_pool import TASK_BYTES, ordered, spans, unle
 from gluon_bot.data.records.sources import Item
 from gluon_bot.data.records.verify import summary
 from gluon_bot.data.records.writer import SplitWriter, publish, writing_into
-from gluon_bot.files import atomic_write, size_text
+from gluon_bot.files import atomic_write, read_bounded, size_text
 
 
 class Packing(NamedTuple):
@@ -58,7 +58,9 @@ def pack(source: str, out: str, *, name: Optional[str] = None, resize: Optional[
         else:
             listing = layout.list_source(source, validation_share, seed)
         _check_space(out, listing, resize)
-        naming = _names(source, listing)
+        naming, kept = _names(source, listing), os.path.join(out, names.FILE)
+        if naming and os.path.lexists(kept) and not _holds(kept, naming):
+            raise InputError("%s: would be replaced by the source's; move it away" % kept)
         finished = []
         for split in sorted(listing.splits, key=SPLITS.index, reverse=True):  # the small one first: it fails sooner
             writer = SplitWriter(out, split, listing.classes)
@@ -73,6 +75,13 @@ def pack(source: str, out: str, *, name: Optional[str] = None, resize: Optional[
         verify.remember(each)
         say(summary(each))
     return finished
+
+
+def _holds(path: str, data: bytes) -> bool:
+    try:
+        return read_bounded(path, len(data)) == data
+    except OSError:
+        return False
 
 
 def _names(source: str, listing: Listing) -> bytes:

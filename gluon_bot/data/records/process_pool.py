@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
+import types
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, Callable, Generator, Iterable, Iterator, List, Optional, Tuple
 
@@ -50,7 +53,8 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
         for _ in range(workers):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(function, theirs), daemon=True)
-            process.start()
+            with _no_script():
+                process.start()
             theirs.close()
             processes.append(process)
             pipes.append(ours)
@@ -76,6 +80,17 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
         for process in processes:
             process.terminate()
             process.join()
+
+
+@contextmanager
+def _no_script() -> Iterator[None]:
+    """A process that is started within does not run the user's script anew, which may well be what called us."""
+    script = sys.modules['__main__']
+    sys.modules['__main__'] = types.ModuleType('__main__')
+    try:
+        yield
+    finally:
+        sys.modules['__main__'] = script
 
 
 def spans(sizes: Iterable[int]) -> Iterator[Tuple[int, int]]:

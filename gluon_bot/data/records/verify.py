@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import re
+import stat
 from contextlib import closing
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, TextIO, Tuple
 
@@ -19,7 +20,7 @@ from gluon_bot.console import Progress, counted, say
 from gluon_bot.data.records import images, manifest, recordio
 from gluon_bot.data.records.manifest import SPLITS, Manifest
 from gluon_bot.data.records.process_pool import TASK_BYTES, ordered, spans, unless_few
-from gluon_bot.files import atomic_write, sha256_of, size_text
+from gluon_bot.files import atomic_write, raise_if_away, sha256_of, size_text
 
 PROBLEMS_LISTED = 50
 WNID = re.compile(r'n\d{8}$')
@@ -37,11 +38,16 @@ class Found(NamedTuple):
 def check_sizes(manifest: Manifest) -> None:
     """Raise InputError where a file is missing or not as long as its manifest says."""
     for path, wanted in ((manifest.rec, manifest.rec_bytes), (manifest.idx, manifest.idx_bytes)):
-        if not os.path.isfile(path):
+        try:
+            found = os.stat(path)
+        except OSError as error:
+            raise_if_away(error, path)
+            found = None
+        if found is None or not stat.S_ISREG(found.st_mode):
             raise InputError('%s: is missing beside its manifest; pack the data again' % path)
-        if os.path.getsize(path) != wanted:
+        if found.st_size != wanted:
             raise InputError('%s: %d bytes, but its manifest says %d; it was cut or changed, so copy or pack it again'
-                             % (path, os.path.getsize(path), wanted))
+                             % (path, found.st_size, wanted))
 
 
 def problems(manifest: Manifest, workers: Optional[int] = None) -> Tuple[List[str], int]:

@@ -222,6 +222,18 @@ def test_records_of_another_program_are_not_replaced(name, tmp_path):
     assert (tmp_path / 'out' / name).read_text() == 'of im2rec' and os.listdir(tmp_path / 'out') == [name]
 
 
+def test_names_of_a_user_are_not_replaced_by_the_sources(tmp_path):
+    source = write_tree(tmp_path / 'pets', dataset())
+    (tmp_path / 'pets' / 'names.txt').write_text('cat\tHouse cat\n')
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'names.txt').write_text('mine')
+    with pytest.raises(InputError, match="out/names.txt: would be replaced by the source's; move it away"):
+        packed(source, tmp_path / 'out')
+    assert (tmp_path / 'out' / 'names.txt').read_text() == 'mine'
+    (tmp_path / 'out' / 'names.txt').write_text('cat\tHouse cat\n')  # of an earlier pack
+    packed(source, tmp_path / 'out')
+
+
 def test_only_one_process_writes_into_a_folder(tmp_path):
     from gluon_bot.data.records.writer import writing_into
     with writing_into(str(tmp_path / 'out')):
@@ -286,6 +298,15 @@ def test_worker_processes_die_with_a_killed_parent(tmp_path):
     while any(map(runs, started)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(runs, started))
+
+
+def test_a_script_that_is_not_guarded_is_not_run_anew_in_every_process(tmp_path):
+    """Of two lines, as docs/python.md shows: its children would wait for what it holds itself."""
+    script = tmp_path / 'script.py'
+    script.write_text('import os\nfrom gluon_bot.data.records.process_pool import ordered\nprint("begun", flush=True)\n'
+                      'print(list(ordered(os.path.basename, ["a/b", "c/d"], 2)))\n')
+    done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "begun\n['b', 'd']\n")
 
 
 def die(task):
