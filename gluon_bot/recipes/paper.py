@@ -55,6 +55,11 @@ class Cell:
         return ('%s %s' % (self.group, METRICS[self.metric].label)).strip()
 
     @property
+    def mark(self) -> str:
+        """Behind the number and what is made of it: ' †' where it is recalled, '' where it is copied."""
+        return '' if self.verified else ' ' + RECALLED_MARK
+
+    @property
     def from_another_paper(self) -> bool:
         """Whether the number is quoted from another paper, as Table 1's peers and Table 2's references are."""
         return self.group == 'reference' or self.table == 1 and self.row != 'ResNet-50 + tricks'

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, List
 
 from gluon_bot.recipes import paper
-from gluon_bot.report.studies import StudyReport, StudyResult, columns, heading
+from gluon_bot.report.studies import StudyReport, StudyResult
+from gluon_bot.report.study_wording import heading
 from gluon_bot.runs.curves import COLOURS, rendered
 
 WIDTH_INCHES = 1000 / 120  # 1,000 pixels
@@ -16,7 +17,7 @@ OURS, PAPERS = COLOURS[0], COLOURS[1]
 
 def figure(report: StudyReport, kind: str = 'svg') -> bytes:
     """An image, 'svg' or 'png', of every gain of a study that has one; b'' without any."""
-    groups = [[result for result in results if result.gain is not None] for results in columns(report)]
+    groups = [[result for result in results if result.gain is not None] for results in report.columns]
     groups = [results for results in groups if results]
     if not groups:
         return b''
@@ -42,15 +43,11 @@ def _draw(axes: Any, results: List[StudyResult]) -> None:
     axes.axvline(0, color='#444444', linewidth=1.2, zorder=1)
     axes.set_ylim(len(results) - 0.4, -0.6)
     axes.set_yticks(range(len(results)))
-    axes.set_yticklabels(['%s%s  n=%d' % (result.cell.row, _mark(result), result.gain.n if result.gain else 0)
+    axes.set_yticklabels(['%s%s  n=%d' % (result.cell.row, result.cell.mark, result.gain.n if result.gain else 0)
                           for result in results], fontsize=POINTS, color='#1f2933')
     axes.tick_params(axis='y', length=0)
     axes.tick_params(axis='x', labelsize=POINTS)
     axes.grid(axis='y', visible=False)
-
-
-def _mark(result: StudyResult) -> str:
-    return '' if result.cell.verified else ' ' + paper.RECALLED_MARK
 
 
 def _line(axes: Any, position: int, result: StudyResult) -> None:
@@ -67,4 +64,4 @@ def alternative_text(report: StudyReport) -> str:
     """The figure in words."""
     return "gain of each trick in points, the paper's and ours: " + '; '.join(
         '%s %s %+.2f%s and %+.2f' % (result.cell.row, paper.METRICS[result.cell.metric].label, result.claimed or 0.0,
-                                     _mark(result), result.gain.mean if result.gain else 0.0) for result in report.gains)
+                                     result.cell.mark, result.gain.mean if result.gain else 0.0) for result in report.gains)

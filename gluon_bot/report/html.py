@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from gluon_bot.console import printable
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.tasks import TASKS
-from gluon_bot.report import dots, gains, studies, wording
+from gluon_bot.report import dots, gains, studies, study_wording, wording
 from gluon_bot.report.compare import Comparison
 from gluon_bot.report.place import DIFFERS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, count
 from gluon_bot.report.statistics import GAIN_REASON, TOLERANCE_REASON
@@ -52,7 +52,7 @@ def environment() -> Environment:
                        finalize=shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                        keep_trailing_newline=True)
     made.filters['wrapped'] = wrapped
-    made.globals.update(wording=wording, studies=studies, policy=POLICY, refresh_seconds=0, count=count)
+    made.globals.update(wording=wording, study_wording=study_wording, policy=POLICY, refresh_seconds=0, count=count)
     return made
 
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from gluon_bot.console import printable
 from gluon_bot.recipes import paper
-from gluon_bot.report import place, studies, wording
+from gluon_bot.report import place, study_wording, wording
 from gluon_bot.report.compare import NOT_RUN, Comparison, Nearby, Result
 from gluon_bot.report.gains import alternative_text
 from gluon_bot.report.place import DIFFERS, FILLS, OTHER_DATA, PUBLISHED, SUSPECT, UNKNOWN, Placed, data_title
@@ -43,10 +43,10 @@ def glance(comparison: Comparison) -> str:
 def study_glance(report: StudyReport, picture: str) -> str:
     """A study in a sentence, the figure in the file `picture`, and a line for each gain."""
     heads = ('Row', "Paper's gain", 'Gain here', '95 % interval', 'Pairs', 'Verdict')
-    lines = [(wording.column(result), *[studies.cells_of(result)[head] for head in heads]) for result in report.gains]
+    lines = [(wording.column(result), *[study_wording.cells_of(result)[head] for head in heads]) for result in report.gains]
     return '\n\n'.join(filter(None, [
         '%s: %s' % (code(report.study.name), escaped('%s; %s, on %s. %s.' % (
-            report.study.title, studies.runs_text(report), report.all_data, studies.SHORT_SCALE))),
+            report.study.title, study_wording.runs_text(report), report.all_data, study_wording.SHORT_SCALE))),
         '![%s](%s)' % (alternative_text(report), quote(picture)) if lines else '',
         _table(('Table', *heads), lines) if lines else '']))
 
@@ -83,14 +83,14 @@ def markdown(comparison: Comparison, full: bool = False, linked: bool = False) -
 def study(report: StudyReport) -> str:
     """A study: its tables, and what its scale can show."""
     told = escaped('%s. %s, on %s (%s). %s' % (
-        report.study.title, studies.runs_text(report), report.all_data, report.machines, studies.SCALE))
+        report.study.title, study_wording.runs_text(report), report.all_data, report.machines, study_wording.SCALE))
     parts = ['### The study %s' % code(report.study.name), told]
-    for results in studies.columns(report):
-        lines = [studies.cells_of(result) for result in results]
+    for results in report.columns:
+        lines = [study_wording.cells_of(result) for result in results]
         table = _table(list(lines[0]), [list(line.values()) for line in lines])
-        parts.append('**%s**\n\n%s' % (studies.heading(results), table))
-    recalled = any(not result.cell.verified for results in studies.columns(report) for result in results)
-    parts += [studies.needed_text(report), studies.times_text(report), wording.RECALLED_NOTE if recalled else '']
+        parts.append('**%s**\n\n%s' % (study_wording.heading(results), table))
+    recalled = any(not result.cell.verified for results in report.columns for result in results)
+    parts += [study_wording.needed_text(report), study_wording.times_text(report), wording.RECALLED_NOTE if recalled else '']
     return '\n\n'.join(filter(None, parts))
 
 

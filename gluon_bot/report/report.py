@@ -13,7 +13,7 @@ from gluon_bot import InputError
 from gluon_bot.console import csv_text, json_text, say, tell
 from gluon_bot.files import atomic_write, not_written
 from gluon_bot.recipes.study import Study, read_study, shipped
-from gluon_bot.report import gains, html, markdown, studies
+from gluon_bot.report import gains, html, markdown, study_wording
 from gluon_bot.report.compare import Comparison, as_json, compare, lines
 from gluon_bot.runs import curves
 from gluon_bot.runs.read import read
@@ -74,7 +74,7 @@ def blocks(file: str, comparison: Comparison) -> Dict[str, Tuple[str, str]]:
     found = comparison.studies
     told = [markdown.study(report) for report in found]
     if any(report.times for report in found):
-        told.append(studies.step_text(_checkout(file), os.path.dirname(os.path.abspath(file))))
+        told.append(study_wording.step_text(_checkout(file), os.path.dirname(os.path.abspath(file))))
     short = [markdown.study_glance(report, picture) for report, picture in zip(found, _pictures(comparison))]
     return {BEGIN: (END, markdown.glance(comparison)), BEGIN_EVERY: (END, markdown.markdown(comparison, linked=True)),
             **{begin: (STUDY_END, ('\n\n'.join(filter(None, parts)) or 'No run of a study is recorded yet.') + '\n')

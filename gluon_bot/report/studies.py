@@ -5,31 +5,20 @@ Runs on the same data whose recipes and limit are those of a study's rows are th
 
 from __future__ import annotations
 
-import os
 import statistics
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from gluon_bot import InputError
-from gluon_bot.console import counted
-from gluon_bot.files import parse_json, read_bounded
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.fields import from_dict
 from gluon_bot.recipes.paper import Cell
 from gluon_bot.recipes.study import Row, Study, StudyTable
 from gluon_bot.report.place import FILLS, SUSPECT, Placed, data_title
-from gluon_bot.report.statistics import NO_INTERVAL, BySeed, Gain, deviation, gain, mean
+from gluon_bot.report.statistics import BySeed, Gain, gain
 
 METRICS = ('val_top1', 'val_map', 'val_pixel_accuracy', 'val_miou')  # whose gains are shown
-SCALE = ("Such a scale can show whether a gain that is larger than the seeds' scatter has the sign that the paper claims; "
-         'it cannot show how large the gain is on ImageNet, and a gain that is missing or opposite here is no evidence '
-         'against the paper, whose tricks are for more classes, pixels and epochs than these.')
-SHORT_SCALE = "Such a scale can show the sign of a gain that is larger than the seeds' scatter, not its size on ImageNet"
-FIGURE_NOTE = "◇ the paper's gain, ● ours with its 95 % interval over seeds; n is the number of pairs of runs."
-HEADS = ('Row', 'Paper', 'Here', 'Seeds', "Paper's gain", 'Gain here', '95 % interval', 'Standard error', 'Pairs', 'Verdict')
-MORE_SEEDS = 'one pair of runs, no verdict'
-MOST_BYTES = 1 << 20  # of a benchmark's result
 Key = Tuple[Any, ...]
 
 
@@ -71,11 +60,20 @@ class StudyReport:
     runs: Tuple[Placed, ...]
     results: Tuple[StudyResult, ...]  # table by table, in the paper's order
     times: Tuple[StudyTime, ...]
+    untabled: Dict[str, List[float]]  # top-1 of the runs of rows that stand in no table, since others learn from them
 
     @property
     def gains(self) -> List[StudyResult]:
         """The results that have a gain."""
         return [result for result in self.results if result.gain is not None]
+
+    @property
+    def columns(self) -> List[List[StudyResult]]:
+        """The results of each column of a table that has any run."""
+        found: Dict[Key, List[StudyResult]] = {}
+        for result in self.results:
+            found.setdefault((result.cell.table, result.cell.group, result.cell.metric), []).append(result)
+        return [results for results in found.values() if any(result.values for result in results)]
 
     @property
     def all_data(self) -> str:
@@ -141,11 +139,11 @@ def _from_its_row(one: Placed, row: Row, study: Study) -> bool:
     before = one.run.header.get('teacher' if row.command == 'train' else 'backbone')
     if not isinstance(before, dict):
         return row.command == 'train' and before is None
+    wanted = study.rows[row.needs].recipe
     trained_on = one.run.data.get('name') if row.command == 'train' else before.get('data')
-    if (before.get('epoch', study.rows[row.needs].recipe.epochs), before.get('data', trained_on)) != (
-            study.rows[row.needs].recipe.epochs, trained_on):
+    if (before.get('epoch', wanted.epochs), before.get('data', trained_on)) != (wanted.epochs, trained_on):
         return False
-    return sorted(str(before.get('recipe')).split('+')) == sorted(study.rows[row.needs].recipe.name.split('+'))
+    return sorted(str(before.get('recipe')).split('+')) == sorted(wanted.name.split('+'))
 
 
 def _data_key(one: Placed) -> Key:
@@ -165,7 +163,10 @@ def _report(study: Study, data: str, rows: Dict[str, List[Placed]]) -> StudyRepo
                     minutes = _minutes(rows.get(table.rows[cell.row], []), rows.get(table.rows[parent.row], []))
                     times += [StudyTime(cell, parent, *minutes)] if minutes else []
     runs = tuple(one for name in study.rows for one in rows.get(name, []))
-    return StudyReport(study, data, runs, tuple(results), tuple(times))
+    shown = {row for table in study.tables for row in table.rows.values()}
+    untabled = {name: [top1 for _, top1 in _by_seed(rows.get(name, []), 'val_top1')]
+                for name in study.rows if name not in shown}
+    return StudyReport(study, data, runs, tuple(results), tuple(times), untabled)
 
 
 def _parent(cell: Cell, table: StudyTable) -> Optional[Cell]:
@@ -177,35 +178,36 @@ def _parent(cell: Cell, table: StudyTable) -> Optional[Cell]:
 
 def _result(cell: Cell, parent: Optional[Cell], table: StudyTable, study: Study,
             rows: Dict[str, List[Placed]]) -> StudyResult:
-    def values(runs: Sequence[Placed]) -> BySeed:
-        found = [(one.seed, one.value(cell.metric)) for one in runs]
-        return sorted((seed, value) for seed, value in found if value is not None)
     row = study.rows[table.rows[cell.row]]
-    ours = values(rows.get(row.name, []))
-    model = row.recipe.model if row.command == 'train' else ''
+    runs, model = rows.get(row.name, []), row.recipe.model if row.command == 'train' else ''
+    values = _by_seed(runs, cell.metric)
     if parent is None:
-        return StudyResult(cell, row.name, ours, None, None, None, model)
+        return StudyResult(cell, row.name, values, None, None, None, model)
     claimed = float(Decimal(cell.printed) - Decimal(parent.printed))
     below = study.rows[table.rows[parent.row]]
-    pairs = _pairs(rows.get(row.name, []), rows.get(below.name, []), row.recipe.precision == below.recipe.precision)
-    gained = gain(values(pairs[0]), values(pairs[1]), claimed, same_data=False)
-    own = set(row.seeds or study.seeds)
-    told = [[one for one in runs if one.seed in own] for runs in pairs]
-    more = any(one.seed not in own for runs in pairs for one in runs)
-    planned = gain(values(told[0]), values(told[1]), claimed, same_data=False) if more else None
-    return StudyResult(cell, row.name, ours, parent, claimed, gained, model, planned)
+    theirs, one_precision = rows.get(below.name, []), row.recipe.precision == below.recipe.precision
+    pairs = [_paired(runs, theirs, one_precision), _paired(theirs, runs, one_precision)]
+    planned = [[one for one in paired if one.seed in (row.seeds or study.seeds)] for paired in pairs]
+
+    def gained(sides: Sequence[Sequence[Placed]]) -> Optional[Gain]:
+        row_values, parent_values = [_by_seed(side, cell.metric) for side in sides]
+        return gain(row_values, parent_values, claimed, same_data=False)
+    return StudyResult(cell, row.name, values, parent, claimed, gained(pairs), model,
+                       gained(planned) if planned != pairs else None)
 
 
-def _pairs(ours: Sequence[Placed], theirs: Sequence[Placed], one_precision: bool) -> List[List[Placed]]:
-    """Of two rows the runs whose seed the other has too, computed in the same precision where the recipes have one.
+def _by_seed(runs: Sequence[Placed], metric: str) -> BySeed:
+    found = [(one.seed, one.value(metric)) for one in runs]
+    return sorted((seed, value) for seed, value in found if value is not None)
+
+
+def _paired(runs: Sequence[Placed], others: Sequence[Placed], one_precision: bool) -> List[Placed]:
+    """The runs whose seed the other row has too, computed in the same precision where the two recipes have one.
 
     Where they have not, precision is the trick, and runs that were computed in the same do not show it.
     """
-    found: List[List[Placed]] = [[], []]
-    for runs, others, kept in ((ours, theirs, found[0]), (theirs, ours, found[1])):
-        kept += [one for one in runs if any(
-            one.seed == other.seed and (_precision(one) == _precision(other)) is one_precision for other in others)]
-    return found
+    return [one for one in runs if any(
+        one.seed == other.seed and (_precision(one) == _precision(other)) is one_precision for other in others)]
 
 
 def _precision(one: Placed) -> str:
@@ -230,101 +232,6 @@ def _minutes(*rows: Sequence[Placed]) -> List[float]:
 
 def _machine(one: Placed) -> Key:
     return one.devices, str(one.run.header.get('cpus')), str(one.run.header.get('omp_threads'))
-
-
-def runs_text(report: StudyReport) -> str:
-    """'9 runs, seeds 0, 1, 2'."""
-    seeds = sorted({one.seed for one in report.runs})
-    return '%s, seed%s %s' % (counted(len(report.runs), 'run'), 's' * (len(seeds) > 1), ', '.join(map(str, seeds)))
-
-
-def heading(results: Sequence[StudyResult]) -> str:
-    """'Table 6 in small, ResNet-50-D: top-1 of resnet18d', of one column; no network where rows differ in it."""
-    cell = results[0].cell
-    group = ', ' + cell.group if cell.group else ''
-    models = {result.model for result in results}
-    network = ' of %s' % models.pop() if len(models) == 1 and models != {''} else ''
-    return 'Table %d in small%s: %s%s' % (cell.table, group, paper.METRICS[cell.metric].label, network)
-
-
-def columns(report: StudyReport) -> List[List[StudyResult]]:
-    """The results of each column of a table that has any run."""
-    found: Dict[Key, List[StudyResult]] = {}
-    for result in report.results:
-        found.setdefault((result.cell.table, result.cell.group, result.cell.metric), []).append(result)
-    return [results for results in found.values() if any(result.values for result in results)]
-
-
-def cells_of(result: StudyResult) -> Dict[str, str]:
-    """A line of a study's table, by its headings."""
-    values = [value for _, value in result.values]
-    gained, interval = result.gain, '-'
-    if gained is not None and gained.low is not None and gained.high is not None:
-        interval = '%+.2f to %+.2f' % (gained.low, gained.high)
-    spread = ' ± %.2f' % deviation(values) if len(values) > 1 else ''
-    over = '' if result.parent is None else ' (on %s)' % result.parent.row
-    mark = '' if result.cell.verified else ' ' + paper.RECALLED_MARK
-    return dict(zip(HEADS, (
-        result.cell.row + over, result.cell.printed + mark,
-        '%.2f%s' % (mean(values), spread) if values else 'not run',
-        '%d' % len({seed for seed, _ in result.values}) if values else '-',
-        '-' if result.claimed is None else '%+.2f%s' % (result.claimed, mark),
-        '-' if gained is None else '%+.2f' % gained.mean, interval,
-        '-' if gained is None or gained.standard_error is None else '%.2f' % gained.standard_error,
-        '-' if gained is None else '%d' % gained.n, verdict_text(result))))
-
-
-def verdict(result: StudyResult) -> str:
-    """The verdict on a gain; '-' for none."""
-    return '-' if result.gain is None else MORE_SEEDS if result.gain.verdict == NO_INTERVAL else result.gain.verdict
-
-
-def verdict_text(result: StudyResult) -> str:
-    """The verdict, and where seeds were added to the study's own, which may be because of what these showed, theirs."""
-    if result.planned is None or result.planned.low is None or result.planned.high is None:
-        return verdict(result)
-    return "%s; by the study's own %d seeds %+.2f to %+.2f, %s" % (
-        verdict(result), result.planned.n, result.planned.low, result.planned.high, result.planned.verdict)
-
-
-def needed_text(report: StudyReport) -> str:
-    """What the rows reach that stand in no table, since others learn from them; '' without any."""
-    shown = {row for table in report.study.tables for row in table.rows.values()}
-    found: Dict[str, List[float]] = {}
-    for one in report.runs:
-        row, top1 = _row_of(one, report.study), one.value('val_top1')
-        if row is not None and row.name not in shown and top1 is not None:
-            found.setdefault(row.name, []).append(top1)
-    return 'Teachers: %s.' % ', '.join('%s reaches a top-1 of %.2f (%s)' % (
-        name, mean(values), counted(len(values), 'run')) for name, values in found.items()) if found else ''
-
-
-def times_text(report: StudyReport) -> str:
-    """What the epochs' times say of Table 3; '' for none."""
-    return ' '.join(
-        'Minutes an epoch in training, as in Table 3: %.2f %s and %.2f %s, a ratio of %.2f where the paper has %.2f (%s); '
-        'with the evaluation %.2f and %.2f. The machine may have had other work.' % (
-            time.minutes, time.cell.row, time.parent_minutes, time.parent.row, time.minutes / time.parent_minutes,
-            time.claimed, time.cell.group, time.with_evaluation, time.parent_with_evaluation)
-        for time in report.times if time.parent_minutes)
-
-
-def step_text(folder: str, page: str) -> str:
-    """What `benchmark step` of efficient training's row and of its baseline's says of the same ratio; '' without it.
-
-    folder: a checkout, whose benchmarks/results/study-step.json has the rows. page: the folder of the page that shows it.
-    """
-    path = os.path.join(folder, 'benchmarks', 'results', 'study-step.json')
-    try:
-        result = parse_json(read_bounded(path, MOST_BYTES).decode('utf-8', 'replace'))
-        ours, parent = result['rows']
-        rates = [float(row['images_per_second']['median']) for row in (ours, parent)]
-        told = ['%s, %s, batch %d' % (row['model'], row['precision'], row['batch_size']) for row in (ours, parent)]
-        return ('The step alone, on one core of %s ([how](%s)): %.1f images a second of %s and %.1f of %s, a ratio of %.2f.'
-                % (result['processor'], os.path.relpath(os.path.join(folder, 'docs', 'performance.md'), page),
-                   rates[0], told[0], rates[1], told[1], rates[1] / rates[0]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return ''
 
 
 def as_json(report: StudyReport) -> Dict[str, Any]:

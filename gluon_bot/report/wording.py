@@ -215,7 +215,7 @@ def stated_name(placed: Placed) -> str:
 
 def claimed(delta: Delta) -> str:
     """The paper's delta, marked where it is recalled."""
-    return signed(delta.cell.metric, delta.claimed) + ('' if delta.cell.verified else ' ' + paper.RECALLED_MARK)
+    return signed(delta.cell.metric, delta.claimed) + delta.cell.mark
 
 
 def gained(delta: Delta) -> str:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.study import read_study
-from gluon_bot.report import gains, html, markdown, report, studies
+from gluon_bot.report import gains, html, markdown, report, studies, study_wording
 from gluon_bot.report.compare import as_json, compare
 from gluon_bot.runs.read import read
 
@@ -68,7 +68,8 @@ def test_gains_are_paired_by_seed(ladder):
     assert smooth.gain.high == pytest.approx(-0.15 + STUDENT_95[1] * 0.25, abs=1e-3)
     assert smooth.gain.verdict == 'not distinguishable' and smooth.parent.row == '+ cosine decay'
     mixup = of(found, 6, '+ mixup w/o distill')
-    assert mixup.gain.low is None and studies.verdict(mixup) == 'one pair of runs, no verdict' and mixup.claimed == 0.84
+    assert mixup.gain.low is None and mixup.claimed == 0.84
+    assert study_wording.verdict(mixup) == 'one pair of runs, no verdict'
     assert of(found, 6, '+ distill w/ mixup').gain is None and of(found, 6, 'efficient').parent is None
     assert of(found, 4, '+ FP16', 'batch 1024').values == [(0, 69.0), (1, 70.0), (2, 69.5)]  # the same runs as Table 6's
     assert len(found.runs) == 9 and found.data == 'imagenette (3,000 + 3,000 images, 10 classes)'
@@ -81,7 +82,7 @@ def test_a_gain_on_the_other_side_is_opposite(tmp_path):
     found, = compared(tmp_path).studies
     result = of(found, 4, '+ no bias decay', 'batch 1024')
     assert result.claimed == -0.34 and result.gain.verdict == 'opposite'
-    assert studies.cells_of(result)["Paper's gain"] == '-0.34 †'
+    assert study_wording.cells_of(result)["Paper's gain"] == '-0.34 †'
 
 
 def test_what_is_no_run_of_the_study(ladder, tmp_path):
@@ -145,7 +146,7 @@ def test_seeds_that_were_added_are_told_with_what_the_studys_own_say(ladder):
     found, = compared(ladder).studies
     cosine = of(found, 6, '+ cosine decay')
     assert cosine.gain.n == 4 and cosine.planned.differences == pytest.approx((7.0, 7.5, 7.4))
-    assert studies.cells_of(cosine)['Verdict'] == \
+    assert study_wording.cells_of(cosine)['Verdict'] == \
         "reproduced in sign; by the study's own 3 seeds +6.64 to +7.96, reproduced in sign"
 
 
@@ -165,8 +166,8 @@ def test_a_teacher_is_the_rows_trained_to_its_end_on_the_same_data(tmp_path):
     write(tmp_path, 'teacher-smooth', 0, 66.0)
     found, = compared(tmp_path).studies
     assert [seed for seed, _ in of(found, 6, '+ distill w/o mixup').values] == [0, 1, 4]
-    assert studies.needed_text(found) == 'Teachers: teacher-smooth reaches a top-1 of 66.00 (1 run).'
-    assert studies.needed_text(found) in markdown.study(found)
+    assert study_wording.needed_text(found) == 'Teachers: teacher-smooth reaches a top-1 of 66.00 (1 run).'
+    assert study_wording.needed_text(found) in markdown.study(found)
 
 
 def test_pairs_are_of_one_precision(ladder):
@@ -178,7 +179,7 @@ def test_pairs_are_of_one_precision(ladder):
     for seed in (0, 2):
         write(ladder, 't6-cosine', seed, 77.5, precision='float32')
     found, = compared(ladder).studies
-    assert of(found, 6, '+ cosine decay').gain is None and studies.verdict(of(found, 6, '+ cosine decay')) == '-'
+    assert of(found, 6, '+ cosine decay').gain is None and study_wording.verdict(of(found, 6, '+ cosine decay')) == '-'
 
 
 @pytest.mark.parametrize('odd', ['runs/digits', [], {}, {'recipe': ['x']}, None, 5])
@@ -228,7 +229,7 @@ def test_time_is_table_3_in_small(tmp_path):
     assert time.claimed == pytest.approx(4.4 / 13.3)
     assert (time.with_evaluation, time.parent_with_evaluation) == pytest.approx((20 / 60, 38 / 60))
     assert 'as in Table 3: 0.23 efficient and 0.53 baseline, a ratio of 0.44 where the paper has 0.33 (ResNet-50); with ' \
-        'the evaluation 0.33 and 0.63.' in studies.times_text(found)
+        'the evaluation 0.33 and 0.63.' in study_wording.times_text(found)
     assert of(found, 3, 'efficient', 'ResNet-50').gain.mean == -1.0
     assert found.machines == '1 x cpu(0) in bfloat16, 1 x cpu(0) in float32'
 
@@ -251,9 +252,9 @@ def test_pages_show_it(ladder):
     for text in (markdown.markdown(comparison), markdown.markdown(comparison, full=True)):
         assert '| + cosine decay (on efficient) | 77.91 | 76.80 ± 0.75 | 3 | +0.75 | +7.30 | +6.64 to +7.96 | 0.15 | 3 ' \
             '| reproduced in sign |' in text
-        assert studies.SCALE in text and text.count('resnet50d-cosine+image_size') == 0
+        assert study_wording.SCALE in text and text.count('resnet50d-cosine+image_size') == 0
     page = html.page(comparison, report.drawing())
-    wanted = ('Study imagenette-64', '+6.64 to +7.96', 'one pair of runs, no verdict', studies.SCALE.split("'")[0])
+    wanted = ('Study imagenette-64', '+6.64 to +7.96', 'one pair of runs, no verdict', study_wording.SCALE.split("'")[0])
     assert [word for word in wanted if word not in page] == []
     told = json.loads(json.dumps(as_json(comparison)))['studies'][0]
     cosine = next(one for one in told['results'] if one['row'] == '+ cosine decay')
@@ -265,7 +266,7 @@ def test_the_figure_fits_a_phone(ladder):
     image = Image.open(BytesIO(gains.figure(found, 'png')))
     assert image.width == 1000 and 400 < image.height < 1500
     assert gains.alternative_text(found).count('top-1') == len(found.gains) == 3
-    assert gains.figure(studies.StudyReport(STUDY, '', (), (), ())) == b''
+    assert gains.figure(studies.StudyReport(STUDY, '', (), (), (), {})) == b''
 
 
 def test_update_renews_the_study_and_its_picture(ladder, tmp_path):
@@ -290,21 +291,21 @@ def test_update_renews_the_study_and_its_picture(ladder, tmp_path):
     page.write_text('%s\n%s\n' % (report.STUDY_BEGIN_EVERY, report.STUDY_END))
     assert report.update_file(str(page)) and not report.update_file(str(page))
     assert '| + mixup w/o distill (on + label smoothing) | 79.15 | 78.00 | 1 |' in page.read_text()
-    assert studies.SCALE in page.read_text() and 'not run' in page.read_text()
+    assert study_wording.SCALE in page.read_text() and 'not run' in page.read_text()
 
 
 def test_the_steps_own_ratio(tmp_path):
     results = tmp_path / 'benchmarks' / 'results'
     results.mkdir(parents=True)
-    assert studies.step_text(str(tmp_path), str(tmp_path / 'docs')) == ''
+    assert study_wording.step_text(str(tmp_path), str(tmp_path / 'docs')) == ''
     rows = [{'model': 'resnet18d', 'precision': precision, 'batch_size': size, 'images_per_second': {'median': rate}}
             for precision, size, rate in (('bfloat16', 64, 12.5), ('float32', 16, 6.0))]
     (results / 'study-step.json').write_text(json.dumps({'rows': rows, 'processor': 'a CPU'}))
-    assert studies.step_text(str(tmp_path), str(tmp_path / 'docs')) == (
+    assert study_wording.step_text(str(tmp_path), str(tmp_path / 'docs')) == (
         'The step alone, on one core of a CPU ([how](performance.md)): 12.5 images a second of resnet18d, bfloat16, batch '
         '64 and 6.0 of resnet18d, float32, batch 16, a ratio of 0.48.')
     (results / 'study-step.json').write_text('{')
-    assert studies.step_text(str(tmp_path), str(tmp_path / 'docs')) == ''
+    assert study_wording.step_text(str(tmp_path), str(tmp_path / 'docs')) == ''
 
 
 def test_a_study_of_ones_own(ladder, tmp_path, capsys):
