@@ -234,9 +234,9 @@ def open_regular(path: str, most_bytes: int) -> Iterator[BinaryIO]:
         yield file
 
 
-def raise_if_away(error: OSError, path: str) -> None:
+def raise_if_away(error: Exception, path: str) -> None:
     """Raise the error, with the path, where the disk does not answer: that is no bad input, nor a broken image."""
-    if error.errno in DISK_AWAY:
+    if isinstance(error, OSError) and error.errno in DISK_AWAY:
         error.filename = path
         raise error
 

@@ -216,6 +216,8 @@ def _source(data: str) -> Source:
         return Source(found.name, list(found.classes), ['record %d' % number for number in range(found.images)],
                       Records(found).image)
     listing = layout.list_source(data, 0, 0)
+    if not listing.shared_out and 'val' not in listing.splits:
+        raise InputError('%s: has no val images; call the folder of those to score val, or give it itself as --data' % data)
     items = sorted(listing.splits.get('val') or listing.splits['train'], key=lambda item: item.name)
 
     def read(number: int) -> Tuple[np.ndarray, float]:

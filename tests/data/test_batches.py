@@ -13,7 +13,7 @@ from data_samples import encoded, noise, solid
 from PIL import Image
 
 from gluon_bot import InputError
-from gluon_bot.data.records import images, manifest, pack, verify
+from gluon_bot.data.records import images, manifest, pack, recordio, verify
 from gluon_bot.data.records.writer import SplitWriter, publish, writing_into
 from gluon_bot.recipes.classification import RECIPES
 
@@ -254,6 +254,8 @@ def test_a_disk_that_does_not_answer_is_no_changed_file(tmp_path, monkeypatch):
     (pipeline, 'open', lambda folder, train: pipeline.Records(train)),
     (manifest, 'read_bounded', lambda folder, train: manifest.load(folder, 'train')),
     (os, 'stat', lambda folder, train: verify.check_sizes(train)),
+    (recordio, 'open', lambda folder, train: recordio.read_index(os.path.join(folder, 'train.idx'), 10, 1000)),
+    (os, 'pread', lambda folder, train: verify.verify_records(folder, 1)),
     (trees, 'read_bounded', lambda folder, train: trees.open_image(os.path.join(folder, 'a.jpg'), 'image')),
     (trees, 'read_bounded', lambda folder, train: trees.read_text(os.path.join(folder, 'a.txt'))),
     (voc_annotations, 'read_bounded', lambda folder, train: voc_annotations.read_annotation(os.path.join(folder, 'a.xml')))])

@@ -168,9 +168,13 @@ def test_what_is_wrong_is_one_line(run, tmp_path, capsys):
     tree = photographs(tmp_path / 'tree', ['bee', 'foxx'], images=1)
     broken = photographs(tmp_path / 'broken', ['bee', 'fox'], images=1)
     (tmp_path / 'broken/val/bee/0.jpg').write_bytes(b'no image')
+    unsplit = photographs(tmp_path / 'unsplit', ['bee', 'fox'], images=1)
+    os.rename(unsplit + '/val', unsplit + '/test')
     for words, message in ((['--data', tree], "has a class 'foxx' (1 such) that"), (['--data', broken], 'val/bee/0.jpg: '),
                            (['--data', str(tmp_path / 'nowhere')], 'no such folder or tar'),
+                           (['--data', unsplit], 'has no val images; call the folder of those to score val, or'),
                            (['--data', tree, '--workers', '2'], 'one worker evaluates images')):
         assert main(['evaluate', run, *words]) == 2
         said = capsys.readouterr().err.splitlines()
         assert message in said[-1] and said[-1].startswith('gluon-bot: ')
+    assert main(['evaluate', run, '--data', unsplit + '/test']) == 0 and 'of 2 images' in capsys.readouterr().out

@@ -41,6 +41,7 @@ class Listing(NamedTuple):
     classes: List[str]
     splits: Dict[str, List[Item]]
     names: Optional[Item] = None  # the file that names the classes for people
+    shared_out: bool = False  # no folder tells of splits, so that the validation images, if any, are drawn
 
 
 def list_source(source: str, validation_share: float, seed: int) -> Listing:
@@ -86,7 +87,9 @@ def _listed(found: Found, validation_share: float, seed: int) -> Tuple[Listing, 
                 around + folders['test']))
         if test:
             where = '/'.join(around + folders['test'])
-            said.append("%s of the test split '%s': left out" % (counted(len(test), 'image'), where))
+            said.append("%s of the test split '%s': left out%s" % (
+                counted(len(test), 'image'), where,
+                '' if 'val' in splits else '; there is no val split, so call that folder val if they lie in class folders'))
         splits = {split: _with_class_folders(placed, others) for split, placed in splits.items()}
     _check_folders(splits or {'': images}, bool(splits))
     said += _inner_folders([parts for placed in (splits or {'': images}).values() for parts, _ in placed])
@@ -103,7 +106,7 @@ def _listed(found: Found, validation_share: float, seed: int) -> Tuple[Listing, 
         seen = {item.label for item in listing.splits['val']}
         unseen = [name for label, name in enumerate(listing.classes) if label not in seen]
         said += ['%s without validation images: %s' % (counted(len(unseen), 'class'), shown(unseen))] if unseen else []
-    return listing._replace(names=naming), said
+    return listing._replace(names=naming, shared_out=not whole), said
 
 
 def _places_of(name: str, around: List[str]) -> List[str]:

@@ -22,7 +22,7 @@ from gluon_bot.data.records.process_pool import TASK_BYTES, ordered, spans, unle
 from gluon_bot.data.records.sources import Item
 from gluon_bot.data.records.verify import summary
 from gluon_bot.data.records.writer import SplitWriter, publish, writing_into
-from gluon_bot.files import atomic_write, read_bounded, size_text
+from gluon_bot.files import atomic_write, raise_if_away, read_bounded, size_text
 
 
 class Packing(NamedTuple):
@@ -74,6 +74,7 @@ def pack(source: str, out: str, *, name: Optional[str] = None, resize: Optional[
     for each in finished:
         verify.remember(each)
         say(summary(each))
+    verify.say_missing(out)
     return finished
 
 
@@ -131,6 +132,7 @@ def _pack_items(resize: Optional[int], quality: int, items: Sequence[Item]) -> L
         try:
             answers.append(images.packed(sources.read(item), resize, quality))
         except (OSError, ValueError) as error:
+            raise_if_away(error, item.file)
             answers.append(getattr(error, 'strerror', None) or str(error))
     return answers
 

@@ -37,7 +37,7 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
     """Yield function(task) for each task, in their order, computed in `workers` processes (default: one a core).
 
     At most two tasks a process are under way; with one worker all happens in this process. `function` must be defined
-    in a module and may not raise. Raises RunError if a process is killed.
+    in a module and may raise OSError, which is raised here, and nothing else. Raises RunError if a process is killed.
     """
     workers = workers or cores()
     if workers == 1:
@@ -64,14 +64,14 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
         turn = 0
         for task in tasks:
             if len(waiting) == 2 * len(pipes):
-                yield waiting.pop(0).recv()
+                yield _received(waiting.pop(0))
             pipes[turn].send(task)
             waiting.append(pipes[turn])
             turn = (turn + 1) % len(pipes)
         for pipe in pipes:
             pipe.send(None)
         for pipe in waiting:
-            yield pipe.recv()
+            yield _received(pipe)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise RunError('a process was killed, probably out of memory; try again with fewer workers') from None
     finally:
@@ -80,6 +80,13 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
         for process in processes:
             process.terminate()
             process.join()
+
+
+def _received(pipe: Connection) -> Any:
+    answer = pipe.recv()
+    if isinstance(answer, OSError):
+        raise answer
+    return answer
 
 
 @contextmanager
@@ -109,7 +116,10 @@ def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
     try:
         task = pipe.recv()
         while task is not None:
-            answer = function(task)
+            try:
+                answer = function(task)
+            except OSError as error:
+                answer = error
             task = pipe.recv()
             pipe.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):

@@ -15,6 +15,7 @@ from typing import List, Tuple
 import numpy as np
 
 from gluon_bot import InputError
+from gluon_bot.files import raise_if_away
 
 MAGIC = struct.pack('<I', 0xced7230a)
 WORDS = struct.Struct('<4sI')
@@ -103,6 +104,7 @@ def read_index(path: str, records: int, rec_bytes: int) -> np.ndarray:
             words = file.read(records * 40 + 1).split()
         numbers = np.array(words, dtype='S20').astype(np.int64)
     except (OSError, ValueError, OverflowError) as error:
+        raise_if_away(error, path)
         raise InputError('%s: not an index of records: %s' % (path, error)) from None
     if numbers.size != 2 * records:
         raise InputError('%s: %d numbers, but %d records need two each' % (path, numbers.size, records))

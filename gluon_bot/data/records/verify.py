@@ -106,6 +106,7 @@ def _look(path: str, classes: int, task: Tuple[int, List[int]]) -> Found:
                 label, grey = _sound(os.pread(file.fileno(), end - offset, offset), number, classes)
                 greyscale += grey
             except (OSError, ValueError) as error:
+                raise_if_away(error, path)
                 said.append('record %d: %s' % (number, error))
             labels.append(label)
     return Found(labels, greyscale, said)
@@ -264,9 +265,16 @@ def verify_records(path: str, workers: Optional[int] = None) -> str:
         say_part(found)
     if len({tuple(found.classes) for found in manifests}) > 1:
         raise InputError('%s: its train and val records are of different classes; pack them together' % folder)
-    if path == folder and len(manifests) == 1:
-        say('%s: has no %s records, and training needs both' % (folder, 'val' if splits == ['train'] else 'train'))
+    if path == folder:
+        say_missing(folder)
     return '\n'.join(lines)
+
+
+def say_missing(folder: str) -> None:
+    """Say which records a data folder lacks."""
+    for split in SPLITS:
+        if not os.path.exists(os.path.join(folder, split + '.json')):
+            say('%s: has no %s records, and training needs both' % (folder, split))
 
 
 def say_part(found: Manifest) -> None:

@@ -54,6 +54,13 @@ def test_a_test_split_is_left_out_and_said(tmp_path, capsys, test, inside):
     assert "2 images of the test split '%s': left out" % test in capsys.readouterr().err
 
 
+def test_a_test_split_in_the_place_of_validation_is_said(tmp_path, capsys):
+    listing = listed(tmp_path, names('train/cat', 'train/dog', 'test/cat', 'test/dog'))
+    assert counts(listing) == {'train': 4} and not listing.shared_out
+    assert "4 images of the test split 'test': left out; there is no val split, so call that folder val" in \
+        capsys.readouterr().err
+
+
 def test_what_is_found_is_said(tmp_path, capsys):
     listed(tmp_path, names('Train/cat', 'Train/dog', 'valid/cat', 'valid/dog'))
     assert "found 4 train images of 'Train' and 4 val images of 'valid', 2 classes: cat, dog" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Packing class-per-folder trees and tars: the same records from both, all or nothing, every image accounted for."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -146,6 +147,27 @@ def test_unreadable_images_can_be_left_out_and_are_listed(tmp_path):
     assert sorted(name for name, _ in train.left_out) == [
         'train/cat/gone.jpg', 'train/dog/1.jpg', 'train/dog/odd\\nname.jpg']
     assert manifest.load(str(tmp_path / 'out'), 'train') == train
+
+
+def test_a_disk_that_is_away_leaves_no_image_out(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ESTALE, 'Stale file handle')
+    source = write_tree(tmp_path / 'pets', dataset())
+    monkeypatch.setattr(os, 'pread', fail)
+    with pytest.raises(RunError, match=source + '/val/.*: Stale file handle'):
+        packed(source, tmp_path / 'out', skip_broken=True)
+    assert left_in(tmp_path / 'out') == []
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_a_disk_that_is_away_is_told_from_every_process(workers):
+    with pytest.raises(OSError, match='Stale file handle') as raised:
+        list(process_pool.ordered(stale, ['a.jpg', 'b.jpg'], workers))
+    assert (raised.value.errno, raised.value.filename) == (errno.ESTALE, 'a.jpg')
+
+
+def stale(path):
+    raise OSError(errno.ESTALE, 'Stale file handle', path)
 
 
 def test_hidden_and_other_files_are_left_alone(tmp_path, capsys):
