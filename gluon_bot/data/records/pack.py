@@ -17,7 +17,7 @@ from gluon_bot import InputError, RunError
 from gluon_bot.console import Progress, counted, say
 from gluon_bot.data.records import ilsvrc, im2rec, images, layout, names, sources, verify
 from gluon_bot.data.records.layout import Listing
-from gluon_bot.data.records.manifest import SPLITS, Manifest
+from gluon_bot.data.records.manifest import MOST_CLASSES, SPLITS, Manifest
 from gluon_bot.data.records.process_pool import TASK_BYTES, ordered, spans, unless_few
 from gluon_bot.data.records.sources import Item
 from gluon_bot.data.records.verify import summary
@@ -57,6 +57,8 @@ def pack(source: str, out: str, *, name: Optional[str] = None, resize: Optional[
             raise InputError("%s: --classes is for records of MXNet's im2rec; here, folders name the classes" % source)
         else:
             listing = layout.list_source(source, validation_share, seed)
+        if len(listing.classes) > MOST_CLASSES:
+            raise InputError('%s: has %d classes, records hold %d at most' % (source, len(listing.classes), MOST_CLASSES))
         _check_space(out, listing, resize)
         naming, kept = _names(source, listing), os.path.join(out, names.FILE)
         if naming and os.path.lexists(kept) and not _holds(kept, naming):

@@ -192,6 +192,12 @@ def test_a_source_of_another_shape_is_refused(tmp_path, files, said):
     assert left_in(tmp_path / 'out') == []
 
 
+def test_more_classes_than_a_manifest_holds_are_refused_before_they_are_packed(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, 'MOST_CLASSES', 1)
+    with pytest.raises(InputError, match='pets: has 2 classes, records hold 1 at most'):
+        packed(write_tree(tmp_path / 'pets', dataset()), tmp_path / 'out')
+
+
 def test_a_source_that_can_not_be_read_is_refused(tmp_path):
     (tmp_path / 'x.tar.gz').write_bytes(b'\x1f\x8b' + b'\0' * 2000)
     whole = tar_bytes(dataset())
