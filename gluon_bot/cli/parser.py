@@ -110,7 +110,7 @@ def _machine_commands(commands: Any) -> None:
 def _data_commands(commands: Any) -> None:
     """pack, verify: data."""
     command = _command(commands, 'pack', 'pack images into checked RecordIO files',
-                       '  gluon-bot pack imagenette2-224.tar data/imagenette\n'
+                       '  gluon-bot pack imagenette2-320 data/imagenette\n'
                        '  gluon-bot pack ~/ILSVRC2012 data/imagenet --resize 480\n'
                        '  gluon-bot pack digits data/digits\n  gluon-bot pack scenes data/scenes\n')
     command.add_argument('source', metavar='SOURCE',

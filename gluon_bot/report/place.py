@@ -168,7 +168,7 @@ def _batch_and_images(run: Run, recipe: str) -> List[str]:
     if accumulated != 1:
         why.append('accumulates %s small batches an update, where the paper has one' % accumulated)
     counts = [count for count in (batch, accumulated, workers) if type(count) is int and count > 0]
-    if run.task == 'classify' and recipe and len(counts) == 3:
+    if run.task == 'classify' and recipe in FILLING and len(counts) == 3:
         images, wanted = counts[0] / (counts[1] * counts[2]), NAMED[recipe].batch_size / PAPER_GPUS
         if images != wanted:
             why.append('normalises %g images at a time, the paper %g' % (images, wanted))

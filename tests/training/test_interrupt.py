@@ -1,0 +1,27 @@
+"""Requests to stop while an update is computed."""
+
+import signal
+
+import pytest
+
+from gluon_bot.training.interrupt import Interruption
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_one_request_is_noted_and_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert not interruption.requested
+        signal.raise_signal(number)
+        assert interruption.requested
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize('first', [signal.SIGINT, signal.SIGTERM])
+def test_another_ctrl_c_leaves_at_once_and_another_sigterm_does_not(first):
+    with Interruption() as interruption:
+        signal.raise_signal(first)
+        signal.raise_signal(signal.SIGTERM)
+        assert interruption.requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
