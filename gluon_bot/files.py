@@ -50,6 +50,8 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
         with open(temporary, mode.replace('w', 'x'), encoding=encoding, errors=errors, newline=newline) as file:
             yield file
             file.flush()
+            with suppress(OSError):  # what it replaces, if anything, was readable by the same users
+                os.fchmod(file.fileno(), stat.S_IMODE(os.stat(path).st_mode))
             fsync(file.fileno(), path)
         if os.path.exists(path) and not os.path.isfile(path):
             raise OSError(errno.EINVAL, 'not a regular file', path)
@@ -61,6 +63,12 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def check_file(path: str, option: str) -> None:
+    """InputError, before anything is computed, where the file that an option names could not be written."""
+    if os.path.isdir(path) or not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
+        raise InputError('%s: cannot be written; %s wants a file in a folder that is there' % (path, option))
 
 
 @contextmanager

@@ -33,4 +33,5 @@ def script(shell: str, top: argparse.ArgumentParser) -> str:
 def recipes_of(command: str) -> List[str]:
     """The recipes that a command takes."""
     named: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}
+    command = 'train' if command == 'benchmark' else command
     return [name for name, recipe in named.items() if TASKS.get(command, recipe.task) == recipe.task]

@@ -40,6 +40,8 @@ def _fit(options: argparse.Namespace, task: Any, plans: Any, chosen: Any) -> int
     recipe = override(recipe_named(options.recipe, options.command),
                       options.set + (['seed=%d' % options.seed] if options.seed is not None else []))
     told = 'HOROVOD_RANK' in os.environ
+    if options.seed is not None and any(setting.startswith('seed=') for setting in options.set):
+        raise InputError('--seed %d: --set gives a seed too; leave one of them out' % options.seed)
     if not told:
         launcher.check(options.workers, options.hosts)
         unused = gpus.left_alone()
@@ -79,8 +81,12 @@ def evaluate(options: argparse.Namespace) -> int:
     task = meta.get('task', 'classify')
     if task not in TASKS:
         raise InputError("%s: was trained to '%s', which this version does not know" % (options.checkpoint, task))
-    if options.multi_scale and task != 'segment':
-        raise InputError('--multi-scale is for segmentation; %s was trained to %s' % (options.checkpoint, task))
+    for word, given, tasks in (('--multi-scale', options.multi_scale, ('segment',)),
+                               ('--ignore-label', options.ignore_label is not None, ('segment',)),
+                               ('--skip-broken', options.skip_broken, ('detect', 'segment'))):
+        if given and task not in tasks:
+            raise InputError('%s is for checkpoints that %s; %s was trained to %s'
+                             % (word, ' or '.join(tasks), options.checkpoint, task))
     few = task == 'classify' and len(meta['classes']) <= 5
     detailed = bool(options.per_class or options.out or options.predictions)
     if detailed and task != 'classify':
@@ -154,5 +160,5 @@ def launch(options: argparse.Namespace) -> int:
 
 def choose(options: argparse.Namespace) -> None:
     """RUN becomes RUN/best where the best checkpoint is asked for."""
-    if options.which == 'best':
+    if options.which == 'best' and os.path.basename(os.path.normpath(options.checkpoint)) != 'best':
         options.checkpoint = os.path.join(options.checkpoint, 'best')

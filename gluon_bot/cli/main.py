@@ -16,7 +16,7 @@ from gluon_bot.cli import jobs, process
 from gluon_bot.cli.parser import check_folders, parser
 from gluon_bot.console import counted, csv_text, json_text, one_line, reopen_closed, say, tell
 from gluon_bot.distributed import environment, gpus, launcher, ssh
-from gluon_bot.files import DISK_AWAY
+from gluon_bot.files import DISK_AWAY, check_file
 from gluon_bot.training.interrupt import Interrupted
 
 # errors of a path that the user gave, as opposed to a full disk
@@ -33,7 +33,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     process.lose_no_interrupt()
     options = parser().parse_args(arguments)
     options.arguments = arguments
-    if options.command in WRITING:
+    if options.command in ENDED and 'HOROVOD_RANK' not in os.environ:
         process.interrupt_when_told_to_end()
     launcher.follow_parent()
     try:
@@ -107,6 +107,8 @@ def _recipes(options: argparse.Namespace) -> None:
     from gluon_bot.recipes.classification import RECIPES
     from gluon_bot.recipes.fields import as_dict, override
     from gluon_bot.recipes.finetuning import FINE_TUNINGS, recipe_named
+    if options.set and not options.recipe and not options.json:
+        raise InputError('recipes --set: name the recipe that it changes, or give --json for all of them')
     names = [options.recipe] if options.recipe else [*RECIPES, *FINE_TUNINGS]
     chosen = [override(recipe_named(name), options.set) for name in names]
     if options.json:
@@ -160,6 +162,7 @@ def _verify(options: argparse.Namespace) -> None:
         doctor.must_run()
         if options.path.endswith('.rec'):
             raise InputError('--picture shows a folder of records: give %s' % (os.path.dirname(options.path) or '.'))
+        check_file(options.picture, '--picture')
     tell(verify.verify(options.path, options.workers, options.skip_broken, options.ignore_label))
     if options.picture and verify.trees_in(options.path):
         from gluon_bot.tools import tree_picture
@@ -167,7 +170,7 @@ def _verify(options: argparse.Namespace) -> None:
     elif options.picture:
         from gluon_bot.recipes.classification import RECIPES
         from gluon_bot.tools import pictures
-        pictures.picture(options.path, 'train', options.picture, RECIPES['resnet50-baseline'])
+        pictures.picture(options.path, options.picture, RECIPES['resnet50-baseline'])
     if options.picture:
         say('wrote %s' % options.picture)
 
@@ -238,8 +241,12 @@ def _report(options: argparse.Namespace) -> None:
 
 def _benchmark(options: argparse.Namespace) -> None:
     from gluon_bot.recipes.fields import override
-    from gluon_bot.recipes.finetuning import recipe_named
+    from gluon_bot.recipes.finetuning import FINE_TUNINGS, recipe_named
     from gluon_bot.tools import benchmark
+    other = next((name for name in options.recipe if name in FINE_TUNINGS), None)
+    if other:
+        raise InputError("benchmark: takes recipes of classifiers, and '%s' fine-tunes one; 'gluon-bot recipes' lists them"
+                         % other)
     chosen = [override(recipe_named(name, 'train'), options.set) for name in options.recipe]
     result = benchmark.run(options.what, chosen, options.data, options.workers, options.repeats, options.steps)
     tell(json_text(result, indent=1) if options.json else benchmark.table(result))
@@ -257,9 +264,10 @@ def _completion(options: argparse.Namespace) -> None:
 
 
 TRAINING = ('train', 'detect', 'segment')
-WRITING = ('pack', 'import', 'export', 'predict', 'report', 'figures')  # files for others, at once
-COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict',
-             'benchmark')  # what needs MXNet
+# what SIGTERM interrupts, so that its half-written files and its processes go with it; training writes a checkpoint
+ENDED = ('pack', 'import', 'export', 'predict', 'report', 'figures', 'benchmark', 'evaluate', 'doctor', 'verify')
+COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict', 'benchmark', 'study',
+             'figures')  # what needs MXNet
 ON_DEVICE = ('train', 'detect', 'segment', 'evaluate', 'predict')  # what computes on a GPU, where there is one
 ANY_SIZE = ('detect', 'segment', 'evaluate', 'predict')  # whose images differ in size
 COMMANDS = {'doctor': _doctor, 'recipes': _recipes, 'models': _models, 'pack': _pack, 'verify': _verify, 'train': jobs.train,

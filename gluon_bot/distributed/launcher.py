@@ -240,7 +240,7 @@ def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int,
                 return Outcome(code)
             if OUT_OF_MEMORY == codes[worst] or -signal.SIGKILL == codes[worst] and _kernel_kills() > kills:
                 return Outcome(OUT_OF_MEMORY, worst, 'ran out of memory')
-            return Outcome(AWAY if AWAY == codes[worst] else code, worst, _cause(codes[worst], names[worst]))
+            return Outcome(AWAY if AWAY == codes[worst] else code, worst, cause(codes[worst], names[worst]))
         rank, seconds = heartbeat.slowest(pulses) if pulses else (0, 0.0)
         if seconds > stall_seconds:
             lost = [name for name in dict.fromkeys(names) if name and not ssh.answers(name)]
@@ -257,8 +257,8 @@ def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int,
         time.sleep(0.05)
 
 
-def _cause(code: Any, machine: str) -> str:
-    """What the exit code of a worker means."""
+def cause(code: Any, machine: str = '') -> str:
+    """What the exit code of a worker, of another machine if that is named, means."""
     if machine and code == ssh.SSH_FAILED:
         return 'on %s is lost: the connection ended, or the worker was killed' % machine
     if code == BROKEN:

@@ -116,8 +116,8 @@ class Ratio(NamedTuple):
 
     network: str
     claimed: float
-    measured: Optional[float]
-    devices: Tuple[str, ...]  # of the runs behind `measured`
+    measured: Optional[float]  # None also where the two were trained on different devices
+    devices: Tuple[str, ...]  # of the runs
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _ratio(efficient: Result, baseline: Result) -> Ratio:
     measured = efficient.mean / baseline.mean if efficient.mean is not None and baseline.mean else None
     devices = sorted({one.devices for one in efficient.filled + baseline.filled}) if measured else []
     claimed = float(efficient.cell.printed) / float(baseline.cell.printed)
-    return Ratio(efficient.cell.group, claimed, measured, tuple(devices))
+    return Ratio(efficient.cell.group, claimed, measured if len(devices) == 1 else None, tuple(devices))
 
 
 def _short_names(sources: Sequence[str]) -> List[str]:

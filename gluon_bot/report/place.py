@@ -6,6 +6,7 @@ from the seed, its data has the paper's counts, it trained to the last epoch, an
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -96,8 +97,8 @@ def place(run: Run, name: str, position: int = 0) -> Placed:
 
 
 def _median_minutes(seconds: Sequence[Optional[float]]) -> Optional[float]:
-    known = sorted(one for one in seconds if one is not None)
-    return known[len(known) // 2] / 60 if known else None
+    known = [one for one in seconds if one is not None]
+    return statistics.median(known) / 60 if known else None
 
 
 def _training_seconds(run: Run, epoch: int) -> Optional[float]:

@@ -10,7 +10,8 @@ import os
 import sys
 from typing import Any, Dict, List
 
-from gluon_bot.console import say, tell
+from gluon_bot import InputError
+from gluon_bot.console import one_line, say, tell
 from gluon_bot.files import sha256_of
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.report.place import PUBLISHED, arguments, counted_images, place
@@ -33,6 +34,9 @@ def facts(folder: str) -> List[Dict[str, Any]]:
     """What each run in the logs of `folder` states, by file. InputError where a file cannot be read."""
     found = []
     for run in read([folder], base=folder).runs:
+        if not any(TASKS[run.task].best in values for values in run.epochs.values()):
+            say(one_line('%s: no epoch with a score, left out' % run.source))
+            continue
         path = run.source.split('#')[0]
         placed = place(run, path)
         metric = TASKS[run.task].best
@@ -63,7 +67,11 @@ def main(words: List[str]) -> int:
     if len(words) != 1:
         say('usage: python -m gluon_bot.report.published LOGS > logs/published.json')
         return 2
-    tell(json.dumps({'published': facts(words[0])}, indent=1))
+    try:
+        tell(json.dumps({'published': facts(words[0])}, indent=1))
+    except (InputError, OSError) as error:
+        say('published: ' + one_line(str(error)))
+        return 2 if isinstance(error, InputError) else 1
     return 0
 
 

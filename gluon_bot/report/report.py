@@ -10,7 +10,7 @@ import os
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from gluon_bot import InputError
-from gluon_bot.console import csv_text, json_text, say, tell
+from gluon_bot.console import csv_text, json_text, one_line, say, tell
 from gluon_bot.files import atomic_write, not_written
 from gluon_bot.recipes.study import Study, read_study, shipped
 from gluon_bot.report import gains, html, markdown, study_wording
@@ -35,13 +35,13 @@ def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False
     described: studies, by name or file, whose runs are looked for besides those that come with the package.
     Notes on what logs lack go to standard error. Raises InputError for paths that are missing or cannot be written.
     """
+    if not logs and (update is None or out is not None or as_machine or as_csv):
+        raise InputError("no logs: name at least one file or folder, for example 'gluon-bot report logs --out report'")
     if update is not None:
         wrote = update_file(update, logs, described)
         say('%s: %s' % (update, 'updated' if wrote else 'was up to date'))
-        if not logs and out is None:
+        if not logs:
             return
-    if not logs:
-        raise InputError("no logs: name at least one file or folder, for example 'gluon-bot report logs --out report'")
     comparison = compare(*read(logs), _studies(described))
     for note in comparison.notes:
         say(note)
@@ -86,6 +86,7 @@ def update_file(file: str, logs: Sequence[str] = (), described: Sequence[str] = 
 
     False where it was up to date, and is left alone. InputError without the two markers of a block.
     """
+    file = os.path.realpath(file)  # a link stays one
     try:
         with open(file, encoding='utf-8', newline='') as opened:
             text = opened.read()
@@ -132,11 +133,14 @@ def _draw(folder: str, comparison: Comparison, changed: bool) -> None:
 def drawing() -> html.Draw:
     """What draws a page's curves: nothing does where matplotlib is missing."""
     try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        say("the page has no curves: matplotlib is not installed; 'pip install matplotlib'")
-        return html.no_curves
-    return curves.svg
+        with curves.own_matplotlib({}):
+            return curves.svg
+    except ModuleNotFoundError as error:
+        missing = error.name or 'matplotlib'
+        say("the page has no curves: %s is not installed; 'pip install %s'" % (missing, missing))
+    except Exception as error:  # whatever is wrong with a library that only draws
+        say(one_line('the page has no curves: matplotlib cannot be loaded: %s' % error))
+    return html.no_curves
 
 
 def _json(comparison: Comparison) -> str:

@@ -82,11 +82,10 @@ def gain(row: BySeed, parent: BySeed, claimed: float, noise: Optional[float] = N
             return Gain(differences, average, None, None, None, NO_INTERVAL)
         half = student_quantile(len(differences) - 1) * error
     else:
-        average = differences[0] if differences else mean([value for _, value in row]) - mean([value for _, value in parent])
+        average = mean([value for _, value in row]) - mean([value for _, value in parent])
         if noise is None:
-            return Gain(differences, average, None, None, None, NO_INTERVAL)
-        runs = (1, 1) if differences else (len(row), len(parent))
-        error = noise * math.sqrt(1 / runs[0] + 1 / runs[1])
+            return Gain(differences, differences[0] if differences else average, None, None, None, NO_INTERVAL)
+        error = noise * math.sqrt(1 / len(row) + 1 / len(parent))
         half = NORMAL_95 * error
     low, high = average - half, average + half
     return Gain(differences, average, error, low, high, gain_verdict(low, high, claimed, same_data))

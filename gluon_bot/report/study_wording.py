@@ -17,7 +17,7 @@ SCALE = ("Such a scale can show whether a gain that is larger than the seeds' sc
 SHORT_SCALE = "Such a scale can show the sign of a gain that is larger than the seeds' scatter, not its size on ImageNet"
 FIGURE_NOTE = "◇ the paper's gain, ● ours with its 95 % interval over seeds; n is the number of pairs of runs."
 HEADS = ('Row', 'Paper', 'Here', 'Seeds', "Paper's gain", 'Gain here', '95 % interval', 'Standard error', 'Pairs', 'Verdict')
-MORE_SEEDS = 'one pair of runs, no verdict'
+MORE_SEEDS, EQUAL = 'one pair of runs, no verdict', 'equal differences, no interval'
 MOST_BYTES = 1 << 20  # of a benchmark's result
 
 
@@ -60,7 +60,9 @@ def interval(gained: Optional[Gain]) -> str:
 
 def verdict(result: StudyResult) -> str:
     """The verdict on a gain; '-' for none."""
-    return '-' if result.gain is None else MORE_SEEDS if result.gain.verdict == NO_INTERVAL else result.gain.verdict
+    if result.gain is None:
+        return '-'
+    return result.gain.verdict if result.gain.verdict != NO_INTERVAL else EQUAL if result.gain.n > 1 else MORE_SEEDS
 
 
 def verdict_text(result: StudyResult) -> str:

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Dict, List, Optional, Tuple
 
 from gluon_bot import InputError
-from gluon_bot.console import duration, one_line, say
+from gluon_bot.console import duration, one_line, say, three_digits
 from gluon_bot.files import is_owned
 from gluon_bot.recipes.tasks import SCORES
 from gluon_bot.report import html, wording
@@ -181,4 +181,4 @@ def numbers(status: Status) -> List[Tuple[str, str]]:
 
 
 def _cell(value: Optional[float], digits: Optional[int]) -> str:
-    return '-' if value is None else '%.3g' % value if digits is None else wording.fixed(value, digits)
+    return '-' if value is None else three_digits(value) if digits is None else wording.fixed(value, digits)

@@ -42,7 +42,12 @@ def read(paths: Sequence[str], base: Optional[str] = None) -> Logs:
     files = _files(paths, logs.notes)
     progress = Progress(len(files), 'read', 'files')
     for done, path in enumerate(files, 1):
-        found = read_file(path, cleaned(os.path.relpath(path, base) if base else path))
+        try:
+            found = read_file(path, cleaned(os.path.relpath(path, base) if base else path))
+        except InputError as error:
+            if path in paths or os.path.basename(path) != published.NAME:
+                raise
+            found = Logs([], ['%s, left out' % error])  # another program's of that name
         logs.runs.extend(found.runs)
         logs.notes.extend(found.notes)
         progress.update(done)

@@ -24,7 +24,7 @@ import numpy as np
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import aligned, counted, say, three_digits
-from gluon_bot.distributed import launcher
+from gluon_bot.distributed import gpus, launcher
 from gluon_bot.files import parse_json
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.recipes.fields import as_dict
@@ -35,7 +35,7 @@ HOST_PARTS = ('between', 'next batch', 'rate', 'targets', 'forward', 'loss', 'ba
 COLUMNS = {
     'recipe': 'recipe', 'model': 'model', 'batch_size': 'batch', 'precision': 'precision', 'layout': 'layout',
     'workers': 'workers', 'omp_threads': 'threads', 'decode_threads': 'decoding', 'only_wait': 'only wait',
-    'parameters': 'parameters',
+    'parameters': 'parameters', 'batches': 'batches',
     'host_milliseconds': 'host ms', **{part: part for part in HOST_PARTS}, 'images_per_second': 'images/s',
     'cached_images_per_second': 'step alone',
     'forward_images_per_second': 'forward alone', 'ratio': 'ratio', 'waiting_share': 'waiting', 'efficiency': 'efficiency',
@@ -53,6 +53,10 @@ def run(what: str, recipes: Sequence[Recipe], data: str = '', workers: int = 1, 
     """
     if what in NEEDS_DATA and not data:
         raise InputError('benchmark %s reads records: give a folder made by gluon-bot pack with --data' % what)
+    if data and what not in NEEDS_DATA:
+        raise InputError('benchmark %s reads no data: leave --data out' % what)
+    if workers > 1 and what != 'scaling':
+        raise InputError('benchmark %s is of one worker: leave --workers out, or measure scaling' % what)
     counts = worker_counts(workers) if what == 'scaling' else [1]
     for recipe in recipes:
         if recipe.batch_size != divisible(recipe.batch_size, counts):
@@ -68,7 +72,9 @@ def run(what: str, recipes: Sequence[Recipe], data: str = '', workers: int = 1, 
             found = _in_processes(request, count)
             alone = alone or found[0]
             if what == 'scaling':
-                found[0]['efficiency'] = found[0]['images_per_second']['median'] / alone['images_per_second']['median']
+                more = count if gpus.usable() else 1  # devices than one worker has: of the CPU it has all cores
+                found[0]['efficiency'] = \
+                    found[0]['images_per_second']['median'] / (more * alone['images_per_second']['median'])
             rows += found
     return {'what': what, 'rows': rows, 'repeats': repeats, 'steps': steps, **circumstances()}
 
@@ -78,9 +84,10 @@ def table(result: Dict[str, Any]) -> str:
     shown = [column for column in COLUMNS if any(column in row for row in result['rows'])]
     lines = [[COLUMNS[column] for column in shown]]
     lines += [[_cell(row.get(column)) for column in shown] for row in result['rows']]
+    steps = ('up to ' if 'batches' in shown else '') + counted(result['steps'], 'step')
     return '%s\nmedians of %s of %s [lowest-highest], on %s, %s' % (
-        aligned(lines), counted(result['repeats'], 'round'), counted(result['steps'], 'step'),
-        result['gpus'] or result['processor'], counted(result['cpus'], 'core'))
+        aligned(lines), counted(result['repeats'], 'round'), steps, result['gpus'] or result['processor'],
+        counted(result['cpus'], 'core'))
 
 
 def worker_counts(most: int) -> List[int]:
@@ -99,7 +106,8 @@ def _in_processes(request: Dict[str, Any], workers: int) -> List[Dict[str, Any]]
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'rows.json')
         command = [sys.executable, '-m', 'gluon_bot.tools.measurements', json.dumps({**request, 'path': path})]
-        code = launcher.start(command, workers) if workers > 1 else subprocess.run(command).returncode
+        code = launcher.start(command, workers) if workers > 1 else subprocess.run(
+            command, env={**os.environ, 'GLUON_BOT_LAUNCHER': str(os.getpid())}).returncode
         if code == 2:
             raise InputError('nothing was measured; the line above says why')
         if code:

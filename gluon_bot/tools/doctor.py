@@ -25,8 +25,10 @@ def run(data: Optional[str] = None, out: Optional[str] = None) -> List[Finding]:
     wheel, built = gpus.wheel(), probe()
     found = [python(), numpy(), mxnet(wheel, built), gluoncv(), *doctor_gpus.run(wheel, built), horovod(built), cores(),
              decoder()]
+    places = [data] if data and os.path.isdir(data) else []
     return found + ([doctor_disks.reading(data)] if data else []) + ([doctor_disks.writing(out)] if out else []) + [
-        doctor_disks.shared_memory(), doctor_disks.temporary(), *(doctor_disks.file_system(at) for at in (data, out) if at)]
+        doctor_disks.shared_memory(), doctor_disks.temporary(),
+        *(doctor_disks.file_system(at) for at in places + ([out] if out else []))]
 
 
 def must_run() -> None:

@@ -35,7 +35,7 @@ def reading(data: str) -> Finding:
     except InputError as error:
         return Finding('data', WRONG, str(error))
     except OSError as error:
-        return Finding('data', WRONG, '%s: %s' % (error.filename, error.strerror))
+        return Finding('data', WRONG, '%s: %s' % (error.filename or data, error.strerror), 'see whether its disk answers')
     images, rate = found[0].images, found[0].images / found[0].rec_bytes
     shown = '%s: %d + %d images; reads %.0f MB/s in a row, that is %.0f images/s, and %.0f at random' % (
         found[0].name, images, found[1].images, in_a_row / 1e6, in_a_row * rate, at_random * rate)
@@ -103,9 +103,9 @@ def file_system(place: str) -> Finding:
 
 
 def _existing(place: str) -> str:
-    """The folder, or the nearest one above that exists."""
+    """What is there, or the nearest above that is: a folder, or a file in the way of one."""
     folder = os.path.abspath(place)
-    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+    while not os.path.lexists(folder) and folder != os.path.dirname(folder):
         folder = os.path.dirname(folder)
     return folder
 

@@ -6,6 +6,7 @@ An image that is not packed is given the pixels that it would have from records:
 from __future__ import annotations
 
 import os
+import random
 from contextlib import closing
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -18,7 +19,7 @@ from gluon_bot.data import transforms
 from gluon_bot.data.classification import Records, each, loaded
 from gluon_bot.data.records import images, layout, sources, verify
 from gluon_bot.distributed import environment, horovod
-from gluon_bot.files import atomic_write, not_written
+from gluon_bot.files import atomic_write, check_file, not_written
 from gluon_bot.models import class_names
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import classification
@@ -67,7 +68,7 @@ def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None)
     trained = classification.load(found.path, context)
     network, recipe, meta, used = trained.network, trained.recipe, trained.meta, trained.precision
     classes = meta['classes']
-    source = _source(data)
+    source = _source(data, limit)
     known = {name: index for index, name in enumerate(classes)}
     unknown = [name for name in source.classes if name not in known]
     if unknown:
@@ -102,9 +103,8 @@ def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None)
 
 def check_places(out: str, predictions: str) -> None:
     """InputError, before anything is computed, where `write_files` could not write."""
-    folder = os.path.dirname(os.path.abspath(predictions))
-    if predictions and (os.path.isdir(predictions) or not os.access(folder, os.W_OK)):
-        raise InputError('%s: cannot be written; --predictions wants a file in a folder that is there' % predictions)
+    if predictions:
+        check_file(predictions, '--predictions')
     if out:
         try:
             os.makedirs(out, exist_ok=True)
@@ -119,7 +119,7 @@ def write_files(evaluated: Evaluated, out: str, predictions: str) -> None:
         write_csv(os.path.join(out, 'per-class.csv'), result['per_class'])
         with decoration('confusion.png'):
             pictures.save_confusion(os.path.join(out, 'confusion.png'), *confusion(answers, known), names)
-    for file in [predictions] if predictions else [os.path.join(out, 'predictions.csv')] if out else []:
+    for file in filter(None, [predictions, out and os.path.join(out, 'predictions.csv')]):
         write_csv(file, list(image_lines(answers, classes, names)))
 
 
@@ -210,7 +210,8 @@ def _is_packed(data: str) -> bool:
     return os.path.exists(os.path.join(data, 'val.json'))
 
 
-def _source(data: str) -> Source:
+def _source(data: str, limit: Optional[int]) -> Source:
+    """The images of `data`; of a tree with more than `limit` random ones, always the same."""
     if _is_packed(data):
         found = verify.check(data, 'val')
         return Source(found.name, list(found.classes), ['record %d' % number for number in range(found.images)],
@@ -219,6 +220,8 @@ def _source(data: str) -> Source:
     if not listing.shared_out and 'val' not in listing.splits:
         raise InputError('%s: has no val images; call the folder of those to score val, or give it itself as --data' % data)
     items = sorted(listing.splits.get('val') or listing.splits['train'], key=lambda item: item.name)
+    if limit and limit < len(items):
+        items = [items[number] for number in sorted(random.Random(0).sample(range(len(items)), limit))]
 
     def read(number: int) -> Tuple[np.ndarray, float]:
         item = items[number]

@@ -141,7 +141,7 @@ def _data(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> Li
 
     speeds = rounds({threads: partial(images_per_second, threads) for threads in worker_counts(environment.own_cores())},
                     repeats)
-    return [{'decode_threads': threads, 'images_per_second': spread(values),
+    return [{'decode_threads': threads, **_fewer(batches, steps), 'images_per_second': spread(values),
              'epoch_minutes': found.images / statistics.median(values) / 60} for threads, values in speeds.items()]
 
 
@@ -206,8 +206,14 @@ def _evaluate(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -
     exact()
     forward()
     speeds = rounds({'exact': exact, 'forward': forward}, repeats)
-    return [{'precision': tested.precision, 'images_per_second': spread(speeds['exact']),
+    return [{'precision': tested.precision, **_fewer(-(-images // recipe.batch_size), steps),
+             'images_per_second': spread(speeds['exact']),
              'forward_images_per_second': spread(speeds['forward']), 'ratio': ratio(speeds['exact'], speeds['forward'])}]
+
+
+def _fewer(batches: int, steps: int) -> Dict[str, int]:
+    """The batches of a round, where the records fill fewer than were asked for."""
+    return {'batches': batches} if batches < steps else {}
 
 
 def _host(recipe: Recipe, data: str, ranks: Any, repeats: int, steps: int) -> List[Dict[str, Any]]:

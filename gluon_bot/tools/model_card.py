@@ -38,18 +38,27 @@ def card(recipe: Recipe, meta: Dict[str, Any]) -> str:
     twin, data, line = timm.twin(recipe.model), meta.get('data') or {}, meta.get('line') or {}
     scores = ['%s %.2f %%' % (label, line[key]) for key, label in (('val_top1', 'top-1'), ('val_top5', 'top-5'))
               if isinstance(line.get(key), (int, float))]
-    images = line.get('val_images', 'the validation')
+    images, made_here = line.get('val_images', 'the validation'), meta['epoch'] > 0
     result = '%s after epoch %d, on %s images' % (', '.join(scores), meta['epoch'], images) if scores else 'not evaluated'
     rows = ['---', 'library_name: timm', 'tags:', '- image-classification', '- timm', '---', '# %s' % recipe.name, '',
-            'A `%s` (timm: `%s`%s), trained with gluon_bot %s, a reproduction of '
+            'A `%s` (timm: `%s`%s), %s gluon_bot %s, a reproduction of '
             '[Bag of Tricks for Image Classification with CNNs](https://arxiv.org/abs/1812.01187) in Apache MXNet.'
-            % (recipe.model, twin.timm, ''.join(', `%s=%r`' % pair for pair in twin.arguments.items()), __version__), '',
+            % (recipe.model, twin.timm, ''.join(', `%s=%r`' % pair for pair in twin.arguments.items()),
+               'trained with' if made_here else 'trained elsewhere and converted by', __version__), '',
             '```python', 'import timm', '', "model = timm.create_model('local-dir:DIR', pretrained=True)  # this folder",
-            '```', '', '- **Recipe**: %s (%s)' % (recipe.name, ', '.join(tricks(recipe)) or 'no trick'),
-            '- **Data**: %s, %s classes, %s training images' % (data.get('name', 'unknown'), len(meta['classes']),
-                                                                data.get('train_images', 'an unknown number of')),
-            '- **Result**: %s' % result, '', '## Where it differs from the paper', '', *_differences(recipe, data)]
+            '```', '', *_start(meta)]
+    if made_here:
+        rows += ['- **Recipe**: %s (%s)' % (recipe.name, ', '.join(tricks(recipe)) or 'no trick'),
+                 '- **Data**: %s, %s classes, %s training images' % (data.get('name', 'unknown'), len(meta['classes']),
+                                                                     data.get('train_images', 'an unknown number of')),
+                 '- **Result**: %s' % result, '', '## Where it differs from the paper', '', *_differences(recipe, data)]
     return '\n'.join(rows) + '\n'
+
+
+def _start(meta: Dict[str, Any]) -> List[str]:
+    """The weights that it started from, or was converted from; nothing for random ones."""
+    init = meta.get('init')
+    return ['- **Starts from**: %s (SHA-256 %s)' % (init.get('name'), init.get('sha256'))] if isinstance(init, dict) else []
 
 
 def _differences(recipe: Recipe, data: Dict[str, Any]) -> List[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from gluon_bot.data import transforms
-from gluon_bot.data.classification import Part, train_batches, validation_batches
+from gluon_bot.data.classification import Part, train_batches
 from gluon_bot.data.records import verify
 from gluon_bot.data.samples.scenes import PHOTOGRAPH
 from gluon_bot.files import atomic_write
@@ -164,24 +164,21 @@ COLUMNS, ROWS = 6, 4
 
 
 @own_matplotlib({})
-def picture(folder: str, split: str, out_png: str, recipe: Recipe) -> None:
-    """Write a PNG of the first images of an epoch ('train', augmented as `recipe` says) or of the validation records.
+def picture(folder: str, out_png: str, recipe: Recipe) -> None:
+    """Write a PNG of the first images of an epoch, augmented as `recipe` says.
 
     Raises InputError for a folder without sound records.
     """
-    manifest = verify.check(folder, split)
+    manifest = verify.check(folder, 'train')
     count = min(COLUMNS * ROWS, manifest.images)
-    if split == 'train':
-        batches = train_batches(manifest, recipe, Part(0, 1, count), epoch=0, first=0, end=1)
-    else:
-        batches = validation_batches(manifest, recipe, Part(0, 1, count, limit=count))
+    batches = train_batches(manifest, recipe, Part(0, 1, count), epoch=0, first=0, end=1)
     images, labels = [array.asnumpy() for array in next(batches)]
     pixels = images.transpose(0, 2, 3, 1) * np.array(transforms.STD) + np.array(transforms.MEAN)
     names = class_names.of_data(manifest.classes, folder)
     from matplotlib.figure import Figure
     figure = Figure(figsize=(2 * COLUMNS, 2.25 * ROWS), layout='constrained')
     places = figure.subplots(ROWS, COLUMNS)
-    figure.suptitle('%s %s, %d pixels, as %s sees it' % (manifest.name, split, recipe.image_size, recipe.name))
+    figure.suptitle('%s train, %d pixels, as %s sees it' % (manifest.name, recipe.image_size, recipe.name))
     for place in places.flat:
         place.axis('off')
     for place, image, label in zip(places.flat, pixels, labels):

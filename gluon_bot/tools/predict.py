@@ -48,7 +48,7 @@ def run(paths: Sequence[str], path: str, out: str, score_threshold: float = 0.5)
     """
     if os.path.exists(out) and not os.path.isdir(out):
         raise InputError('%s: is a file; --out wants a folder for the pictures' % out)
-    paths = _files(paths)
+    paths = _files(paths, out)
     for name in paths:
         with _naming(name):
             read(name)
@@ -76,12 +76,17 @@ def opened(path: str, context: mx.Context, score_threshold: float = 0.5) -> Open
     raise InputError('%s: was trained for no task that is known here' % found.path)
 
 
-def _files(paths: Sequence[str]) -> List[str]:
-    """The files among `paths`, and the images anywhere in the folders among them, in order of their names."""
+def _files(paths: Sequence[str], out: str) -> List[str]:
+    """The files among `paths`, and the images anywhere in the folders among them, in order of their names.
+
+    Pictures of predictions in `out`, which may lie in such a folder, are none of them.
+    """
     found: List[str] = []
     for path in paths:
         every = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
                  if not name.startswith('.')] if os.path.isdir(path) else [path]
+        every = [file for file in every if os.path.realpath(os.path.dirname(file)) != os.path.realpath(out)
+                 or file == path or not pictures.is_ours(file)]
         below = [file for file in every if file.lower().endswith(EXTENSIONS)] if os.path.isdir(path) else every
         if not below:
             raise InputError('%s: no image in this folder; their names end with %s' % (path, ', '.join(EXTENSIONS)))

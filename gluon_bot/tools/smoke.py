@@ -175,8 +175,8 @@ def one_update(smoke: Smoke) -> Any:
     smoke.train('update-none', *words, '--set', 'base_lr=1e-12', environment=plain)
     update, reference, before = (parameters(smoke.path(name)) for name in ('update', 'update-cpu', 'update-none'))
     moved = norm([reference[name] - before[name] for name in before])
-    difference = norm([update[name] - reference[name] for name in before]) / moved
-    if not 0 < moved or not difference <= UPDATE_TOLERANCE:
+    difference = norm([update[name] - reference[name] for name in before]) / moved if moved else float('nan')
+    if not difference <= UPDATE_TOLERANCE:
         raise RunError('the update differs by %.2g of its size from that of the CPU; %g is allowed' % (difference,
                                                                                                        UPDATE_TOLERANCE))
     return {'relative_difference': difference, 'tolerance': UPDATE_TOLERANCE}
@@ -277,7 +277,7 @@ def main(words: Optional[List[str]] = None) -> int:
     path = os.path.join(options.out, 'smoke.json')
     with atomic_write(path) as file:
         json.dump({'device': options.device, 'workers': workers, 'quick': options.quick,
-                   'gpus': gpus.summary(gpus.listing()), 'driver': gpus.driver(), **provenance(),
+                   'gpus': gpus.summary(gpus.listing()) if gpus.usable() else '', 'driver': gpus.driver(), **provenance(),
                    'parts': rows}, file, indent=1)
     say('send %s' % path)
     return int(not all(row['result'].startswith(('ok', 'skipped')) for row in rows))
@@ -293,6 +293,6 @@ if __name__ == '__main__':
             rank_sums()
         else:
             sys.exit(main())
-    except (InputError, RunError) as error:
+    except (InputError, RunError, OSError) as error:
         say('gpu_smoke.sh: ' + one_line(str(error)))
         sys.exit(2 if isinstance(error, InputError) else 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from gluon_bot import InputError, RunError
 from gluon_bot.console import aligned, counted, duration, say
 from gluon_bot.data import ade20k, voc
 from gluon_bot.data.records import manifest
-from gluon_bot.distributed import gpus
+from gluon_bot.distributed import gpus, launcher
 from gluon_bot.distributed.environment import cores as allowed_cores
 from gluon_bot.files import owned, read_bounded
 from gluon_bot.recipes.fields import from_dict
@@ -78,8 +79,11 @@ def _must_be(run: StudyRun, path: str, place: Place) -> None:
     if start is None:  # as a full disk or a loss of power leaves it: the run begins anew
         return
     recorded = start.get('recipe')
-    if not isinstance(recorded, dict) or from_dict(recorded, type(run.row.recipe)) != run.row.of_seed(run.seed) \
-            or start.get('limit') != run.row.limit:
+    try:
+        found = from_dict(recorded, type(run.row.recipe)) if isinstance(recorded, dict) else None
+    except InputError:  # fields that this version does not know
+        found = None
+    if found != run.row.of_seed(run.seed) or start.get('limit') != run.row.limit:
         raise InputError("%s: is not of this study's run %s: another recipe, limit or seed; move it away, or choose another "
                          '--out' % (path, run.name))
     recorded, data = start.get('data'), place.data_of(run.row)
@@ -222,7 +226,9 @@ def run(study: Study, runs: Sequence[StudyRun], place: Place, at_once: int) -> N
                 elif code:
                     failed.append(one)
                     codes.add(code)
-                    say('%s: failed: %s' % (one.name, _last_words(place.folder(one) + '.txt')))
+                    log = place.folder(one) + '.txt'
+                    killed = launcher.cause(code) + (', perhaps for want of memory' if code == -signal.SIGKILL else '')
+                    say('%s: failed: %s' % (one.name, _last_words(log) if code > 0 else killed))
                 else:
                     say('%s: %s; %d more to run' % (one.name, status_of(place.folder(one)).score, len(todo) + len(running)))
             for one in list(todo):  # each stands behind what it needs, which may be left out itself

@@ -14,9 +14,9 @@ from gluon_bot.runs.record import provenance
 
 
 def circumstances() -> Dict[str, Any]:
-    """Where and when a figure was measured: date, processor, GPUs, cores, versions, git commit."""
-    return {'date': time.strftime('%Y-%m-%d'), 'processor': processor(), 'gpus': gpus.summary(gpus.listing()),
-            **provenance()}
+    """Where and when a figure was measured: date, processor, GPUs that compute, cores, versions, git commit."""
+    return {'date': time.strftime('%Y-%m-%d'), 'processor': processor(),
+            'gpus': gpus.summary(gpus.listing()) if gpus.usable() else '', **provenance()}
 
 
 def processor() -> str:

@@ -159,7 +159,8 @@ def meta_of(job: Job, training: State, epoch: int, step: int, **more: Any) -> Di
     """What checkpoint.json says of a run after `step` updates."""
     return {'task': job.recipe.task, 'recipe': as_dict(job.recipe), 'classes': job.class_names, 'data': job.manifest,
             'epoch': epoch, 'step': step, 'world_size': training.ranks.size, 'precision': training.precision,
-            'between_epochs': False, **({'names': job.names} if job.names else {}), **more}
+            'between_epochs': False, **({'names': job.names} if job.names else {}),
+            **({'init': job.origin['init']} if 'init' in job.origin else {}), **more}
 
 
 def _open_record(job: Job, training: State, resumed: Optional[Dict[str, Any]]) -> RunLog:

@@ -40,9 +40,11 @@ def test_docstrings_that_are_optimised_away_are_named(tmp_path):
                        PYTHONOPTIMIZE='2', XDG_CACHE_HOME=str(tmp_path / 'cache'))
     assert packed.returncode == 0 and b'Traceback' not in packed.stderr, packed.stderr
     assert gluon_bot('verify', str(tmp_path / 'out'), '--workers', '1', PYTHONOPTIMIZE='2').returncode == 0
-    done = gluon_bot('train', 'digits', '--data', 'x', '--out', 'y', PYTHONOPTIMIZE='2')
-    assert done.returncode == 2 and done.stderr.count(b'\n') == 1
-    assert b'PYTHONOPTIMIZE=2' in done.stderr or b'no such folder' in done.stderr
+    for words in (['train', 'digits', '--data', 'x', '--out', 'y'], ['figures', '--out', str(tmp_path / 'figures')],
+                  ['study', 'imagenette-64', '--data', 'x', '--out', 'y', '--dry-run']):
+        done = gluon_bot(*words, PYTHONOPTIMIZE='2')
+        assert done.returncode == 2 and done.stderr.count(b'\n') == 1
+        assert b'PYTHONOPTIMIZE=2' in done.stderr or b'no such folder' in done.stderr
 
 
 def test_warnings_of_libraries_are_no_errors():

@@ -133,3 +133,13 @@ def test_who_interrupts_a_dry_run_has_nothing_to_resume(more, code, said, monkey
     monkeypatch.setitem(COMMANDS, 'train', interrupted)
     assert main(['train', 'digits', '--data', 'data', '--out', 'out', *more]) == code
     assert capsys.readouterr().err == 'gluon-bot: %s\n' % said
+
+
+@pytest.mark.parametrize('words, said', [
+    (['recipes', '--set', 'seed=3'], 'name the recipe that it changes'),
+    (['train', 'digits', '--data', 'x', '--out', 'y', '--seed', '1', '--set', 'seed=2'], '--set gives a seed too'),
+    (['verify', 'x', '--picture', 'nowhere/picture.png'], 'nowhere/picture.png: cannot be written; --picture wants')])
+def test_what_contradicts_itself_or_comes_to_nothing_is_refused(words, said, capsys):
+    assert main(words) == 2
+    errors = capsys.readouterr().err
+    assert said in errors and errors.count('\n') == 1

@@ -44,7 +44,9 @@ def wait_for_step(run, step, process):
     deadline = time.monotonic() + 120
     path = Path(run, RECORD)
     while not (path.exists() and '"step": %d,' % step in path.read_text()):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(process.communicate())
         time.sleep(0.005)
 
 

@@ -55,7 +55,17 @@ def test_a_link_leads_to_the_commit_and_an_unknown_commit_to_none():
 def test_a_file_that_is_no_list_of_runs_is_one_line(tmp_path, text):
     (tmp_path / 'published.json').write_text(text)
     with pytest.raises(InputError, match='not a list of published runs'):
-        read([str(tmp_path)])
+        read([str(tmp_path / 'published.json')])
+    logs = read([str(tmp_path)])  # another program's
+    assert logs.runs == [] and 'published.json: not a list of published runs' in logs.notes[0] and len(logs.notes) == 1
+
+
+def test_logs_that_are_missing_or_without_an_epoch(tmp_path, capsys):
+    assert published.main([str(tmp_path / 'nowhere')]) == 2
+    assert capsys.readouterr().err.startswith('published: ')
+    (tmp_path / 'short.log').write_text("Namespace(model='resnet50_v1d', num_epochs=120, mode='hybrid')\n")
+    assert published.main([str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out) == {'published': []}
 
 
 @pytest.mark.parametrize('value', [None, True, -1, 2.5, 1e308, '', 'x', [], [[]], {}, {'x': [1]}], ids=repr)

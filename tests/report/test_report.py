@@ -15,11 +15,13 @@ import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gluon_bot import InputError
 from gluon_bot.cli.main import main
+from gluon_bot.recipes import paper
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict, override
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
@@ -705,3 +707,44 @@ def test_without_matplotlib_the_page_has_no_curves(tmp_path, monkeypatch, capsys
     report.run([str(tmp_path / 'a')], str(tmp_path / 'out'))
     assert 'matplotlib is not installed' in capsys.readouterr().err
     assert '<img' not in (tmp_path / 'out' / 'report.html').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize('devices, measured', [(('8 x gpu(0)', '8 x gpu(0)'), True), (('8 x gpu(0)', '8 x cpu(0)'), False)])
+def test_minutes_are_compared_on_one_machine(devices, measured):
+    def result(device, minutes):
+        cell = next(cell for cell in paper.CELLS if cell.metric == 'minutes_an_epoch' and cell.row == 'efficient')
+        return SimpleNamespace(cell=cell, mean=minutes, filled=[SimpleNamespace(devices=device)])
+    found = compare._ratio(result(devices[0], 4.0), result(devices[1], 12.0))
+    assert (found.measured == pytest.approx(1 / 3)) if measured else found.measured is None
+    assert found.devices == tuple(sorted(set(devices)))
+
+
+def test_the_median_of_two_epochs_lies_between_them():
+    assert place._median_minutes([60.0, None, 120.0]) == 1.5 and place._median_minutes([None]) is None
+
+
+@pytest.mark.parametrize('backend', ['nonsense', 'module://none'])
+def test_a_backend_of_matplotlib_that_is_not_there_is_none_of_ours(tmp_path, monkeypatch, backend):
+    done = subprocess.run([sys.executable, '-m', 'gluon_bot', 'report', str(REPOSITORY / 'logs/digits-seed0.jsonl'), '--out',
+                           str(tmp_path)], env={**os.environ, 'MPLBACKEND': backend}, capture_output=True, text=True)
+    assert done.returncode == 0 and '<img' in (tmp_path / 'report.html').read_text(), done.stderr
+
+
+def test_nothing_is_updated_where_the_rest_is_refused(tmp_path):
+    (tmp_path / 'logs').mkdir()
+    (tmp_path / 'README.md').write_text(README)
+    for more in (dict(out=str(tmp_path / 'out')), dict(as_machine=True), dict(as_csv=True)):
+        with pytest.raises(InputError, match='no logs'):
+            report.run([], update=str(tmp_path / 'README.md'), **more)
+    assert (tmp_path / 'README.md').read_text() == README and not (tmp_path / 'out').exists()
+
+
+def test_an_updated_file_stays_a_link_with_its_mode(tmp_path):
+    (tmp_path / 'there').mkdir()
+    (tmp_path / 'there/logs').mkdir()
+    target, name = tmp_path / 'there/README.md', tmp_path / 'README.md'
+    target.write_text(README)
+    target.chmod(0o600)
+    name.symlink_to(target)
+    assert report.update_file(str(name))
+    assert name.is_symlink() and target.read_text() != README and target.stat().st_mode & 0o777 == 0o600

@@ -48,6 +48,13 @@ def test_other_seeds_on_either_side_take_the_stated_noise_of_their_means():
     assert found.high - found.mean == pytest.approx(1.959964 * 0.15 * math.sqrt(1.25))
 
 
+def test_one_seed_in_common_throws_no_run_away():
+    """Means 72 and 71 of three runs each: 1.96 x 0.15 x sqrt(2/3) = 0.24 on either side."""
+    found = gain([(0, 71.0), (1, 72.0), (2, 73.0)], [(0, 70.9), (8, 71.0), (9, 71.1)], claimed=1.0, noise=0.15)
+    assert found.n == 1 and found.mean == pytest.approx(1) and found.verdict == 'reproduced'
+    assert found.high - found.mean == pytest.approx(1.959964 * 0.15 * math.sqrt(2 / 3))
+
+
 def test_one_seed_without_stated_noise_has_no_interval():
     found = gain([(0, 78.4)], [(0, 78.0)], claimed=0.4)
     assert (found.low, found.high, found.standard_error, found.verdict) == (None, None, None, 'no interval')

@@ -11,6 +11,7 @@ from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.study import read_study
 from gluon_bot.report import gains, html, markdown, report, studies, study_wording
 from gluon_bot.report.compare import as_json, compare
+from gluon_bot.report.statistics import gain
 from gluon_bot.runs.read import read
 
 STUDY = read_study('imagenette-64')
@@ -315,3 +316,10 @@ def test_a_study_of_ones_own(ladder, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count('### The study') == 2 and 'mine ¦ ‹b›' in said
     assert 'mine | &lt;b&gt;' in (tmp_path / 'out' / 'report.html').read_text()
+
+
+def test_equal_differences_are_not_called_one_pair():
+    two = gain([(0, 71.0), (1, 72.0)], [(0, 70.0), (1, 71.0)], 0.4, same_data=False)
+    one = gain([(0, 71.0)], [(0, 70.0)], 0.4, same_data=False)
+    said = [study_wording.verdict(studies.StudyResult(None, 'row', [], None, 0.4, found, '')) for found in (two, one)]
+    assert (two.n, two.low) == (2, None) and said == ['equal differences, no interval', 'one pair of runs, no verdict']

@@ -206,3 +206,8 @@ def test_a_record_is_read_again_where_it_has_changed(tmp_path, monkeypatch):
     assert page.html().count('50.00') == page.html().count('50.00') > 0 and len(reads) == 1
     record(tmp_path / 'run', 4)
     assert '25.00' in page.html() and len(reads) == 2
+
+
+def test_no_rate_is_a_power_of_ten():
+    assert [watch._cell(value, None) for value in (12345.0, 1003.0, 12.53, 0.02857, None)] == [
+        '12345', '1003', '12.5', '0.0286', '-']

@@ -2,13 +2,17 @@
 
 import itertools
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import mxnet as mx
 import pytest
+from processes import children
 
 from gluon_bot import InputError, RunError
 from gluon_bot.cli.main import main
@@ -142,3 +146,56 @@ def test_an_interrupt_is_no_traceback():
     """Of the process that measures; the one that waits for it says that it was interrupted."""
     process = subprocess.run([sys.executable, '-c', INTERRUPTED], stderr=subprocess.PIPE, text=True)
     assert (process.returncode, process.stderr) == (130, '')
+
+
+@pytest.mark.parametrize('usable, efficiency', [(0, [1, 1.5, 3.8]), (8, [1, 0.75, 0.95])])
+def test_efficiency_is_of_the_devices_that_compute(monkeypatch, usable, efficiency):
+    """1, 2 and 4 workers at 100, 150 and 380 images/s: on the CPU each has all cores, on GPUs one of its own."""
+    rates = {1: 100.0, 2: 150.0, 4: 380.0}
+    monkeypatch.setattr(gpus, 'usable', lambda: usable)
+    monkeypatch.setattr(benchmark, '_in_processes',
+                        lambda _, workers: [{'images_per_second': timing.spread([rates[workers]])}])
+    rows = benchmark.run('scaling', [RECIPES['digits']], workers=4)['rows']
+    assert [row['efficiency'] for row in rows] == pytest.approx(efficiency)
+
+
+def test_gpus_are_named_where_they_compute(monkeypatch):
+    monkeypatch.setattr(gpus, 'listing', lambda: [gpus.Gpu('0', 'GPU-a', 'V100', '7.0')])
+    for usable in (0, 1):
+        monkeypatch.setattr(gpus, 'usable', lambda usable=usable: usable)
+        assert ('V100' in timing.circumstances()['gpus']) is bool(usable)
+
+
+@pytest.mark.parametrize('words, said', [
+    (['step', 'digits', '--data', 'x'], 'step reads no data'),
+    (['step', 'digits', '--workers', '2'], 'step is of one worker'),
+    (['step', 'scenes-detection'], "recipes of classifiers, and 'scenes-detection' fine-tunes one")])
+def test_what_would_be_ignored_is_refused(words, said, capsys):
+    assert main(['benchmark', *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_fewer_batches_than_were_asked_for_are_said(digits_folder, capsys):
+    words = ['benchmark', 'evaluate', 'digits', '--data', digits_folder, '--set', 'image_size=24', '--repeats', '1']
+    assert main([*words, '--set', 'batch_size=256', '--steps', '9']) == 0  # 359 validation images
+    said = capsys.readouterr().out
+    assert 'batches' in said.splitlines()[0] and 'of up to 9 steps' in said
+
+
+@pytest.mark.parametrize('number, code', [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_what_measures_ends_with_its_command(number, code):
+    """Asked to end or killed, it leaves no process that goes on measuring."""
+    process = subprocess.Popen([sys.executable, '-m', 'gluon_bot', 'benchmark', 'step', 'digits', '--steps', '100000'],
+                               stderr=subprocess.DEVNULL)
+    child, = until(lambda: children(process.pid))
+    process.send_signal(number)
+    assert process.wait(60) == code
+    until(lambda: not os.path.exists('/proc/%d' % child))
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return condition()

@@ -1,5 +1,6 @@
 """The doctor names what is missing and what to do, claims nothing else, and survives what it looks at."""
 
+import errno
 import json
 import os
 import re
@@ -87,6 +88,20 @@ def test_disk_under_out(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor_disks.shutil, 'disk_usage', lambda folder: usage(10 ** 12, 10 ** 12, 10 ** 9))
     full = doctor_disks.writing(str(tmp_path))
     assert full.state == doctor.WRONG and '1 GB free' in full.found and 'make room' in full.advice
+
+
+def test_a_file_where_a_folder_should_be_is_no_folder_above_it(tmp_path):
+    (tmp_path / 'file').write_text('')
+    found = doctor_disks.writing(str(tmp_path / 'file/run'))
+    assert found.state == doctor.WRONG and str(tmp_path / 'file') in found.found
+
+
+def test_a_disk_that_does_not_answer_is_named(data, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, 'Input/output error')
+    monkeypatch.setattr(doctor_disks, '_read_speed', fail)
+    found = doctor_disks.reading(str(data))
+    assert found.state == doctor.WRONG and found.found == '%s: Input/output error' % data and found.advice
 
 
 def gpu(name, capability):

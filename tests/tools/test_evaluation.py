@@ -120,6 +120,18 @@ def test_some_of_the_classes_and_every_file(run, tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result['val_images'] == 2 and 'per_class' not in result
     assert len((tmp_path / 'p.csv').read_text().splitlines()) == 3
+    assert main([*words, '--predictions', str(tmp_path / 'both.csv')]) == 0
+    assert (tmp_path / 'both.csv').read_bytes() == (out / 'predictions.csv').read_bytes()
+
+
+def test_a_few_of_many_images_are_of_all_classes(run, tmp_path, capsys):
+    """Not the first by name, which are of one class."""
+    tree, file = photographs(tmp_path / 'tree', ['bee', 'fox'], images=12), str(tmp_path / 'few.csv')
+    words = ['evaluate', run, '--data', tree, '--limit', '8', '--predictions', file]
+    assert main(words) == 0
+    rows = list(csv.DictReader(open(file)))
+    assert {row['class'] for row in rows} == {'bee', 'fox'} and len({row['image'] for row in rows}) == 8
+    assert main([*words[:-1], file + '2']) == 0 and open(file).read() == open(file + '2').read()
 
 
 def test_a_name_in_no_encoding_is_scored_and_listed(run, tmp_path, capsys):
@@ -155,7 +167,8 @@ def test_the_result_does_not_depend_on_its_files(run, tmp_path, capsys, monkeypa
 
 def test_the_best_checkpoint(run, tmp_path, capsys):
     tree = photographs(tmp_path / 'tree', CLASSES[:2], images=1)
-    for words, step in (([run], 2), ([run, '--checkpoint', 'best'], 1), ([run + '/best'], 1)):
+    for words, step in (([run], 2), ([run, '--checkpoint', 'best'], 1), ([run + '/best'], 1),
+                        ([run + '/best', '--checkpoint', 'best'], 1)):
         assert main(['evaluate', *words, '--data', tree, '--json']) == 0
         assert json.loads(capsys.readouterr().out)['step'] == step
     assert main(['export', run, '--checkpoint', 'best', '--format', 'symbol', '--out', str(tmp_path / 'out')]) == 0
@@ -173,6 +186,8 @@ def test_what_is_wrong_is_one_line(run, tmp_path, capsys):
     for words, message in ((['--data', tree], "has a class 'foxx' (1 such) that"), (['--data', broken], 'val/bee/0.jpg: '),
                            (['--data', str(tmp_path / 'nowhere')], 'no such folder or tar'),
                            (['--data', unsplit], 'has no val images; call the folder of those to score val, or'),
+                           (['--data', tree, '--skip-broken'], '--skip-broken is for checkpoints that detect or segment'),
+                           (['--data', tree, '--ignore-label', '7'], '--ignore-label is for checkpoints that segment'),
                            (['--data', tree, '--workers', '2'], 'one worker evaluates images')):
         assert main(['evaluate', run, *words]) == 2
         said = capsys.readouterr().err.splitlines()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.classification import RECIPES, Recipe
 from gluon_bot.recipes.fields import override
 from gluon_bot.tools import model_card
 
@@ -33,3 +33,13 @@ def test_the_papers_numbers_stand_beside_the_data_they_are_of():
     assert 'on Places365: table 7: validation top-1 56.34 %' in differences('places365-resnet50d-efficient', PLACES365)
     changed = differences('places365-resnet50d-efficient', PLACES365, ['epochs=6'])
     assert 'with epochs=6, which fills no cell' in changed and 'was trained on' not in changed
+
+
+def test_foreign_weights_are_not_called_trained_here():
+    init = {'init': {'name': 'model.safetensors', 'sha256': 'ab12'}}
+    imported = model_card.card(Recipe('imported-resnet50d', model='resnet50d'), {'classes': ['a'], 'epoch': 0, **init})
+    assert 'trained elsewhere and converted by gluon_bot' in imported and 'Recipe' not in imported
+    assert 'differs from the paper' not in imported and '**Starts from**: model.safetensors (SHA-256 ab12)' in imported
+    tuned = model_card.card(RECIPES['finetune-classifier'], {'classes': ['a'], 'epoch': 3, **init})
+    assert 'trained with gluon_bot' in tuned and '**Starts from**: model.safetensors' in tuned and '**Recipe**' in tuned
+    assert 'Starts from' not in model_card.card(RECIPES['resnet50d-cosine'], {'classes': ['a'], 'epoch': 3})

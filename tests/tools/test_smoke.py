@@ -71,6 +71,9 @@ def test_an_update_that_differs_fails(here, monkeypatch):
     runs['update'] = [3.0, 4.001]
     with pytest.raises(RunError, match='differs by 0.0002 of its size'):
         smoke.one_update(here)
+    runs['update-none'] = runs['update-cpu']  # nothing has moved
+    with pytest.raises(RunError, match='differs by nan'):
+        smoke.one_update(here)
 
 
 @pytest.mark.slow

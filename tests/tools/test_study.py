@@ -220,6 +220,29 @@ def test_a_record_of_another_run_is_not_taken_for_this_one(place, undisturbed, t
     assert said.count('\n') == 1 and "is not of this study's run plain-seed0" in said
 
 
+def test_a_record_with_unknown_fields_is_named(place, undisturbed, tmp_path, capsys):
+    (tmp_path / 'plain-seed0').mkdir()
+    text = (undisturbed[0] / 'plain-seed0' / RECORD).read_text()
+    path = tmp_path / 'plain-seed0' / RECORD
+    path.write_text(text.replace('"recipe": {', '"recipe": {"cutmix_alpha": 1.0, ', 1))
+    assert main(words(place, tmp_path)) == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and "%s: is not of this study's run plain-seed0" % path in said
+
+
+def test_a_run_that_is_killed_is_said_to_be(place, tmp_path, monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    values = json.loads(json.dumps(STUDY))
+    values['settings']['tiny']['epochs'] = 1000
+    (tmp_path / 'long.json').write_text(json.dumps(values))
+    process = gluon_bot('study', str(tmp_path / 'long.json'), 'plain', *words(place, tmp_path / 'runs')[2:])
+    wait_for_step(tmp_path / 'runs' / 'plain-seed0', 4, process)
+    child, = found('-P', str(process.pid))
+    os.kill(child, signal.SIGKILL)
+    _, errors = finish(process, code=1)
+    assert 'plain-seed0: failed: was killed by signal 9 (SIGKILL), perhaps for want of memory' in errors
+
+
 def test_a_run_on_other_data_is_not_taken_for_this_one(place, undisturbed, tmp_path, capsys):
     (tmp_path / 'plain-seed0').mkdir()
     text, packed = (undisturbed[0] / 'plain-seed0' / RECORD).read_text(), json.loads((place / 'digits/val.json').read_text())
