@@ -1,5 +1,6 @@
 """The benchmark measures what it says; how fast this machine is, no test asks."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -189,8 +190,12 @@ def test_what_measures_ends_with_its_command(number, code):
                                stderr=subprocess.DEVNULL)
     child, = until(lambda: children(process.pid))
     process.send_signal(number)
-    assert process.wait(60) == code
-    until(lambda: not os.path.exists('/proc/%d' % child))
+    try:
+        assert process.wait(60) == code
+        until(lambda: not os.path.exists('/proc/%d' % child))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def until(condition):
