@@ -82,12 +82,14 @@ def _files(paths: Sequence[str], out: str) -> List[str]:
     Pictures of predictions in `out`, which may lie in such a folder, are none of them.
     """
     found: List[str] = []
+    own = os.path.realpath(out)
     for path in paths:
-        every = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
-                 if not name.startswith('.')] if os.path.isdir(path) else [path]
-        every = [file for file in every if os.path.realpath(os.path.dirname(file)) != os.path.realpath(out)
-                 or file == path or not pictures.is_ours(file)]
-        below = [file for file in every if file.lower().endswith(EXTENSIONS)] if os.path.isdir(path) else every
+        if not os.path.isdir(path):
+            found.append(path)
+            continue
+        every = [file for folder, _, names in os.walk(path) for name in names if not name.startswith('.')
+                 for file in [os.path.join(folder, name)] if os.path.realpath(folder) != own or not pictures.is_ours(file)]
+        below = [file for file in every if file.lower().endswith(EXTENSIONS)]
         if not below:
             raise InputError('%s: no image in this folder; their names end with %s' % (path, ', '.join(EXTENSIONS)))
         if len(below) < len(every):

@@ -227,7 +227,7 @@ def run(study: Study, runs: Sequence[StudyRun], place: Place, at_once: int) -> N
                     failed.append(one)
                     codes.add(code)
                     log = place.folder(one) + '.txt'
-                    killed = launcher.cause(code) + (', perhaps for want of memory' if code == -signal.SIGKILL else '')
+                    killed = launcher.cause(code) + (', probably out of memory' if code == -signal.SIGKILL else '')
                     say('%s: failed: %s' % (one.name, _last_words(log) if code > 0 else killed))
                 else:
                     say('%s: %s; %d more to run' % (one.name, status_of(place.folder(one)).score, len(todo) + len(running)))

@@ -240,7 +240,7 @@ def test_a_run_that_is_killed_is_said_to_be(place, tmp_path, monkeypatch):
     child, = found('-P', str(process.pid))
     os.kill(child, signal.SIGKILL)
     _, errors = finish(process, code=1)
-    assert 'plain-seed0: failed: was killed by signal 9 (SIGKILL), perhaps for want of memory' in errors
+    assert 'plain-seed0: failed: was killed by signal 9 (SIGKILL), probably out of memory' in errors
 
 
 def test_a_run_on_other_data_is_not_taken_for_this_one(place, undisturbed, tmp_path, capsys):
