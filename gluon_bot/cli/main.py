@@ -208,7 +208,9 @@ def _export(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from gluon_bot.tools import predict
-    results = predict.run(options.images, options.checkpoint, options.out, options.score_threshold)
+    jobs.task_of(options.checkpoint, {'--score-threshold': (options.score_threshold is not None, 'detect')})
+    threshold = 0.5 if options.score_threshold is None else options.score_threshold
+    results = predict.run(options.images, options.checkpoint, options.out, threshold)
     tell(json_text(results, indent=1) if options.json else '\n'.join(predict.line(result) for result in results))
 
 

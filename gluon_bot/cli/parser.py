@@ -123,7 +123,7 @@ def _data_commands(commands: Any) -> None:
                          help='JPEG quality of images that are encoded again (default: 95)')
     command.add_argument('--seed', type=whole(0, MOST), default=0, help='of the random order of the records')
     command.add_argument('--workers', type=whole(1, 1024), help='processes (default: one a core)')
-    command.add_argument('--validation-share', type=float, default=0.1, metavar='SHARE',
+    command.add_argument('--validation-share', type=float, metavar='SHARE',
                          help='of each class, where SOURCE has no train and val (default: 0.1)')
     command.add_argument('--skip-broken', action='store_true', help='leave unreadable images out and list them')
     command.add_argument('--classes', metavar='FILE', help="names of the classes in records of MXNet's im2rec: a "
@@ -202,7 +202,7 @@ def _checkpoint_commands(commands: Any) -> None:
                          help='a run folder (its newest checkpoint) or a checkpoint folder')
     command.add_argument('--data', required=True, metavar='SOURCE', help='of the kind the checkpoint was trained on; for a '
                          'classifier also a folder or tar of class folders, of all its classes or some')
-    command.add_argument('--batch-size', type=whole(1, MOST), default=64, metavar='N',
+    command.add_argument('--batch-size', type=whole(1, MOST), metavar='N',
                          help='images of one worker, for a classifier '
                          '(default: 64)')
     _lenient(command)
@@ -248,7 +248,7 @@ def _checkpoint_commands(commands: Any) -> None:
                          help='a run folder (its newest checkpoint) or a '
                          'checkpoint folder, of train, detect or segment')
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures, named after the images')
-    command.add_argument('--score-threshold', type=share, default=0.5, metavar='SCORE',
+    command.add_argument('--score-threshold', type=share, metavar='SCORE',
                          help='least score of a box (default: 0.5)')
     _device(command)
     command.add_argument('--json', action='store_true', help='as JSON')

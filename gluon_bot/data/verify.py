@@ -31,6 +31,9 @@ def verify(path: str, workers: Optional[int] = None, skip_broken: bool = False, 
             raise InputError("%s: no packed records (train.rec), no VOC devkit (VOC2007/ImageSets/Main) and no ADE20K "
                              "(images and annotations) here; 'gluon-bot pack %s OUT' makes records of class folders"
                              % (path, shlex.quote(path)))
+        if skip_broken or ignore_label is not None:
+            raise InputError('%s: holds records, which are sound or not; --skip-broken and --ignore-label are for '
+                             'a VOC devkit or an ADE20K tree' % path)
         return verify_records(path, workers)
     lines: List[str] = []
     for kind, checked in found:

@@ -61,7 +61,7 @@ def markdown(comparison: Comparison, full: bool = False, linked: bool = False) -
     tables = {table: [row for row in wording.rows(comparison, table) if full or (row.filled if linked else row.touched)]
               for table in paper.TABLES}
     shown = [table for table, rows in tables.items() if rows]
-    parts = [wording.summary(comparison), _glance(comparison)]
+    parts = [wording.summary(comparison), _glance(comparison, linked)]
     parts += [study(report) for report in comparison.studies if not linked]
     parts += [_recipes(comparison, data) for data in paper.DATA_SETS if linked]
     parts += [_paper_table(comparison, table, tables[table]) for table in shown]
@@ -122,17 +122,22 @@ def link(placed: Placed, text: str = '') -> Markdown:
     return Markdown('[%s](%s)' % (shown, address)) if simple and (commit or not facts) else shown
 
 
-def _glance(comparison: Comparison) -> str:
+def _named(placed: Placed, linked: bool) -> Markdown:
+    """The run's name: linked where the page stands beside its log, or the log is on the web."""
+    return link(placed) if linked or placed.run.header.get('facts') else code(placed.name)
+
+
+def _glance(comparison: Comparison, linked: bool) -> str:
     """One line for each recipe that has a run of ours or a published one."""
     lines = [(code(result.cell.recipe), wording.labels([result]), wording.cited(result), wording.mean(result),
-              wording.signed(result.cell.metric, result.difference), result.verdict, _published(result))
+              wording.signed(result.cell.metric, result.difference), result.verdict, _published(result, linked))
              for result in comparison.glance()]
     return '### What was measured\n\n' + _table(
         ('Recipe', 'Metric', 'Paper', 'Here', 'Difference', 'Verdict', 'Published run'), lines) if lines else ''
 
 
-def _published(result: Result) -> Markdown:
-    return joined('<br>', [joined(' ', (wording.nearby_numbers([(result, near)]) + ':', link(near.placed),
+def _published(result: Result, linked: bool) -> Markdown:
+    return joined('<br>', [joined(' ', (wording.nearby_numbers([(result, near)]) + ':', _named(near.placed, linked),
                                         wording.nearby_remark(near.placed, [(result, near)]))) for near in result.published])
 
 

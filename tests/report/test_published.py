@@ -51,6 +51,11 @@ def test_a_link_leads_to_the_commit_and_an_unknown_commit_to_none():
     assert '`resnet50_v1.log` differs' in text
 
 
+def test_a_report_has_no_links_to_files_that_lie_elsewhere(shared_data):
+    text = markdown(compare(*read([str(shared_data / 'gluoncv-logs')])), full=True)
+    assert '`resnet50_v1d.log`' in text and '](' not in text
+
+
 @pytest.mark.parametrize('text', ['', '[]', '{}', '{"published": 1}', '\0', '[' * 9999])
 def test_a_file_that_is_no_list_of_runs_is_one_line(tmp_path, text):
     (tmp_path / 'published.json').write_text(text)

@@ -80,7 +80,8 @@ def test_a_classifier_sees_what_its_evaluation_sees(samples, checkpoints, tmp_pa
 @pytest.mark.parametrize('task, entries', [('classify', 'classes'), ('detect', 'boxes'), ('segment', 'areas')])
 def test_each_task_has_results_and_pictures(task, entries, samples, checkpoints, tmp_path, capsys):
     out = tmp_path / 'pictures'
-    words = ['predict', *samples[:2], '--checkpoint', checkpoints[task], '--out', str(out), '--score-threshold', '0']
+    words = ['predict', *samples[:2], '--checkpoint', checkpoints[task], '--out', str(out)]
+    words += ['--score-threshold', '0'] if task == 'detect' else []
     assert main(words + ['--json']) == 0
     results = json.loads(capsys.readouterr().out)
     assert sorted(os.listdir(out)) == ['tall.png', 'wide.png']
@@ -145,6 +146,16 @@ def test_boxes_below_the_threshold_are_left_out(samples, checkpoints, tmp_path, 
     assert main(['predict', samples[0], '--checkpoint', checkpoints['detect'], '--out', str(tmp_path / 'p'),
                  '--score-threshold', '1']) == 0
     assert capsys.readouterr().out == '%s: nothing\n' % samples[0]
+
+
+def test_an_option_of_another_task_is_refused(samples, checkpoints, tmp_path, capsys):
+    words = ['predict', samples[0], '--out', str(tmp_path / 'out'), '--score-threshold', '0.7', '--checkpoint']
+    for task in ('classify', 'segment'):
+        assert main([*words, checkpoints[task]]) == 2
+        assert '--score-threshold is for checkpoints that detect; ' in capsys.readouterr().err
+    for words in (['--batch-size', '8'], ['--per-class'], ['--out', 'x'], ['--predictions', 'x.csv']):
+        assert main(['evaluate', checkpoints['segment'], '--data', str(tmp_path), *words]) == 2
+        assert '%s is for checkpoints that classify; ' % words[0] in capsys.readouterr().err
 
 
 def test_pictures_overwrite_neither_each_other_nor_the_images(tmp_path, monkeypatch):

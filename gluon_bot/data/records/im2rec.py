@@ -63,7 +63,8 @@ def list_im2rec(source: str, class_names: Optional[str], validation_share: float
     names, first = _class_names(class_names, lists, labels)
     listed = {split: [([names[max(record.label, min(labels)) - first]], _item(record, lists, first)) for record in records]
               for split, records in found.items()}
-    if '' in listed:
+    whole = '' not in listed
+    if not whole:
         listed = layout.shared_out(listed[''], validation_share, seed)
     splits = {split: [item for _, item in listed[split]] for split in SPLITS if listed.get(split)}
     say('%s: found %s in records of im2rec, %s: %s' % (
@@ -74,7 +75,7 @@ def list_im2rec(source: str, class_names: Optional[str], validation_share: float
         unseen = [name for label, name in enumerate(names) if label not in seen]
         if unseen:
             say('%s: %s without %s images: %s' % (source, counted(len(unseen), 'class'), split, layout.shown(unseen)))
-    return Listing(os.path.splitext(os.path.basename(os.path.abspath(source)))[0], names, splits)
+    return Listing(os.path.splitext(os.path.basename(os.path.abspath(source)))[0], names, splits, shared_out=not whole)
 
 
 def _item(record: Record, lists: Dict[str, Dict[int, Tuple[int, str]]], first: int) -> Item:

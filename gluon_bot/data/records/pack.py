@@ -24,6 +24,8 @@ from gluon_bot.data.records.verify import summary
 from gluon_bot.data.records.writer import SplitWriter, publish, writing_into
 from gluon_bot.files import atomic_write, raise_if_away, read_bounded, size_text
 
+VALIDATION_SHARE = 0.1
+
 
 class Packing(NamedTuple):
     """How images become records."""
@@ -37,26 +39,29 @@ class Packing(NamedTuple):
 
 def pack(source: str, out: str, *, name: Optional[str] = None, resize: Optional[int] = None, quality: int = 95,
          seed: int = 0, workers: Optional[int] = None, skip_broken: bool = False, check_md5: bool = True,
-         validation_share: float = 0.1, class_names: Optional[str] = None) -> List[Manifest]:
+         validation_share: Optional[float] = None, class_names: Optional[str] = None) -> List[Manifest]:
     """Pack the images of `source` into records in folder `out`, in a random order given by `seed`.
 
     `source` is a folder or uncompressed tar with train/CLASS/IMAGE and val/CLASS/IMAGE, or with CLASS/IMAGE, of which
-    `validation_share` is packed for validation; or a folder with the three ILSVRC2012 archives; or
+    `validation_share` is packed for validation (a tenth, if None); or a folder with the three ILSVRC2012 archives; or
     records of MXNet's im2rec, whose classes a list or folder `class_names` may name. An image whose short side is
     above `resize` pixels is scaled down to it, as a JPEG of `quality`. Returns the manifests.
     Raises InputError for the first image that cannot be decoded, unless `skip_broken` leaves it out and lists it.
     """
     packing = Packing(resize, quality, seed, workers, skip_broken)
-    _check_options(packing, validation_share)
+    share = VALIDATION_SHARE if validation_share is None else validation_share
+    _check_options(packing, share)
     with writing_into(out):
         if ilsvrc.is_ilsvrc(source):
             listing = ilsvrc.list_ilsvrc(source, check_md5)
         elif im2rec.is_im2rec(source):
-            listing = im2rec.list_im2rec(source, class_names, validation_share, seed)
+            listing = im2rec.list_im2rec(source, class_names, share, seed)
         elif class_names is not None:
             raise InputError("%s: --classes is for records of MXNet's im2rec; here, folders name the classes" % source)
         else:
-            listing = layout.list_source(source, validation_share, seed)
+            listing = layout.list_source(source, share, seed)
+        if validation_share is not None and not listing.shared_out:
+            raise InputError('%s: has its own train or val images, so none are drawn: leave --validation-share out' % source)
         if len(listing.classes) > MOST_CLASSES:
             raise InputError('%s: has %d classes, records hold %d at most' % (source, len(listing.classes), MOST_CLASSES))
         _check_space(out, listing, resize)

@@ -101,6 +101,19 @@ def test_a_flat_tree_is_shared_out_class_by_class(tmp_path):
         packed(source, tmp_path / 'none', validation_share=0.01)
 
 
+def test_a_share_of_images_that_have_their_splits_is_refused(tmp_path):
+    source = write_tree(tmp_path / 'pets', dataset())
+    with pytest.raises(InputError, match='has its own train or val images, so none are drawn: leave --validation-share out'):
+        packed(source, tmp_path / 'out', validation_share=0.2)
+
+
+def test_records_are_verified_without_exceptions(tmp_path, capsys):
+    packed(write_tree(tmp_path / 'pets', dataset()), tmp_path / 'out')
+    for words in (['--skip-broken'], ['--ignore-label', '7']):
+        assert main(['verify', str(tmp_path / 'out'), *words]) == 2
+        assert '--skip-broken and --ignore-label are for a VOC devkit' in capsys.readouterr().err
+
+
 def test_a_class_keeps_an_image_to_train_on(tmp_path):
     source = write_tree(tmp_path / 'pets', {'%s/%d.png' % (name, number): encoded(noise(number, 20, 20), 'PNG')
                                             for name, count in (('cat', 4), ('dog', 1)) for number in range(count)})
