@@ -41,11 +41,16 @@ def glance(comparison: Comparison) -> str:
 
 
 def study_glance(report: StudyReport, picture: str) -> str:
-    """A study in a sentence, the figure in the file `picture`, and a line for each gain."""
+    """A study in a sentence, the figure in the file `picture`, and a line for each gain; one of one table in sentences."""
+    name = code(report.study.name)
+    if report.one_table:
+        return '%s: %s' % (name, escaped('%s; %s, on %s. %s.' % (
+            report.study.title, study_wording.runs_text(report), report.all_data,
+            '; '.join(map(study_wording.gain_text, report.gains)) or 'No gain yet')))
     heads = ('Row', "Paper's gain", 'Gain here', '95 % interval', 'Pairs', 'Verdict')
     lines = [(wording.column(result), *[study_wording.cells_of(result)[head] for head in heads]) for result in report.gains]
     return '\n\n'.join(filter(None, [
-        '%s: %s' % (code(report.study.name), escaped('%s; %s, on %s. %s.' % (
+        '%s: %s' % (name, escaped('%s; %s, on %s. %s.' % (
             report.study.title, study_wording.runs_text(report), report.all_data, study_wording.SHORT_SCALE))),
         '![%s](%s)' % (alternative_text(report), quote(picture)) if lines else '',
         _table(('Table', *heads), lines) if lines else '']))

@@ -75,7 +75,8 @@ def blocks(file: str, comparison: Comparison) -> Dict[str, Tuple[str, str]]:
     told = [markdown.study(report) for report in found]
     if any(report.times for report in found):
         told.append(study_wording.step_text(_checkout(file), os.path.dirname(os.path.abspath(file))))
-    short = [markdown.study_glance(report, picture) for report, picture in zip(found, _pictures(comparison))]
+    shown = sorted(zip(found, _pictures(comparison)), key=lambda pair: pair[0].one_table)
+    short = [markdown.study_glance(report, picture) for report, picture in shown]
     return {BEGIN: (END, markdown.glance(comparison)), BEGIN_EVERY: (END, markdown.markdown(comparison, linked=True)),
             **{begin: (STUDY_END, ('\n\n'.join(filter(None, parts)) or 'No run of a study is recorded yet.') + '\n')
                for begin, parts in ((STUDY_BEGIN, short), (STUDY_BEGIN_EVERY, told))}}
@@ -123,7 +124,8 @@ def _draw(folder: str, comparison: Comparison, changed: bool) -> None:
     """The pictures of the studies' gains, where the text has changed or they are missing."""
     for report, picture in zip(comparison.studies, _pictures(comparison)):
         path = os.path.join(folder, picture)
-        if report.gains and (changed or not os.path.exists(path)) and drawing() is not html.no_curves:
+        wanted = report.gains and not report.one_table and (changed or not os.path.exists(path))
+        if wanted and drawing() is not html.no_curves:
             image = gains.figure(report, 'png')
             _make_folder(os.path.dirname(path))
             with atomic_write(path, 'wb') as file:

@@ -68,6 +68,11 @@ class StudyReport:
         return [result for result in self.results if result.gain is not None]
 
     @property
+    def one_table(self) -> bool:
+        """Whether it is of so little that sentences show it at a glance."""
+        return len(self.study.tables) == 1
+
+    @property
     def columns(self) -> List[List[StudyResult]]:
         """The results of each column of a table that has any run."""
         found: Dict[Key, List[StudyResult]] = {}

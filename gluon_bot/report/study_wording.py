@@ -51,6 +51,13 @@ def cells_of(result: StudyResult) -> Dict[str, str]:
         '-' if gained is None else '%d' % gained.n, verdict_text(result))))
 
 
+def gain_text(result: StudyResult) -> str:
+    """'ResNet-50-C (on ResNet-50-B) +0.10, by 3 pairs -0.80 to +1.00 (the paper +0.21): not distinguishable'."""
+    cells = cells_of(result)
+    over = ', by %s pairs %s' % (cells['Pairs'], cells['95 % interval']) if interval(result.gain) else ''
+    return '%s %s%s (the paper %s): %s' % (cells['Row'], cells['Gain here'], over, cells["Paper's gain"], cells['Verdict'])
+
+
 def interval(gained: Optional[Gain]) -> str:
     """'+1.05 to +3.20'; '' where there is none."""
     if gained is None or gained.low is None or gained.high is None:

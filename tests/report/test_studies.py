@@ -20,9 +20,9 @@ DATA = {'name': 'imagenette', 'classes': 10, 'train_images': 3000, 'val_images':
 STUDENT_95 = {1: 12.706, 2: 4.303, 3: 3.182}  # two-sided, by degrees of freedom, from a printed table
 
 
-def write(folder, row, seed, top1, seconds=18.0, data=DATA, **header):
+def write(folder, row, seed, top1, seconds=18.0, data=DATA, study=STUDY, **header):
     """A record of one run of the study, as the trainer writes it."""
-    recipe = STUDY.rows[row].of_seed(seed)
+    recipe = study.rows[row].of_seed(seed)
     path = folder / ('%s-%d-%s.jsonl' % (row, seed, data['train_sha256']))
     start = {'event': 'start', 'task': 'classify', 'recipe': as_dict(recipe), 'data': data, 'limit': 3000, 'world_size': 1,
              'accumulate': 1, 'device': 'cpu(0)', 'precision': 'bfloat16', **header}
@@ -293,6 +293,23 @@ def test_update_renews_the_study_and_its_picture(ladder, tmp_path):
     assert report.update_file(str(page)) and not report.update_file(str(page))
     assert '| + mixup w/o distill (on + label smoothing) | 79.15 | 78.00 | 1 |' in page.read_text()
     assert study_wording.SCALE in page.read_text() and 'not run' in page.read_text()
+
+
+def test_a_study_of_one_table_is_told_in_sentences(ladder, tmp_path):
+    study = read_study('imagenette-64-resnet18')
+    for row, tops in {'resnet18b': (66.0, 67.0), 'resnet18c': (66.9, 68.1), 'resnet18d': (70.0,)}.items():
+        for seed, top1 in enumerate(tops):
+            write(ladder, row, seed, top1, study=study)
+    readme = tmp_path / 'README.md'
+    readme.write_text('%s\n%s\n%s\n%s\n' % (report.STUDY_BEGIN, report.STUDY_END, report.BEGIN, report.END))
+    assert report.update_file(str(readme))
+    shown = readme.read_text().partition(report.STUDY_END)[0].split('`imagenette-64-resnet18`: ')
+    assert shown[1] == (
+        "Table 5's C and D in small once more, with ResNet-18 in place of ResNet-50; 5 runs, seeds 0, 1, on imagenette "
+        '(3,000 + 3,000 images, 10 classes). ResNet-50-C (on ResNet-50-B) +1.00, by 2 pairs -0.27 to +2.27 (the paper '
+        '+0.21): not distinguishable; ResNet-50-D (on ResNet-50-C) +3.10 (the paper +0.29): one pair of runs, no verdict.\n')
+    assert '](docs/gains-imagenette-64.png)' in shown[0]
+    assert [path.name for path in (tmp_path / 'docs').iterdir()] == ['gains-imagenette-64.png']
 
 
 def test_the_steps_own_ratio(tmp_path):
