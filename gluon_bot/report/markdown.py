@@ -41,12 +41,12 @@ def glance(comparison: Comparison) -> str:
 
 
 def study_glance(report: StudyReport, picture: str) -> str:
-    """A study in a sentence, the figure in the file `picture`, and a line for each gain; one of one table in sentences."""
+    """A study in a sentence, its figure in the file `picture`, and a line for each gain. Of one table: sentences, or nothing yet."""
     name = code(report.study.name)
     if report.one_table:
         return '%s: %s' % (name, escaped('%s; %s, on %s. %s.' % (
             report.study.title, study_wording.runs_text(report), report.all_data,
-            '; '.join(map(study_wording.gain_text, report.gains)) or 'No gain yet')))
+            '; '.join(map(study_wording.gain_text, report.gains))))) if report.gains else ''
     heads = ('Row', "Paper's gain", 'Gain here', '95 % interval', 'Pairs', 'Verdict')
     lines = [(wording.column(result), *[study_wording.cells_of(result)[head] for head in heads]) for result in report.gains]
     return '\n\n'.join(filter(None, [
