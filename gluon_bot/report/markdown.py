@@ -41,7 +41,7 @@ def glance(comparison: Comparison) -> str:
 
 
 def study_glance(report: StudyReport, picture: str) -> str:
-    """A study in a sentence, its figure in the file `picture`, and a line for each gain. Of one table: sentences, or nothing yet."""
+    """A study in a sentence, its figure, in the file `picture`, and a line for each gain; of one table, in sentences."""
     name = code(report.study.name)
     if report.one_table:
         return '%s: %s' % (name, escaped('%s; %s, on %s. %s.' % (
