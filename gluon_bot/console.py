@@ -17,12 +17,13 @@ import threading
 import time
 import unicodedata
 from contextlib import contextmanager, suppress
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, TextIO
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, TextIO
 
 HEARTBEAT_VARIABLE = 'GLUON_BOT_HEARTBEAT'  # names the pipe from a worker to its launcher
 HEARTBEAT = struct.Struct('d')  # time of the beat, in seconds, by the clock that all processes share
 DIRECTIONS = '\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'
 _heartbeat_pipe: Optional[int] = None
+_said: Set[str] = set()
 
 
 LABEL_WIDTH = 26  # 'resnet50d-mixup +5 changes'; with rate, time left, loss and epoch behind it, 80 columns
@@ -92,6 +93,13 @@ def reopen_closed() -> None:
 def say(message: str) -> None:
     """One message line on standard error; standard output is for results."""
     _Console().write(printable(message) + '\n')
+
+
+def say_once(message: str) -> None:
+    """Say what all workers see alike: the first of them does, and no message twice."""
+    if message not in _said and os.environ.get('HOROVOD_RANK', '0') == '0':
+        say(message)
+    _said.add(message)
 
 
 def tell(result: str, end: str = '\n') -> None:

@@ -16,7 +16,7 @@ import shutil
 import stat
 import time
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO, Callable, Iterator, List, Optional, Set
+from typing import Any, BinaryIO, Callable, Iterator, List, Optional, Set, Tuple
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import say
@@ -25,6 +25,9 @@ MOST_NAME_BYTES = 200  # of a file's name, to which something may be added: file
 LOCK = '.lock'  # in a folder that a process owns
 PARTIAL = re.compile(r'\.partial-\w+$')
 DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# errors of a path that the user gave, as opposed to a full disk
+BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
+             errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 DISK_AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # for a while, as one on the network: worth a restart
 
 
@@ -63,6 +66,22 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def walk(root: str, unreadable: Callable[[str], None]) -> Iterator[Tuple[str, List[str], List[str]]]:
+    """os.walk through links to folders too, each folder once. `unreadable` hears of each that cannot be read, in a line."""
+    reached: Set[Tuple[int, int]] = set()
+
+    def refused(error: OSError) -> None:
+        unreadable('%s: cannot be read: %s' % (error.filename, error.strerror))
+
+    for folder, folders, files in os.walk(root, onerror=refused, followlinks=True):
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in reached:
+            folders.clear()
+            continue
+        reached.add((state.st_dev, state.st_ino))
+        yield folder, folders, files
 
 
 def check_file(path: str, option: str) -> None:

@@ -60,9 +60,12 @@ def train(recipe: Union[str, Any], data: Path, out: Path, **settings: Any) -> Op
     """
     places = ('resume', 'accumulate', 'limit', 'log_every', 'keep', 'tensorboard', 'init', 'teacher', 'backbone')
     chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
-    other = 'backbone' if chosen.task == 'classify' else 'init'
-    if other in settings:
-        raise InputError("recipe '%s' takes no %s" % (chosen.name, other))
+    for other in ('backbone',) if chosen.task == 'classify' else ('init', 'teacher'):
+        if other in settings:
+            raise InputError("recipe '%s' takes no %s" % (chosen.name, other))
+    for name in ('accumulate', 'limit', 'log_every', 'keep'):
+        if settings.get(name) is not None and not (type(settings[name]) is int and settings[name] >= 1):
+            raise InputError('%s=%r: must be a whole number above 0' % (name, settings[name]))
     given = {'weights' if name in ('init', 'backbone') else name: settings.pop(name) for name in places if name in settings}
     given.update((name, os.fspath(given[name])) for name in ('weights', 'teacher') if given.get(name))
     chosen = override(chosen, ['%s=%s' % (field, ','.join(map(str, value)) if isinstance(value, (list, tuple)) else value)

@@ -28,6 +28,15 @@ def test_the_recipes():
     assert named['resnet50d-cosine'].epochs == 120 and named['voc-resnet50d-cosine'].task == 'detect'
 
 
+def test_settings_without_sense_are_refused(tmp_path):
+    for settings, said in ((dict(accumulate=0), 'accumulate=0: must be a whole number above 0'),
+                           (dict(keep='3'), "keep='3': must be a whole number above 0")):
+        with pytest.raises(gluon_bot.InputError, match=said):
+            gluon_bot.train('digits', 'data', str(tmp_path / 'out'), **settings)
+    with pytest.raises(gluon_bot.InputError, match="recipe 'scenes-detection' takes no teacher"):
+        gluon_bot.train('scenes-detection', 'data', str(tmp_path / 'out'), teacher='runs/x')
+
+
 @pytest.mark.parametrize('call, autotune', [
     (lambda out: gluon_bot.load(out), '0'), (lambda out: gluon_bot.evaluate(out, 'data'), '0'),
     (lambda out: gluon_bot.train('digits', Path('data'), Path(out), init=Path('x')), '2'),

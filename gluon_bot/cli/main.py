@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 the run failed, 2 bad input or arguments, 130 interrupted 
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from typing import List, Optional
@@ -16,12 +15,8 @@ from gluon_bot.cli import jobs, process
 from gluon_bot.cli.parser import check_folders, parser
 from gluon_bot.console import counted, csv_text, json_text, one_line, reopen_closed, say, tell
 from gluon_bot.distributed import environment, gpus, launcher, ssh
-from gluon_bot.files import DISK_AWAY, check_file
+from gluon_bot.files import BAD_PLACE, DISK_AWAY, check_file
 from gluon_bot.training.interrupt import Interrupted
-
-# errors of a path that the user gave, as opposed to a full disk
-BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
-             errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -166,7 +161,7 @@ def _verify(options: argparse.Namespace) -> None:
     tell(verify.verify(options.path, options.workers, options.skip_broken, options.ignore_label))
     if options.picture and verify.trees_in(options.path):
         from gluon_bot.tools import tree_picture
-        tree_picture.tree_picture(options.path, options.picture)
+        tree_picture.tree_picture(options.path, options.picture, options.skip_broken, options.ignore_label)
     elif options.picture:
         from gluon_bot.recipes.classification import RECIPES
         from gluon_bot.tools import pictures

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from gluon_bot import InputError
-from gluon_bot.console import counted, printable
+from gluon_bot.console import counted, printable, say_once
 from gluon_bot.data import trees
 from gluon_bot.data.records.layout import EXTENSIONS
 from gluon_bot.data.trees import Checked, FileCheck
@@ -69,7 +69,9 @@ def verify(root: str, processes: Optional[int] = None, ignore_label: Optional[in
     for part, indices in occurring.items():
         problems += ['%s: no labelled pixel in any mask' % os.path.join(folder, 'annotations', part)] * (not indices)
         notes += trees.without('a pixel', classes, indices, part) if indices else []
-    return Checked(problems + found.problems, len(problems) + found.total, lone + found.bad, notes + found.notes)
+    empty = [part for part in SPLITS.values() if part not in occurring]
+    return Checked(problems + found.problems, len(problems) + found.total, lone + found.bad, notes + found.notes,
+                   empty=empty)
 
 
 def manifest(root: str, left_out: Sequence[str] = (), skip_broken: bool = False) -> Dict[str, Any]:
@@ -242,7 +244,7 @@ class Masks:
             left_out = set(checked.bad)
             self.names = [name for name in self.names if name not in left_out]
         for note in _left_alone(self.folder, SPLITS[split]):
-            trees.say_once('%s: %s' % (self.folder, note))
+            say_once('%s: %s' % (self.folder, note))
         if not self.names:
             raise InputError('%s: no images that can be used' % os.path.join(self.folder, 'images', SPLITS[split]))
 

@@ -13,7 +13,7 @@ from typing import Any, Callable, Container, Dict, Iterable, List, NamedTuple, O
 from PIL import Image
 
 from gluon_bot import InputError
-from gluon_bot.console import Progress, counted, is_plain_text, one_line, say
+from gluon_bot.console import Progress, counted, is_plain_text, one_line, say_once
 from gluon_bot.data.records.images import Unreadable, decode, upright_rgb, upright_size
 from gluon_bot.data.records.layout import EXTENSIONS, shown
 from gluon_bot.data.records.process_pool import ordered, unless_few
@@ -39,8 +39,8 @@ class FileCheck(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """The problems of a tree as lines, how many there are, the names of the files that have them, further notes, and the
-    indices of the classes that are in each sound file.
+    """The problems of a tree as lines, how many there are, the names of the files that have them, further notes, the
+    indices of the classes that are in each sound file, and the splits without a sound file.
     """
 
     problems: List[str]
@@ -48,6 +48,7 @@ class Checked(NamedTuple):
     bad: List[str]
     notes: List[str]
     classes: Dict[str, Sequence[int]] = {}
+    empty: Sequence[str] = ()
 
     def lines(self) -> List[str]:
         """The first PROBLEMS_SHOWN problems, and a line that counts the others."""
@@ -151,12 +152,6 @@ def image_size(path: str) -> Tuple[int, int]:
             return upright_size(image)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError('%s: not an image: %s' % (path, getattr(error, 'strerror', None) or 'of an unknown kind')) from None
-
-
-def say_once(message: str) -> None:
-    """A message of what all workers see alike: the first one says it."""
-    if os.environ.get('HOROVOD_RANK', '0') == '0':
-        say(message)
 
 
 def say_left_out(root: str, checked: Checked) -> None:

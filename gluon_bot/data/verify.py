@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from functools import partial
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Set
 
 from gluon_bot import InputError
 from gluon_bot.console import counted, say
@@ -41,14 +41,22 @@ def verify(path: str, workers: Optional[int] = None, skip_broken: bool = False, 
             say(problem)
         for note in checked.notes:
             say('%s: %s: %s' % (path, kind, note))
-        left_out = skip_broken and checked.total and all(
-            problem.startswith(tuple(name + ': ' for name in checked.bad)) for problem in checked.problems)
+        left_out = skip_broken and checked.total and all(map(partial(_is_of_file, set(checked.bad)), checked.problems))
         if checked.total and not left_out:
             raise InputError('%s: %s with %s, listed above; repair these files, or do as the lines say%s' % (
                 path, kind, counted(checked.total, 'problem'), ', or train with --skip-broken' * bool(checked.bad)))
+        if checked.empty:
+            raise InputError('%s: %s, of which --skip-broken leaves nothing in %s; repair these files'
+                             % (path, kind, ' and '.join(checked.empty)))
         lines.append('%s: %s, sound%s' % (path, kind, ' but for %s, which --skip-broken leaves out'
                                           % counted(len(checked.bad), 'image') if left_out else ''))
     return '\n'.join(lines)
+
+
+def _is_of_file(names: Set[str], problem: str) -> bool:
+    """Whether 'NAME: what is wrong' is of one of these files, whose names may have colons too."""
+    parts = problem.split(': ')
+    return any(': '.join(parts[:count]) in names for count in range(1, len(parts)))
 
 
 def trees_in(path: str) -> List[str]:

@@ -24,7 +24,7 @@ from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, T
 import numpy as np
 
 from gluon_bot import InputError
-from gluon_bot.console import counted, is_plain_text
+from gluon_bot.console import counted, is_plain_text, say_once
 from gluon_bot.data import trees
 from gluon_bot.data.trees import Checked, FileCheck
 from gluon_bot.data.voc_annotations import (
@@ -77,7 +77,8 @@ def verify(root: str, processes: Optional[int] = None) -> Checked:
     if classes == CLASSES:
         notes += ['%s of %s %s images: a part of VOC' % (format(len(lists[split]), ','), format(whole, ','), split)
                   for split, whole in PUBLISHED.items() if len(lists[split]) < whole]
-    return Checked(problems + found.problems, len(problems) + found.total, found.bad, notes)
+    empty = [SPLITS[split] for split, names in good.items() if not names]
+    return Checked(problems + found.problems, len(problems) + found.total, found.bad, notes, empty=empty)
 
 
 def listed_twice(trained: Sequence[str], tested: Sequence[str]) -> str:
@@ -274,7 +275,7 @@ class Boxes:
         for note in (left_out_years(self.devkit) if split == 'test' else []) + (
                 [CLIPPED % counted(clipped_boxes, 'object')] if clipped_boxes else []) + (
                 ['%s without an object, not trained on' % counted(empty, 'image')] if empty and split == 'train' else []):
-            trees.say_once('%s: %s' % (self.devkit, note))
+            say_once('%s: %s' % (self.devkit, note))
         if not self.names:
             raise InputError('%s: no images%s listed in VOC*/ImageSets/Main/%s.txt'
                              % (self.devkit, ' with boxes' if split == 'train' else '', SPLITS[split]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from functools import lru_cache
 from typing import Dict, List, Mapping, Sequence
 
@@ -20,7 +21,8 @@ def class_names(classes: Sequence[str], *sources: Mapping[str, str]) -> List[str
     for source in sources:
         found.update(source)
     given = [found.get(name, name) for name in classes]
-    return ['%s (%s)' % (name, one) if given.count(name) > 1 and name != one else name for name, one in zip(given, classes)]
+    times = Counter(given)
+    return ['%s (%s)' % (name, one) if times[name] > 1 and name != one else name for name, one in zip(given, classes)]
 
 
 def of_data(classes: Sequence[str], folder: str) -> List[str]:

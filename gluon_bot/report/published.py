@@ -34,7 +34,7 @@ def facts(folder: str) -> List[Dict[str, Any]]:
     """What each run in the logs of `folder` states, by file. InputError where a file cannot be read."""
     found = []
     for run in read([folder], base=folder).runs:
-        if not any(TASKS[run.task].best in values for values in run.epochs.values()):
+        if run.task not in TASKS or not any(TASKS[run.task].best in values for values in run.epochs.values()):
             say(one_line('%s: no epoch with a score, left out' % run.source))
             continue
         path = run.source.split('#')[0]

@@ -22,6 +22,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import numpy as np
 
 from gluon_bot import InputError, RunError
+from gluon_bot.console import say_once
 from gluon_bot.files import fsync, fsync_folder, parse_json, read_bounded, rename, sha256_of
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.runs.arrays import Arrays, check_beginning, write
@@ -90,14 +91,14 @@ def _signed(meta: Dict[str, Any]) -> Dict[str, Any]:
 def find(path: str) -> Checkpoint:
     """The checkpoint at `path`: a checkpoint folder, a run's folder, whose newest good one is taken, or RUN/best.
 
-    Raises InputError where there is none or, for a checkpoint folder, where it is damaged.
+    Damaged ones of a run are said. Raises InputError where there is no good one, or the checkpoint folder is damaged.
     """
     if os.path.exists(os.path.join(path, 'checkpoint.json')):
         return _open(path)
     run, last = os.path.split(path.rstrip('/'))
     if last == BEST and not os.path.exists(path):
         return best(run)
-    found = newest(path)[0]
+    found = newest_good(path)
     if found is None:
         raise InputError('%s: no checkpoint here; give a run folder or one of its %s/step-* folders' % (path, FOLDER))
     return found
@@ -125,8 +126,10 @@ def scored(run: str) -> List[Scored]:
 def best(run: str) -> Checkpoint:
     """The good checkpoint of a run after whose epoch its main score was best, the latest of equals; InputError for none."""
     for each in scored(run):
-        with suppress(InputError):
+        try:
             return _open(each.path)
+        except InputError as error:
+            say_once('skipped: %s' % error)
     raise InputError('%s: no checkpoint with a score here, of which the best could be taken; give a run folder' % run)
 
 
@@ -139,6 +142,16 @@ def newest(run: str) -> Tuple[Optional[Checkpoint], List[str]]:
         except InputError as error:
             damaged.append(str(error))
     return None, damaged
+
+
+def newest_good(run: str) -> Optional[Checkpoint]:
+    """The newest good checkpoint of a run, None without any; newer, damaged ones are said. InputError where all are."""
+    found, damaged = newest(run)
+    for problem in damaged:
+        say_once('skipped: ' + problem)
+    if damaged and not found:
+        raise InputError('%s: all checkpoints are damaged; repair or remove them, or choose another folder' % run)
+    return found
 
 
 def set_aside(run: str, step: int) -> None:

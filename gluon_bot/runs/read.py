@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 
 from gluon_bot import InputError
 from gluon_bot.console import Progress, counted
+from gluon_bot.files import walk
 from gluon_bot.runs import published
 from gluon_bot.runs.gluoncv_log import LogReader
 from gluon_bot.runs.record import RecordReader, Run, cleaned
@@ -36,7 +37,7 @@ def read(paths: Sequence[str], base: Optional[str] = None) -> Logs:
     """All runs in the files and folders `paths`, a run that stands in two files once.
 
     base: the folder that the names of the files are shown relative to; without it they are shown as given.
-    Raises InputError for a path that does not exist or cannot be opened; nothing inside a file raises.
+    Raises InputError for a path that does not exist or cannot be opened; nothing inside a folder or file raises.
     """
     logs = Logs([], [])
     files = _files(paths, logs.notes)
@@ -45,9 +46,9 @@ def read(paths: Sequence[str], base: Optional[str] = None) -> Logs:
         try:
             found = read_file(path, cleaned(os.path.relpath(path, base) if base else path))
         except InputError as error:
-            if path in paths or os.path.basename(path) != published.NAME:
+            if path in paths:
                 raise
-            found = Logs([], ['%s, left out' % error])  # another program's of that name
+            found = Logs([], ['%s, left out' % error])
         logs.runs.extend(found.runs)
         logs.notes.extend(found.notes)
         progress.update(done)
@@ -60,7 +61,7 @@ def _files(paths: Sequence[str], notes: List[str]) -> List[str]:
     files = []
     for path in paths:
         if os.path.isdir(path):
-            below = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+            below = sorted(os.path.join(folder, name) for folder, _, names in walk(path, notes.append) for name in names)
             found = [file for file in below if file.endswith(ENDINGS) or os.path.basename(file) == published.NAME]
             if not found:
                 notes.append('%s: no logs among its %s: they are called %s; name files of other endings one by one' % (
@@ -158,7 +159,8 @@ def doubt(run: Run) -> str:
     if steady >= STEADY_EPOCHS:
         reasons.append('validation top-1 moves by the same %.3f points %d epochs in a row' % (step, steady))
     best = max((value for _, value in curve), default=0.0)
-    imagenet = run.data.get('name') == 'imagenet' or (run.data.get('classes'), run.data.get('val_images')) == (1000, 50000)
+    counts = run.data.get('classes'), run.data.get('val_images')
+    imagenet = run.data.get('name') == 'imagenet' if None in counts else counts == (1000, 50000)
     if imagenet and best > MOST_TOP1:
         reasons.append('%.2f %% top-1 on ImageNet is above %g %%' % (best, MOST_TOP1))
     if any(values.get('val_top5', 100) < values.get('val_top1', 0) for values in run.epochs.values()):

@@ -176,7 +176,7 @@ class RecordReader:
         except (ValueError, TypeError):
             return self.note(number, 'not a line of a run record (JSON with an event): cut or damaged, left out')
         if event == 'start':
-            self._start(number, cleaned(line))
+            self._start(number, {**cleaned(line), 'data': _counted_classes(line.get('data'))})
             if 'continues_step' in line:
                 self.note(number, 'the record before step %s was lost' % cleaned(line['continues_step']))
         elif event == 'epoch':
@@ -214,6 +214,12 @@ class RecordReader:
         if taken and isinstance(line.get('val_ap'), dict):
             classes = {name: value for name, value in cleaned(line['val_ap']).items() if _is_percent(value)}
             self.runs[-1].epochs[line['epoch']]['val_ap'] = classes
+
+
+def _counted_classes(data: Any) -> Any:
+    """The data of a run, its list of classes, which `cleaned` would cut, as their number, which alone is used."""
+    classes = data.get('classes') if isinstance(data, dict) else None
+    return cleaned({**data, 'classes': len(classes)} if isinstance(classes, list) else data)
 
 
 def cleaned(value: Any, depth: int = 0) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from gluon_bot import InputError
 from gluon_bot.console import aligned, duration, one_line, three_digits
-from gluon_bot.files import is_owned
+from gluon_bot.files import is_owned, walk
 from gluon_bot.recipes.tasks import SCORES, TASKS
 from gluon_bot.runs import checkpoint, heartbeat
 from gluon_bot.runs.record import RECORD, cleaned, read_ends
@@ -55,8 +55,9 @@ def find_runs(folder: str) -> List[Status]:
     """Each run in `folder` and below, by name. InputError where there is no such folder; nothing inside it raises."""
     if not os.path.isdir(folder):
         raise InputError('%s: no such folder of runs' % folder)
-    found = []
-    for path, folders, files in os.walk(folder):
+    found: List[Status] = []
+    refused: List[str] = []
+    for path, folders, files in walk(folder, refused.append):
         folders.sort()
         if RECORD in files:
             folders.clear()  # what is below a run is its own
@@ -64,7 +65,7 @@ def find_runs(folder: str) -> List[Status]:
         elif checkpoint.FOLDER in folders:
             folders.clear()
             found += _imported(path, os.path.relpath(path, folder) if path != folder else path)
-    return found
+    return found + [_unreadable(line.split(': ')[0], line) for line in refused]
 
 
 def _with_best(run: str, status: Status) -> Status:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import shlex
 import shutil
 import tempfile
 import time
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from gluon_bot import InputError
 from gluon_bot.data.records import manifest, verify
+from gluon_bot.data.verify import trees_in
 from gluon_bot.distributed import environment
 from gluon_bot.files import lacking, size_text
 from gluon_bot.tools.findings import NOTE, OK, WRONG, Finding
@@ -26,6 +28,10 @@ IMAGES_A_CORE = 600  # that are decoded in a second (docs/performance.md)
 
 def reading(data: str) -> Finding:
     """Sizes against the manifests, and how fast the training records come from the disk rather than from memory."""
+    trees = trees_in(data)
+    if trees:
+        return Finding('data', NOTE, '%s: %s, which is not packed' % (data, ' and '.join(trees)),
+                       "'gluon-bot verify %s' checks it" % shlex.quote(data))
     try:
         found = [manifest.load(data, split) for split in manifest.SPLITS]
         for split in found:

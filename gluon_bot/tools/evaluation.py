@@ -216,7 +216,7 @@ def _source(data: str, limit: Optional[int]) -> Source:
         found = verify.check(data, 'val')
         return Source(found.name, list(found.classes), ['record %d' % number for number in range(found.images)],
                       Records(found).image)
-    listing = layout.list_source(data, 0, 0)
+    listing = layout.list_source(data, 0, 0, one_class=True)
     if not listing.shared_out and 'val' not in listing.splits:
         raise InputError('%s: has no val images; call the folder of those to score val, or give it itself as --data' % data)
     items = sorted(listing.splits.get('val') or listing.splits['train'], key=lambda item: item.name)

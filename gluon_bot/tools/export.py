@@ -122,6 +122,11 @@ def run(path: str, kind: str, out: str) -> List[str]:
             _must_be_ours(folder, out, names, exported_before)
             for name in names:
                 rename(os.path.join(folder, name), os.path.join(out, name))
+        except (OSError, mx.MXNetError) as error:
+            if isinstance(error, OSError) or 'Write incomplete' in str(error):  # as MXNet says it
+                reason = getattr(error, 'strerror', None) or 'MXNet says no more, as on a full disk'
+                raise RunError('%s: cannot be written whole: %s' % (out, reason)) from None
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         with atomic_write(about) as file:

@@ -38,7 +38,7 @@ def card(recipe: Recipe, meta: Dict[str, Any]) -> str:
     twin, data, line = timm.twin(recipe.model), meta.get('data') or {}, meta.get('line') or {}
     scores = ['%s %.2f %%' % (label, line[key]) for key, label in (('val_top1', 'top-1'), ('val_top5', 'top-5'))
               if isinstance(line.get(key), (int, float))]
-    images, made_here = line.get('val_images', 'the validation'), meta['epoch'] > 0
+    images, made_here = line.get('val_images', 'the validation'), meta.get('step', 0) > 0
     result = '%s after epoch %d, on %s images' % (', '.join(scores), meta['epoch'], images) if scores else 'not evaluated'
     rows = ['---', 'library_name: timm', 'tags:', '- image-classification', '- timm', '---', '# %s' % recipe.name, '',
             'A `%s` (timm: `%s`%s), %s gluon_bot %s, a reproduction of '

@@ -16,7 +16,7 @@ from gluon_bot.data import transforms, trees
 from gluon_bot.data.records import images
 from gluon_bot.data.records.layout import EXTENSIONS
 from gluon_bot.distributed import horovod
-from gluon_bot.files import shortened
+from gluon_bot.files import shortened, walk
 from gluon_bot.models import class_names
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.runs import checkpoint
@@ -87,7 +87,7 @@ def _files(paths: Sequence[str], out: str) -> List[str]:
         if not os.path.isdir(path):
             found.append(path)
             continue
-        every = [file for folder, _, names in os.walk(path) for name in names if not name.startswith('.')
+        every = [file for folder, _, names in walk(path, say) for name in names if not name.startswith('.')
                  for file in [os.path.join(folder, name)] if os.path.realpath(folder) != own or not pictures.is_ours(file)]
         below = [file for file in every if file.lower().endswith(EXTENSIONS)]
         if not below:

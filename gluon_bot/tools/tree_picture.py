@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from typing import Iterator
+from functools import partial
+from typing import Iterator, Optional
 
 from PIL import Image
 
@@ -17,10 +18,11 @@ COLUMNS, ROWS = 4, 3  # of each kind
 TILE_PIXELS = 420  # across
 
 
-def tree_picture(path: str, out_png: str) -> None:
+def tree_picture(path: str, out_png: str, skip_broken: bool = False, ignore_label: Optional[int] = None) -> None:
     """Write a PNG of images with their boxes, above images with their masks, each as `gluon-bot predict` draws it."""
-    draw = {verify.VOC: _boxes, verify.ADE20K: _masks}
     with tempfile.TemporaryDirectory() as folder:
+        draw = {verify.VOC: partial(_boxes, skip_broken=skip_broken),
+                verify.ADE20K: partial(_masks, skip_broken=skip_broken, ignore_label=ignore_label)}
         tiles = [list(draw[kind](path, folder)) for kind in verify.trees_in(path)]
     lines = [group[first:first + COLUMNS] for group in tiles for first in range(0, len(group), COLUMNS)]
     tops = [0, *itertools.accumulate(max(tile.height for tile in line) for line in lines)]
@@ -32,8 +34,8 @@ def tree_picture(path: str, out_png: str) -> None:
         sheet.save(file, 'PNG')
 
 
-def _boxes(path: str, folder: str) -> Iterator[Image.Image]:
-    found = voc.Boxes(path, 'train')
+def _boxes(path: str, folder: str, skip_broken: bool) -> Iterator[Image.Image]:
+    found = voc.Boxes(path, 'train', skip_broken=skip_broken)
     for index in range(min(COLUMNS * ROWS, len(found))):
         image, label = found[index]
         drawn = os.path.join(folder, 'boxes.png')
@@ -41,8 +43,8 @@ def _boxes(path: str, folder: str) -> Iterator[Image.Image]:
         yield _tile(drawn)
 
 
-def _masks(path: str, folder: str) -> Iterator[Image.Image]:
-    found = ade20k.Masks(path, 'train')
+def _masks(path: str, folder: str, skip_broken: bool, ignore_label: Optional[int]) -> Iterator[Image.Image]:
+    found = ade20k.Masks(path, 'train', skip_broken=skip_broken, ignore_label=ignore_label)
     for index in range(min(COLUMNS * ROWS, len(found))):
         image, mask = found[index]
         drawn = os.path.join(folder, 'mask.png')

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Deque, Dict, Iterator, NamedTuple, Optional, P
 
 import mxnet as mx
 
-from gluon_bot import InputError, RunError
+from gluon_bot import RunError
 from gluon_bot.console import say, without_native_lines
 from gluon_bot.recipes.tasks import TaskFacts
 from gluon_bot.runs import checkpoint
@@ -132,12 +132,7 @@ def _restore(task: Task) -> Optional[Dict[str, Any]]:
     """Start all ranks equal: from the newest good checkpoint where the run is resumed, else from rank 0's network."""
     job, training, found = task.job, task.state, None
     if training.ranks.first and job.options.resume:
-        found, damaged = checkpoint.newest(job.options.out)
-        for problem in damaged:
-            say('skipped: ' + problem)
-        if damaged and not found:
-            raise InputError('%s: all checkpoints are damaged; repair or remove them, or choose another --out'
-                             % job.options.out)
+        found = checkpoint.newest_good(job.options.out)
         if found:
             check_resumed(job, found.meta, found.path)
             if not check_agrees(job.options.out, found.meta, found.path):

@@ -94,6 +94,9 @@ def test_verify_knows_trees(shared_data, tmp_path, capsys):
     capsys.readouterr()
     assert main(['verify', str(tmp_path / 'scenes')]) == 2
     assert 'VOC devkit with 1 problem,' in capsys.readouterr().err
+    picture = ['--picture', str(tmp_path / 'fewer.png')]
+    assert main(['verify', str(tmp_path / 'scenes'), '--skip-broken', '--ignore-label', '255', *picture]) == 0
+    assert (tmp_path / 'fewer.png').exists()
 
 
 @pytest.mark.parametrize('line, among, not_among', [

@@ -213,6 +213,12 @@ def test_a_label_can_be_ignored(root):
     assert (mask[:5] == -1).all() and (mask[5:] == 1).all() and mask.dtype == np.int32
 
 
+def test_a_tree_of_which_nothing_is_left_is_not_sound(root):
+    mask_path(root).write_bytes(b'')
+    with pytest.raises(InputError, match='of which --skip-broken leaves nothing in training'):
+        verify.verify(str(root), 1, skip_broken=True)
+
+
 def test_unusable_pairs_can_be_left_out(root):
     for kind, extension in (('images', '.jpg'), ('annotations', '.png')):
         path = root / ade20k.FOLDER / kind / 'training'

@@ -351,6 +351,13 @@ def test_what_cannot_be_used_can_be_left_out(devkit, capsys, text):
     assert 'sound but for 1 image, which --skip-broken leaves out' in verify.verify(str(devkit), 1, skip_broken=True)
 
 
+def test_a_tree_of_which_nothing_is_left_is_not_sound(devkit):
+    for path in (devkit / 'VOC2007/JPEGImages').iterdir():
+        path.write_bytes(b'')
+    with pytest.raises(InputError, match='of which --skip-broken leaves nothing in trainval'):
+        verify.verify(str(devkit), 1, skip_broken=True)
+
+
 def test_an_image_too_narrow_for_its_proposals_is_found(devkit):
     Image.fromarray(np.zeros((10, 400, 3), np.uint8)).save(str(devkit / 'VOC2007/JPEGImages/a.jpg'))
     (devkit / 'VOC2007/Annotations/a.xml').write_text(annotation(OBJECT % ('dog', 1, 1, 40, 10), size=(400, 10)))

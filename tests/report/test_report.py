@@ -328,6 +328,12 @@ def test_curves_that_can_not_be_real_fill_nothing(tmp_path, curve):
     assert not any(one.filled or one.nearby for one in comparison.results)
 
 
+def test_imagenet_is_known_by_its_counts_where_they_are_stated(tmp_path):
+    subset = {'name': 'imagenet', 'classes': 10, 'train_images': 13000, 'val_images': 500}
+    path = write_record(tmp_path / 'a', RECIPES['digits'], subset, {'val_top1': 99.4, 'val_top5': 100.0})
+    assert [placed.kind for placed in compared(path).placed] == [place.OTHER_DATA]
+
+
 def test_top1_above_top5_is_suspect_and_a_flat_curve_is_not(tmp_path):
     flat = {'name': 'x', 'classes': 2, 'val_images': 10}
     paths = [classified(tmp_path / 'a', 'resnet50d-cosine', 77.9, 77.0),

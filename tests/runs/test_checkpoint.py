@@ -34,7 +34,7 @@ def test_round_trip(tmp_path):
     assert checkpoint.find(str(tmp_path)).path == path
 
 
-def test_the_newest_good_one_is_found_and_damage_is_named(tmp_path):
+def test_the_newest_good_one_is_found_and_damage_is_named(tmp_path, capsys):
     good, cut, flipped, empty = (write(tmp_path, step) for step in (1, 2, 3, 4))
     with open(os.path.join(cut, 'parameters.safetensors'), 'r+b') as file:
         file.truncate(10)
@@ -51,6 +51,17 @@ def test_the_newest_good_one_is_found_and_damage_is_named(tmp_path):
         assert line.startswith(path) and '\n' not in line
     with pytest.raises(InputError, match='is damaged'):
         checkpoint.find(cut)
+    assert checkpoint.find(str(tmp_path)).path == good
+    assert capsys.readouterr().err.splitlines() == ['skipped: ' + line for line in damaged]
+    os.unlink(os.path.join(good, 'parameters.safetensors'))
+    with pytest.raises(InputError, match='all checkpoints are damaged; repair or remove them'):
+        checkpoint.find(str(tmp_path))
+
+
+def test_a_damaged_best_one_is_named(tmp_path, capsys):
+    good, better = (write(tmp_path, step, line={'val_top1': 10.0 * step}) for step in (1, 2))
+    os.unlink(os.path.join(better, 'parameters.safetensors'))
+    assert checkpoint.best(str(tmp_path)).path == good and 'skipped: %s' % better in capsys.readouterr().err
 
 
 def test_saving_the_same_step_again_replaces_it(tmp_path):

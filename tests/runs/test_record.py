@@ -165,6 +165,12 @@ def test_class_scores_of_detection_are_kept():
     assert runs[0].epochs[1] == {'val_map': 50.0, 'val_ap': {'cat': 60.0, 'dog': 40.0}}
 
 
+def test_many_classes_are_counted_and_not_cut():
+    reader = RecordReader('x', lambda number, text: None)
+    reader.feed(1, json.dumps({'event': 'start', 'recipe': {}, 'data': {'classes': ['c%d' % n for n in range(365)]}}))
+    assert reader.runs[0].data['classes'] == 365
+
+
 def test_untrusted_text_is_printable_and_bounded():
     assert cleaned('a\x1b[31m\u202eb\n') == 'a\ufffd[31m\ufffdb\ufffd'
     assert len(cleaned('x' * 10000)) == MOST_TEXT

@@ -158,6 +158,20 @@ def test_runs_at_any_depth_as_json(record, tmp_path, capsys):
         find_runs(str(tmp_path / 'nowhere'))
 
 
+def test_runs_behind_links_are_found_once(record, tmp_path):
+    record('disk/deep', [START])
+    (tmp_path / 'runs').mkdir()
+    for name in ('large', 'again'):
+        (tmp_path / 'runs' / name).symlink_to(tmp_path / 'disk')
+    (tmp_path / 'disk/round').symlink_to(tmp_path / 'runs')
+    assert len(find_runs(str(tmp_path / 'runs'))) == 1
+    logs = read([str(tmp_path / 'runs')])
+    assert len(logs.runs) == 1
+    (tmp_path / 'runs/gone.jsonl').symlink_to(tmp_path / 'nowhere')
+    logs = read([str(tmp_path / 'runs')])
+    assert len(logs.runs) == 1 and any('gone.jsonl: cannot be read: ' in note for note in logs.notes)
+
+
 def test_the_best_checkpoint_is_marked(record, tmp_path, capsys):
     record('a\x1b[1m', [START, epoch(20), DONE])
     for step, score in ((22, 1e300), (44, 95.5), (66, 90.0)):

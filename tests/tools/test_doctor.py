@@ -46,6 +46,12 @@ def test_here_nothing_decisive_is_wrong(data, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []  # what was written to measure is gone, and no folder made
 
 
+def test_trees_are_not_called_unpacked_records(tmp_path):
+    (tmp_path / 'VOC2007/ImageSets/Main').mkdir(parents=True)
+    found = doctor_disks.reading(str(tmp_path))
+    assert found.state == doctor.NOTE and 'VOC devkit, which is not packed' in found.found and 'verify' in found.advice
+
+
 def test_what_is_wrong_is_said_and_exit_1(data, tmp_path, capsys):
     (tmp_path / 'file').write_text('')
     assert main(['doctor', '--data', str(tmp_path)]) == 1

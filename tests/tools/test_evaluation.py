@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import subprocess
 
 import mxnet as mx
@@ -85,6 +86,13 @@ def test_a_folder_and_a_tar_score_as_their_records_do(run, tmp_path, capsys):
     assert main(['evaluate', run, '--data', str(tmp_path / 'records'), '--json']) == 0  # the evaluation of training
     trained = json.loads(capsys.readouterr().out)
     assert {key: loose[key] for key in trained if key != 'data'} == {key: trained[key] for key in trained if key != 'data'}
+
+
+def test_images_of_one_class_will_do(run, tmp_path):
+    photographs(tmp_path / 'tree', ['bee', 'fox'], images=2)
+    shutil.rmtree(str(tmp_path / 'tree/val/fox'))
+    result = evaluation.run(run, str(tmp_path / 'tree/val')).result
+    assert (result['val_images'], [line['class'] for line in result['per_class']]) == (2, ['bee'])
 
 
 def test_the_names_of_a_data_set_come_with_its_records(run, tmp_path, capsys):

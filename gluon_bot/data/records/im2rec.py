@@ -37,10 +37,25 @@ class Record(NamedTuple):
 
 
 def is_im2rec(source: str) -> bool:
-    """Whether `source` is a .rec file, or a folder with one that has no manifest of ours. InputError for a .lst or .idx."""
+    """Whether `source` is a .rec file, or a folder with one that has no manifest of ours.
+
+    InputError for a .lst or .idx, and for a folder that has folders of images too.
+    """
     if source.endswith(('.lst', '.idx')):
         raise InputError("%s: belongs to records of MXNet's im2rec; pack the .rec beside it" % source)
-    return bool(_record_files(source)) and not os.path.exists(os.path.splitext(_record_files(source)[0])[0] + '.json')
+    files = _record_files(source)
+    if not files or os.path.exists(os.path.splitext(files[0])[0] + '.json'):
+        return False
+    beside = next((entry.name for entry in os.scandir(source) if entry.is_dir() and _has_images(entry.path)), '') \
+        if os.path.isdir(source) else ''
+    if beside:
+        raise InputError("%s: has records (%s) and folders of images ('%s'); move one of them elsewhere"
+                         % (source, os.path.basename(files[0]), beside))
+    return True
+
+
+def _has_images(folder: str) -> bool:
+    return any(name.lower().endswith(layout.EXTENSIONS) for _, _, names in os.walk(folder) for name in names)
 
 
 def list_im2rec(source: str, class_names: Optional[str], validation_share: float, seed: int) -> Listing:
@@ -65,7 +80,10 @@ def list_im2rec(source: str, class_names: Optional[str], validation_share: float
               for split, records in found.items()}
     whole = '' not in listed
     if not whole:
-        listed = layout.shared_out(listed[''], validation_share, seed)
+        try:
+            listed = layout.shared_out(listed[''], validation_share, seed)
+        except ValueError as error:
+            raise InputError('%s: %s' % (source, error)) from None
     splits = {split: [item for _, item in listed[split]] for split in SPLITS if listed.get(split)}
     say('%s: found %s in records of im2rec, %s: %s' % (
         source, ' and '.join(counted(len(items), '%s image' % split) for split, items in splits.items()),

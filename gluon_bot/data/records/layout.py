@@ -20,8 +20,8 @@ from gluon_bot.data.records import image_lists, names
 from gluon_bot.data.records.manifest import SPLITS
 from gluon_bot.data.records.sources import RECORDS, Found, Item, find_files
 
-EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.pjpeg', '.pjp', '.png', '.bmp', '.dib', '.gif', '.webp', '.tif', '.tiff',
-              '.ppm', '.pgm', '.pbm', '.pnm')
+JPEG_EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.pjpeg', '.pjp')
+EXTENSIONS = JPEG_EXTENSIONS + ('.png', '.bmp', '.dib', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm')
 SPLIT_NAMES = {'train': 'train', 'training': 'train', 'ilsvrc2012_img_train': 'train',
                'val': 'val', 'valid': 'val', 'validation': 'val', 'ilsvrc2012_img_val': 'val',
                'test': 'test', 'testing': 'test', 'ilsvrc2012_img_test': 'test'}
@@ -44,18 +44,19 @@ class Listing(NamedTuple):
     shared_out: bool = False  # no folder tells of splits, so that the validation images, if any, are drawn
 
 
-def list_source(source: str, validation_share: float, seed: int) -> Listing:
+def list_source(source: str, validation_share: float, seed: int, one_class: bool = False) -> Listing:
     """List SOURCE/train/CLASS/IMAGE and SOURCE/val/CLASS/IMAGE, either of which may be missing, or SOURCE/CLASS/IMAGE.
 
     In the last case a random `validation_share` of each class becomes the validation images. SOURCE is a folder or a tar;
-    folders around it all are looked through. The classes are the sorted names of the training folders, in Unicode's
-    composed form (NFC). Raises InputError for a source that cannot be read or is arranged in another way.
+    folders around it all are looked through. one_class: images of a single class will do. The classes are the sorted
+    names of the training folders, in Unicode's composed form (NFC). Raises InputError for a source that cannot be read or
+    is arranged in another way.
     """
     if os.path.isfile(source) and source.lower().endswith(RECORDS):
         raise InputError('%s: is a file of records; %s' % (source, PACKED))
     found = find_files(source)
     try:
-        listing, said = _listed(found, validation_share, seed)
+        listing, said = _listed(found, validation_share, seed, one_class)
     except ValueError as error:
         raise InputError('%s: %s' % (source, error)) from None
     for line in said:
@@ -64,7 +65,7 @@ def list_source(source: str, validation_share: float, seed: int) -> Listing:
     return listing._replace(name=name[:-len('.tar')] if name.endswith('.tar') else name)
 
 
-def _listed(found: Found, validation_share: float, seed: int) -> Tuple[Listing, List[str]]:
+def _listed(found: Found, validation_share: float, seed: int, one_class: bool) -> Tuple[Listing, List[str]]:
     """The listing, without its name, and what there is to say; ValueError for a source that is arranged in another way."""
     images = [(item.name.split('/'), item) for item in found.files if item.name.lower().endswith(EXTENSIONS)]
     others = [item for item in found.files if not item.name.lower().endswith(EXTENSIONS)]
@@ -91,7 +92,7 @@ def _listed(found: Found, validation_share: float, seed: int) -> Tuple[Listing, 
                 counted(len(test), 'image'), where,
                 '' if 'val' in splits else '; there is no val split, so call that folder val if they lie in class folders'))
         splits = {split: _with_class_folders(placed, others) for split, placed in splits.items()}
-    _check_folders(splits or {'': images}, bool(splits))
+    _check_folders(splits or {'': images}, bool(splits), one_class)
     said += _inner_folders([parts for placed in (splits or {'': images}).values() for parts, _ in placed])
     said += _empty_folders(found.folders, [around + where for where in folders.values()] or [around], images, around)
     whole = bool(splits)
@@ -191,7 +192,7 @@ def _with_class_folders(placed: List[Placed], others: Sequence[Item]) -> List[Pl
     return placed
 
 
-def _check_folders(splits: Dict[str, List[Placed]], known: bool) -> None:
+def _check_folders(splits: Dict[str, List[Placed]], known: bool, one_class: bool) -> None:
     """ValueError for images outside class folders, and for splits in the place of classes."""
     for placed in splits.values():
         outside = next((item.name for parts, item in placed if len(parts) < 2), None)
@@ -204,7 +205,7 @@ def _check_folders(splits: Dict[str, List[Placed]], known: bool) -> None:
             raise ValueError('%r: a split inside a class folder; %s' % (nested[1].name, ARRANGE))
     for split in ({'', 'train'} & set(splits)) or set(splits):
         classes = {parts[0] for parts, _ in splits[split]}
-        if len(classes) == 1 or all(map(split_of, classes)):
+        if len(classes) == 1 and not one_class or all(map(split_of, classes)):
             raise ValueError("all images lie in one folder, '%s'; %s" % (sorted(classes)[0], ARRANGE))
 
 

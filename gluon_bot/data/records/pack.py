@@ -157,8 +157,9 @@ def _check_options(packing: Packing, validation_share: float) -> None:
 
 
 def _check_space(out: str, listing: Listing, resize: Optional[int]) -> None:
-    """Raise RunError now, not in an hour, where images that keep their size cannot all fit on the disk."""
-    needed = sum(max(item.size, 0) for items in listing.splits.values() for item in items)
+    """Raise RunError now, not in an hour, where images that keep their size, as JPEGs do, cannot all fit on the disk."""
+    needed = sum(max(item.size, 0) for items in listing.splits.values() for item in items
+                 if item.file.endswith(sources.RECORDS) or item.name.lower().endswith(layout.JPEG_EXTENSIONS))
     free = shutil.disk_usage(out).free
     if resize is None and needed > free:
         raise RunError('%s: the images need %s, the disk has %s free' % (out, size_text(needed), size_text(free)))

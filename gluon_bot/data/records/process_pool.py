@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+import threading
 import types
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -48,7 +49,8 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
     processes: List[Any] = []
     pipes: List[Any] = []
     waiting: List[Any] = []
-    answer_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is the parent's to answer
+    answers = threading.current_thread() is threading.main_thread()  # which alone may say what answers a signal
+    answer_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN) if answers else None  # inherited: the parent answers it
     try:
         for _ in range(workers):
             ours, theirs = context.Pipe()
@@ -59,7 +61,8 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
             processes.append(process)
             pipes.append(ours)
     finally:
-        signal.signal(signal.SIGINT, answer_interrupt)
+        if answers:
+            signal.signal(signal.SIGINT, answer_interrupt)
     try:
         turn = 0
         for task in tasks:

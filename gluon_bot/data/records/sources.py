@@ -13,7 +13,7 @@ from typing import IO, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tup
 
 from gluon_bot import InputError
 from gluon_bot.data.records import recordio
-from gluon_bot.files import size_text
+from gluon_bot.files import raise_if_away, size_text
 
 MOST_HEADER_BYTES = 1 << 20  # in a tar: a long name, or extended attributes
 RECORDS = '.rec'  # files whose items are whole records, of which the image is read
@@ -91,6 +91,9 @@ def members(path: str, offset: int = 0, size: int = 0,
                                      'cat; join them with tar --concatenate, or unpack them into one folder' % path)
     except InputError:
         raise
+    except OSError as error:
+        raise_if_away(error, path)
+        raise InputError('%s: cannot be read: %s' % (path, error.strerror or error)) from None
     except Exception as error:  # tarfile raises nearly anything on damaged headers
         raise InputError('%s: not an uncompressed tar (%s); unpack it, or only uncompress it' % (path, error)) from None
 

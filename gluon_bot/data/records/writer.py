@@ -15,7 +15,7 @@ from gluon_bot.console import is_plain_text
 from gluon_bot.data.records import manifest, recordio
 from gluon_bot.data.records.images import Packed
 from gluon_bot.data.records.manifest import SPLITS, Manifest
-from gluon_bot.files import fsync, fsync_folder, locked, not_written, rename, sha256_of
+from gluon_bot.files import BAD_PLACE, fsync, fsync_folder, locked, not_written, rename, sha256_of
 
 PARTIAL = '.partial'
 
@@ -25,7 +25,7 @@ def writing_into(folder: str) -> Iterator[None]:
     """Own `folder` while records are written into it; remove what a killed writer left, and what an error leaves.
 
     Raises InputError where the folder has finished records or others that would be replaced, or another process writes into
-    it, RunError where writing fails.
+    it, or a path cannot be opened, RunError where writing fails.
     """
     with ExitStack() as stack:
         try:
@@ -48,7 +48,8 @@ def writing_into(folder: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise RunError('%s: %s' % (error.filename or folder, error.strerror)) from None
+            kind = InputError if error.errno in BAD_PLACE else RunError
+            raise kind('%s: %s' % (error.filename or folder, error.strerror)) from None
         finally:
             _remove_partial(folder)
 

@@ -25,7 +25,7 @@ from gluon_bot import InputError
 from gluon_bot.console import Progress
 from gluon_bot.data import ade20k, voc
 from gluon_bot.data.samples import digits
-from gluon_bot.files import fsync_folder, rename
+from gluon_bot.files import fsync_folder, is_owned, locked, not_written, rename
 
 CLASSES = tuple('0123456789')
 PHOTOGRAPH = 'photograph'
@@ -86,15 +86,23 @@ def write_scenes(out: str, images: int = 400, size: int = 128, seed: int = 0) ->
         raise InputError('%s: exists already; remove it or choose another folder' % out)
     out = os.path.abspath(out)
     os.makedirs(os.path.dirname(out), exist_ok=True)
-    partial = tempfile.mkdtemp(prefix=os.path.basename(out) + '.partial-', dir=os.path.dirname(out))
+    begun = os.path.basename(out) + '.partial-'
+    for name in os.listdir(os.path.dirname(out)):
+        path = os.path.join(os.path.dirname(out), name)
+        if name.startswith(begun) and is_owned(path) is False:  # of a killed process
+            shutil.rmtree(path, ignore_errors=True)
+    partial = tempfile.mkdtemp(prefix=begun, dir=os.path.dirname(out))
     test_images = round(images * TEST_SHARE)
     counts = {'train': images - test_images, 'test': test_images}
     try:
-        _write_all(partial, counts, size, seed)
+        with locked(partial):
+            _write_all(partial, counts, size, seed)
         with contextlib.suppress(OSError):  # some file systems have no modes
             os.chmod(partial, 0o755)
         rename(partial, out)
         fsync_folder(os.path.dirname(out))
+    except OSError as error:  # a full disk has no name
+        raise not_written(out, 'the scenes cannot be written', error) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return counts

@@ -61,7 +61,18 @@ def test_one_file_is_shared_out(tmp_path):
     pack.pack(str(tmp_path / 'pets.rec'), str(tmp_path / 'out'), workers=1, validation_share=0.2)
     assert len(read(tmp_path / 'out', 'train')) == 16 and len(read(tmp_path / 'out', 'val')) == 4
     write(tmp_path / 'train', images(4), [0, 1] * 2)
+    write(tmp_path / 'few', images(4), [0, 1] * 2)
+    with pytest.raises(InputError, match='few.rec: a validation share of 0.1 leaves no image'):
+        pack.pack(str(tmp_path / 'few.rec'), str(tmp_path / 'c'), workers=1)
     assert [found.split for found in pack.pack(str(tmp_path / 'train.rec'), str(tmp_path / 'b'), workers=1)] == ['train']
+
+
+def test_records_beside_folders_of_images_are_refused(tmp_path):
+    write(tmp_path / 'features', images(4), [0, 1] * 2)
+    (tmp_path / 'cat').mkdir()
+    (tmp_path / 'cat/0.jpg').write_bytes(images(1)[0])
+    with pytest.raises(InputError, match=r"records \(features.rec\) and folders of images \('cat'\); move one of them"):
+        pack.pack(str(tmp_path), str(tmp_path / 'out'), workers=1)
 
 
 @pytest.mark.parametrize('text, expected', [

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from PIL import Image
 
 from gluon_bot import InputError, RunError
 from gluon_bot.cli.main import main
-from gluon_bot.data.records import manifest, pack, process_pool, recordio, verify
+from gluon_bot.data.records import manifest, pack, process_pool, recordio, sources, verify
 from gluon_bot.data.records.verify import verify_records
 
 
@@ -82,6 +84,14 @@ def test_a_tar_gives_the_same_records_as_the_tree(tmp_path, around):
         assert (tmp_path / 'tar' / (split + '.rec')).read_bytes() == (tmp_path / 'tree' / (split + '.rec')).read_bytes()
 
 
+def test_processes_may_be_started_by_any_thread():
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(process_pool.ordered(abs, [-1, -2], workers=2)))
+    thread.start()
+    thread.join()
+    assert found == [1, 2]
+
+
 def test_several_processes_give_the_same_records_as_one(tmp_path):
     source = write_tree(tmp_path / 'pets', {'%s/%d.jpg' % ('ab'[n % 2], n): encoded(noise(n)) for n in range(150)})
     packed(source, tmp_path / 'one', validation_share=0)
@@ -105,6 +115,20 @@ def test_a_share_of_images_that_have_their_splits_is_refused(tmp_path):
     source = write_tree(tmp_path / 'pets', dataset())
     with pytest.raises(InputError, match='has its own train or val images, so none are drawn: leave --validation-share out'):
         packed(source, tmp_path / 'out', validation_share=0.2)
+
+
+def test_images_that_cannot_fit_are_refused_at_once(tmp_path, monkeypatch):
+    """JPEGs keep their size; what is none becomes one, and needs less."""
+    free = shutil._ntuple_diskusage(10 ** 6, 0, 5000)
+    monkeypatch.setattr(pack.shutil, 'disk_usage', lambda path: free)
+    source = write_tree(tmp_path / 'pets', {'%s/%d.bmp' % (name, number): encoded(solid(number, 0, 0), 'BMP')
+                                            for name in 'ab' for number in range(4)})
+    assert sum(path.stat().st_size for path in Path(source).rglob('*.bmp')) > free.free
+    packed(source, tmp_path / 'out', validation_share=0)
+    jpegs = write_tree(tmp_path / 'more', {'%s/%d.jpg' % (name, number): encoded(noise(number))
+                                           for name in 'ab' for number in range(9)})
+    with pytest.raises(RunError, match='the images need .*, the disk has 5 kB free'):
+        packed(jpegs, tmp_path / 'other', validation_share=0)
 
 
 def test_records_are_verified_without_exceptions(tmp_path, capsys):
@@ -234,6 +258,12 @@ def test_a_link_in_a_tar_is_named(tmp_path):
         tar.addfile(link)
     with pytest.raises(InputError, match='link.jpg: it is a link inside the tar'):
         packed(tmp_path / 'x.tar', tmp_path / 'out')
+
+
+def test_a_source_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(InputError, match='x.tar: cannot be read: Is a directory'):
+        (tmp_path / 'x.tar').mkdir()
+        list(sources.members(str(tmp_path / 'x.tar')))
 
 
 @pytest.mark.parametrize('options, said', [

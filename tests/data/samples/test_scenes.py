@@ -1,5 +1,6 @@
 """The embedded scenes: both trees verify clean, boxes and masks are exact, the same seed gives the same bytes."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gluon_bot import InputError
+from gluon_bot import InputError, RunError
 from gluon_bot.data import ade20k, voc
 from gluon_bot.data.ade20k import Masks
 from gluon_bot.data.samples import scenes
@@ -92,6 +93,15 @@ def test_nothing_is_overwritten_and_nothing_is_left_behind(tmp_path, monkeypatch
     with pytest.raises(ZeroDivisionError):
         scenes.write_scenes(str(tmp_path / 'out'), images=8, size=64)
     assert os.listdir(str(tmp_path)) == ['there']
+
+
+def test_a_full_disk_is_named_and_what_a_killed_process_left_goes(tmp_path, monkeypatch):
+    (tmp_path / 'out.partial-abc').mkdir()
+    full = OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(scenes, '_write_ade20k', lambda *rest: (_ for _ in ()).throw(full))
+    with pytest.raises(RunError, match='out: the scenes cannot be written: No space left on device'):
+        scenes.write_scenes(str(tmp_path / 'out'), images=8, size=64)
+    assert os.listdir(str(tmp_path)) == []
 
 
 def test_pictures_show_boxes_masks_and_bars(tmp_path):
