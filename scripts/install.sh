@@ -123,5 +123,6 @@ interpreter='#!/bin/sh\n'"'''exec' "'"$(dirname -- "$(realpath -- "$0")")"/pytho
 decoder "$site" 2>>"$log" \
   || echo "photographs will be decoded whole, which takes half as long again: no g++ with libjpeg-turbo's header here" \
           "(Debian, Ubuntu: apt-get install g++ libjpeg-dev, and call this again)" >&2
-run python -W ignore -c 'import gluoncv, horovod.mxnet, gluon_bot'
+run python -W ignore -c 'import gluoncv, gluon_bot'
+[ "$extra" = existing ] || run python -W ignore -c 'import horovod.mxnet'  # without that of `existing`, one worker runs
 touch "$(stamp "$extra")"

@@ -22,8 +22,9 @@
         linked with cuDNN's kernels for it [5], so that they take 70 images of 224 pixels at most; NVIDIA's builds have
         kernels, and their ResNet-50 trains so [3]
 
-OMP_NUM_THREADS, the cycle and the threshold are for every machine, the others for GPUs. MXNET_OPTIMIZER_AGGREGATION_SIZE is
-not here: it is for SGD alone [1], and the paper trains with NAG.
+OMP_NUM_THREADS, the cycle and the threshold are set on every machine, and so is NVIDIA_TF32_OVERRIDE, which is to be there
+when MXNet is loaded; the others are for GPUs. MXNET_OPTIMIZER_AGGREGATION_SIZE is not here: it is for SGD alone [1], and the
+paper trains with NAG.
 
 On every machine memory that was freed is kept for the next array (mallopt [6]): glibc gives back what is above 32 MiB, and
 each page of the next batch of images would be a fault, a quarter of the time it takes to decode them.
@@ -48,6 +49,7 @@ import shutil
 from typing import Tuple
 
 from gluon_bot import InputError
+from gluon_bot.console import say_once
 from gluon_bot.distributed import gpus
 from gluon_bot.files import size_text
 
@@ -56,7 +58,6 @@ LARGEST_KEPT_BYTES = 256 << 20  # a batch of images has 77 MB
 OLD_LARGEST_KEPT_BYTES = 32 << 20  # the most that older versions of glibc take
 LARGEST_NHWC = 880801  # images of one pixel that cuDNN's batch normalisation takes in training; PyTorch has the same bound
 GPU = {'HOROVOD_FUSION_THRESHOLD': str(64 << 20), 'HOROVOD_CYCLE_TIME': '0.1', 'HOROVOD_BATCH_D2D_MEMCOPIES': '0',
-       'NVIDIA_TF32_OVERRIDE': '0',
        'MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_FWD': '999', 'MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_BWD': '25'}
 CPU = {'HOROVOD_CYCLE_TIME': '10', 'HOROVOD_FUSION_THRESHOLD': '0'}
 GPU_FIXED_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '2'}
@@ -70,6 +71,7 @@ def prepare(workers: int) -> None:
     threads = given.split(',')[0].strip()  # a list has the threads of nested regions behind
     if threads and not (re.fullmatch('[0-9]{1,7}', threads) and 0 < int(threads) < 1 << 20):
         raise InputError("OMP_NUM_THREADS: '%s' is not a number of threads; unset it, or set it to 1 or more" % given)
+    os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # which libraries may read when they are loaded
     os.environ['OMP_NUM_THREADS'] = threads or str(max(1, cores() // workers))
     _keep_memory()
 
@@ -166,6 +168,10 @@ def place_on_machine() -> Tuple[int, int]:
 
 def decoding_threads(device_type: str) -> int:
     """Threads of this worker that decode images: its cores; beside a 'gpu' one is left to the thread that trains."""
+    share = cores() // place_on_machine()[1]
+    if device_type == 'gpu' and own_cores() < share:
+        say_once('OMP_NUM_THREADS=%d: so few threads decode images for each GPU, and there are %d cores for it; unset it '
+                 'unless that is meant' % (own_cores(), share))
     return max(own_cores() - (device_type == 'gpu'), 1)
 
 

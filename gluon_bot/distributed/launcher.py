@@ -19,7 +19,7 @@ import time
 from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Tuple, cast
 
 from gluon_bot import InputError, console
-from gluon_bot.console import duration, say
+from gluon_bot.console import duration, say, say_once
 from gluon_bot.distributed import environment, heartbeat, rendezvous, ssh
 from gluon_bot.files import size_text
 
@@ -85,7 +85,7 @@ def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, 
             pause = MOST_PAUSE_SECONDS if outcome.code == AWAY else min(2 ** (len(deaths) - 1), MOST_PAUSE_SECONDS)
             say('a worker died; restart %d of %d from the last checkpoint in %ds' % (len(deaths), restarts, pause))
             _wait_unless(asked, pause)
-    if environment.shared_memory() < LEAST_SHARED_BYTES:
+    if environment.shared_memory() <= LEAST_SHARED_BYTES:
         say('%s has %s free; if a worker died of a Bus error, %s'
             % (environment.SHARED_MEMORY, size_text(environment.shared_memory()), environment.LARGER))
     what = 'rank %d %s' % (outcome.rank, outcome.cause) if outcome.cause else 'a worker died'
@@ -203,9 +203,15 @@ def _end(processes: List[subprocess.Popen]) -> None:
     for process in left:
         while process.stdin and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
+    for process in left:
         if process.poll() is None:
             process.kill()
-            process.wait()
+    deadline = time.monotonic() + END_SECONDS
+    for process in left:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:  # the kernel waits for a device or a disk
+            say('process %d cannot be ended: a device or disk that it waits for does not answer' % process.pid)
 
 
 def _close(process: subprocess.Popen) -> None:
@@ -311,6 +317,9 @@ def _meeting(workers: int, hosts: str, stall_seconds: float) -> Tuple[Any, List[
     others = [name for name in machines if hosts and not ssh.is_here(name)]
     for name in others:
         ssh.check(name)
+    if others and next(iter(machines)) in others:
+        say_once('%s: the first of --hosts, which writes the run, is not this machine; restarts need --out on a disk that '
+                 'both have' % others[0])
     address = ssh.own_address_towards(others[0]) if others else '127.0.0.1'
     slots, server, variables = rendezvous.serve(address, machines)
     shared = {**variables, **_patience(stall_seconds)}

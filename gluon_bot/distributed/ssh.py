@@ -23,6 +23,7 @@ from gluon_bot import InputError
 SSH = ['ssh', '-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=accept-new', '-o', 'ConnectTimeout=20',
        '-o', 'ServerAliveInterval=30', '-o', 'LogLevel=ERROR']
 SSH_FAILED = 255  # exit code of ssh for its own failures, and for a command that a signal killed
+ANSWER_SECONDS = 60
 PASSED_ON = re.compile(r'(HOROVOD|NCCL|GLOO|MXNET|OMP|CUDA|GLUON_BOT|LC)_\w+|LANG|PATH|PYTHONPATH|LD_LIBRARY_PATH|'
                        r'VIRTUAL_ENV|NO_COLOR|NVIDIA_TF32_OVERRIDE|XDG_CACHE_HOME')
 SIOCGIFADDR = 0x8915  # the address of an interface by its name, from Linux's sockios.h
@@ -111,8 +112,12 @@ def use_interface_to(address: str) -> None:
 def check(name: str) -> None:
     """InputError where ssh does not lead to the machine without a question, or our Python or folder are not there."""
     wanted = 'test -x %s && test -d %s' % (shlex.quote(sys.executable), shlex.quote(os.getcwd()))
-    done = subprocess.run([*SSH, name, wanted], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                          text=True, errors='replace')
+    try:
+        done = subprocess.run([*SSH, name, wanted], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True, errors='replace', timeout=ANSWER_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise InputError('%s: can be reached, but has not looked for %s in %d seconds; see whether its disks answer'
+                         % (name, os.getcwd(), ANSWER_SECONDS)) from None
     if done.returncode == SSH_FAILED:
         said, refused = ' '.join(done.stderr.split()), re.search('denied|verification|password', done.stderr)
         raise InputError('%s: %s (%s)' % (name, ("'ssh %s' must work without a password" if refused else
@@ -143,6 +148,6 @@ def answers(name: str) -> bool:
     """Whether a machine can be reached by ssh now."""
     try:
         return subprocess.run([*SSH, name, 'true'], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL, timeout=60).returncode == 0
+                              stderr=subprocess.DEVNULL, timeout=ANSWER_SECONDS).returncode == 0
     except (OSError, subprocess.SubprocessError):
         return False

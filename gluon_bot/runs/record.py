@@ -277,6 +277,15 @@ def comparable(lines: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines if line['event'] != 'resume']
 
 
+def otherwise(run: str, now: Dict[str, Any]) -> str:
+    """What of RESUMED_ALIKE a resumed run has now, in words, that it did not begin with; '' for nothing, or no record."""
+    path = os.path.join(run, RECORD)
+    began = read_ends(path)[:1] if os.path.exists(path) else []
+    changed = [name for start in began for name in RESUMED_ALIKE if name in start and now.get(name) != start[name]]
+    return ', '.join('another teacher' if name == 'teacher' else '%s %s (before %s)' % (name, now.get(name), began[0][name])
+                     for name in changed)
+
+
 def provenance() -> Dict[str, Any]:
     """What made this run: versions of the packages that matter, the git commit and whether its tree was clean."""
     versions, wheel = {'gluon_bot': __version__, 'python': platform.python_version()}, gpus.wheel() or 'mxnet'

@@ -24,7 +24,7 @@ from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import pretrained
 from gluon_bot.training import loop, metrics
 from gluon_bot.training.optimizer import gradients, nesterov, new_trainer, set_learning_rate, update
-from gluon_bot.training.setup import Job, Plan, RunOptions, check_out, micro_batch, planned
+from gluon_bot.training.setup import Job, Plan, RunOptions, check_out, micro_batch, planned, say_other_network
 from gluon_bot.training.state import State, Trained, average_running_statistics
 from gluon_bot.tricks import low_precision
 from gluon_bot.tricks.distillation import distillation
@@ -156,6 +156,7 @@ def find_teacher(recipe: Recipe, path: str, class_names: List[str], context: mx.
     if taught.recipe.model != wanted:
         raise InputError("%s: the teacher is a %s, recipe '%s' wants a %s"
                          % (path, taught.recipe.model, recipe.name, wanted))
+    say_other_network('teacher', path, taught.meta, recipe.teacher)
     return taught
 
 

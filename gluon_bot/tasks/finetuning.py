@@ -17,7 +17,7 @@ from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.recipes.finetuning import Detection, FineTuning, Segmentation
 from gluon_bot.runs import checkpoint
 from gluon_bot.training.optimizer import momentum_sgd, new_trainer
-from gluon_bot.training.setup import Job, Plan, RunOptions, micro_batch, planned
+from gluon_bot.training.setup import Job, Plan, RunOptions, micro_batch, planned, say_other_network
 from gluon_bot.training.state import State
 from gluon_bot.tricks import low_precision
 from gluon_bot.tricks.large_batch import set_weight_decay
@@ -56,6 +56,7 @@ def backbone(recipe: FineTuning, path: str) -> Tuple[Mapping[str, np.ndarray], D
     if trained.model != wanted:
         raise InputError("%s: the network is a %s, recipe '%s' wants a %s"
                          % (found.path, trained.model, recipe.name, wanted))
+    say_other_network('base network', found.path, found.meta, recipe.backbone)
     return checkpoint.arrays(found, checkpoint.PARAMETERS), {'backbone': checkpoint.origin(found.meta)}
 
 
@@ -98,8 +99,8 @@ def small_batches(job: Job, ranks: horovod.Ranks, items: transforms.Augmented, b
                             Part(ranks.rank, ranks.size, job.micro_batch),
                             first=done * accumulate, end=job.steps_an_epoch * accumulate)
     if job.recipe.task == 'detect':  # GluonCV makes batches in shared memory
-        pixels = job.recipe.short_side * job.recipe.long_side
-        environment.check_shared_memory(BATCHES_SHARED * job.micro_batch * pixels * 3 * 4)
+        images = BATCHES_SHARED * job.micro_batch * environment.place_on_machine()[1]  # of all workers of this machine
+        environment.check_shared_memory(images * job.recipe.short_side * job.recipe.long_side * 3 * 4)
     threads = environment.decoding_threads(horovod.device(ranks).device_type)
     with contextlib.closing(prefetched(items.__getitem__, numbers, threads)) as loaded:
         for batch in loaded:

@@ -27,7 +27,7 @@ def run(data: Optional[str] = None, out: Optional[str] = None) -> List[Finding]:
              decoder()]
     places = [data] if data and os.path.isdir(data) else []
     return found + ([doctor_disks.reading(data)] if data else []) + ([doctor_disks.writing(out)] if out else []) + [
-        doctor_disks.shared_memory(), doctor_disks.temporary(),
+        *([] if any(one.check == '/dev/shm' for one in found) else [doctor_disks.shared_memory()]), doctor_disks.temporary(),
         *(doctor_disks.file_system(at) for at in places + ([out] if out else []))]
 
 

@@ -17,7 +17,7 @@ from gluon_bot import RunError
 from gluon_bot.console import say, without_native_lines
 from gluon_bot.recipes.tasks import TaskFacts
 from gluon_bot.runs import checkpoint
-from gluon_bot.runs.record import check_agrees
+from gluon_bot.runs.record import check_agrees, otherwise
 from gluon_bot.training import state
 from gluon_bot.training.interrupt import Interrupted, Interruption
 from gluon_bot.training.journal import Journal, Update, finished, meta_of
@@ -138,6 +138,10 @@ def _restore(task: Task) -> Optional[Dict[str, Any]]:
             if not check_agrees(job.options.out, found.meta, found.path):
                 say('%s: the record is lost; a new one continues from step %d' % (job.options.out, found.step))
             say('resuming %s' % found.path)
+            changed = otherwise(job.options.out, {**job.origin, 'precision': training.precision,
+                                                  'world_size': training.ranks.size, 'accumulate': job.options.accumulate})
+            if changed:
+                say('resumed with %s: it goes on, but fills no cell of the paper any more' % changed)
         checkpoint.set_aside(job.options.out, found.step if found else -1)
     meta = training.ranks.broadcast_object(found.meta if found else None, 'meta')
     state.restore(training, found, meta)

@@ -8,7 +8,7 @@ import socket
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 from gluon_bot import InputError
-from gluon_bot.console import counted
+from gluon_bot.console import counted, say_once
 from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.files import owned
 from gluon_bot.recipes.fields import as_dict, from_dict
@@ -143,6 +143,17 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
     if changed:
         raise InputError('%s: was made with %s; resume with the same, or choose another --out' % (path, ', '.join(changed)))
     checkpoint.check_consistent(path, meta, job.steps_an_epoch, job.recipe, TASKS[job.recipe.task].means)
+
+
+def say_other_network(kind: str, path: str, meta: Dict[str, Any], wanted: str) -> None:
+    """Say, before workers are started, where a teacher or base network is not of the recipe `wanted`, trained to its end."""
+    recipe, told = meta['recipe'], ''
+    if str(recipe.get('name')).split('+')[0] != wanted:
+        told = "is of '%s', and the recipe's of '%s'" % (recipe.get('name'), wanted)
+    elif meta['epoch'] != recipe.get('epochs'):
+        told = 'has seen %s epochs of %s' % (meta['epoch'], recipe.get('epochs'))
+    if told and 'HOROVOD_RANK' not in os.environ:
+        say_once('%s: this %s %s; a run with it fills no cell of the paper' % (path, kind, told))
 
 
 class Plan(NamedTuple):

@@ -27,6 +27,7 @@ def folder(tmp_path, monkeypatch):
 def forget():
     """As another process, on a machine that never saw the files."""
     verify._known.clear()
+    os.environ.pop(verify.SEEN, None)
     for name in os.listdir(os.path.join(os.environ['XDG_CACHE_HOME'], 'gluon_bot', 'verified')):
         os.unlink(os.path.join(os.environ['XDG_CACHE_HOME'], 'gluon_bot', 'verified', name))
 
@@ -146,14 +147,19 @@ def test_a_failed_look_is_not_remembered(folder):
         refused(lambda: verify.check(str(folder), 'val'), 'record 1')
 
 
-def test_without_a_cache_folder_it_is_remembered_in_the_process(folder, monkeypatch):
+def test_without_a_cache_folder_it_is_remembered_in_the_process(folder, monkeypatch, capsys):
     forget()
+    monkeypatch.setenv(verify.SEEN, '')
     monkeypatch.setenv('XDG_CACHE_HOME', str(folder / 'val.rec' / 'no folder'))
     looks = []
     monkeypatch.setattr(verify, 'problems', lambda *arguments: looks.append(arguments) or ([], 0))
     verify.check(str(folder), 'val')
     verify.check(str(folder), 'val')
     assert len(looks) == 1
+    verify._known.clear()
+    verify.check(str(folder), 'val')  # as a worker that this process has started
+    assert len(looks) == 1 and 'no folder' in capsys.readouterr().err
+    monkeypatch.delenv(verify.SEEN)
 
 
 def test_what_is_not_a_data_folder_is_refused(folder, tmp_path):

@@ -36,7 +36,7 @@ def test_what_is_set_stays(monkeypatch):
 
 
 def test_gpus_have_more_settings_all_of_them_explained(monkeypatch):
-    assert prepared(monkeypatch, False) == {'OMP_NUM_THREADS': '12',
+    assert prepared(monkeypatch, False) == {'OMP_NUM_THREADS': '12', 'NVIDIA_TF32_OVERRIDE': '0',
                                             'HOROVOD_CYCLE_TIME': '10', 'HOROVOD_FUSION_THRESHOLD': '0'}
     fixed, any_size = prepared(monkeypatch, True), prepared(monkeypatch, True, any_size=True)
     assert fixed['MXNET_CUDNN_AUTOTUNE_DEFAULT'] == '2' and any_size['MXNET_CUDNN_AUTOTUNE_DEFAULT'] == '0'
@@ -47,6 +47,17 @@ def test_gpus_have_more_settings_all_of_them_explained(monkeypatch):
     assert old['MXNET_USE_FUSION'] == '0'
     for name in {**fixed, **any_size, **old}:
         assert name in environment.__doc__
+
+
+def test_few_threads_beside_a_gpu_are_said(monkeypatch, capsys):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: set(range(64)))
+    monkeypatch.setattr(environment, 'cpu_limit', lambda: math.inf)
+    monkeypatch.setenv('HOROVOD_LOCAL_SIZE', '8')
+    for threads, said in (('8', False), ('1', True)):
+        monkeypatch.setenv('OMP_NUM_THREADS', threads)
+        environment.decoding_threads('cpu')
+        assert environment.decoding_threads('gpu') == max(int(threads) - 1, 1)
+        assert ('OMP_NUM_THREADS=1: so few threads decode images' in capsys.readouterr().err) is said
 
 
 def test_the_layout_is_nchw_unless_a_gpu_shall_try_the_other(monkeypatch):

@@ -137,6 +137,14 @@ def test_machines_that_can_not_be_used(ssh_script, script, message):
         ssh.check('other')
 
 
+def test_a_machine_that_does_not_look_is_not_waited_for(ssh_script, monkeypatch):
+    ssh_script('sleep 20')
+    monkeypatch.setattr(ssh, 'ANSWER_SECONDS', 0.2)
+    with pytest.raises(InputError, match='other: can be reached, but has not looked for .*; see whether its disks answer'):
+        ssh.check('other')
+    assert not ssh.answers('other')
+
+
 def test_the_usual_machine_can_be_used(ssh_script):
     ssh_script()
     ssh.check('other')

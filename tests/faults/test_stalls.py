@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -84,3 +85,18 @@ def test_a_worker_whose_launcher_is_stopped_does_not_wait_for_it(monkeypatch):
     worker.close()
     console.beat()  # into nothing
     assert console.HEARTBEAT_VARIABLE not in os.environ
+
+
+def test_a_worker_that_cannot_be_ended_holds_up_nobody(monkeypatch, capsys):
+    """As where its GPU has fallen off the bus: SIGKILL does not reach it."""
+    monkeypatch.setattr(launcher, 'END_SECONDS', 0.2)
+    processes = [subprocess.Popen(['sleep', '60']) for _ in range(3)]
+    unreached = processes[0].kill
+    processes[0].kill = lambda: None
+    try:
+        launcher._end(processes)
+        assert processes[0].poll() is None and [one.poll() for one in processes[1:]] == [-signal.SIGKILL] * 2
+        assert 'process %d cannot be ended: a device or disk' % processes[0].pid in capsys.readouterr().err
+    finally:
+        unreached()
+        processes[0].wait()

@@ -96,6 +96,17 @@ def test_rewind_drops_what_follows_the_checkpoint(tmp_path):
     assert [line['step'] for line in read_lines(str(tmp_path / RECORD))] == [0, 10]
 
 
+def test_what_a_resumed_run_has_otherwise_is_said(tmp_path):
+    began = {'precision': 'float16', 'world_size': 8, 'accumulate': 1, 'teacher': {'step': 9}}
+    assert record.otherwise(str(tmp_path), began) == ''
+    log = RunLog(str(tmp_path))
+    log.write('start', recipe={}, **began)
+    log.close()
+    assert record.otherwise(str(tmp_path), dict(began)) == ''
+    assert record.otherwise(str(tmp_path), {**began, 'world_size': 4, 'teacher': {'step': 5}}) \
+        == 'world_size 4 (before 8), another teacher'
+
+
 def test_comparable_leaves_out_times_and_restarts():
     lines = [{'event': 'epoch', 'loss': 1, 'seconds': 3, 'images_per_second': 7}, {'event': 'resume', 'step': 1}]
     assert comparable(lines) == [{'event': 'epoch', 'loss': 1}]

@@ -16,7 +16,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, TextIO,
 import numpy as np
 
 from gluon_bot import InputError
-from gluon_bot.console import Progress, counted, say
+from gluon_bot.console import Progress, counted, say, say_once
 from gluon_bot.data.records import images, manifest, recordio
 from gluon_bot.data.records.manifest import SPLITS, Manifest
 from gluon_bot.data.records.process_pool import TASK_BYTES, ordered, spans, unless_few
@@ -126,6 +126,7 @@ def _sound(frame: bytes, number: int, classes: int) -> Tuple[int, bool]:
 
 
 VERIFIED = 'verified\n'
+SEEN = 'GLUON_BOT_VERIFIED'  # what the process that started this one has seen
 _known: Set[str] = set()  # what this process has seen, for when there is no cache folder
 SHARED_RECORDS = 100_000  # an index of fewer is read in a tenth of a second
 _offsets: Dict[str, np.ndarray] = {}
@@ -138,7 +139,7 @@ def first_look(manifest: Manifest) -> Iterator[bool]:
     Other processes of this machine that ask about the same files wait meanwhile.
     """
     key = _state(manifest)
-    if key in _known:
+    if key in _known or key in os.environ.get(SEEN, '').split():
         yield False
         return
     stamp = _locked_stamp(key)
@@ -154,6 +155,10 @@ def first_look(manifest: Manifest) -> Iterator[bool]:
             with contextlib.suppress(OSError):
                 stamp.close()
     _known.add(key)
+    if not stamp:  # the workers that this process starts need not look again
+        os.environ[SEEN] = ' '.join([*os.environ.get(SEEN, '').split(), key])
+        say_once('%s: cannot be written, so that records are verified at each start; name another folder in '
+                 'XDG_CACHE_HOME' % _cache())
 
 
 def remember(manifest: Manifest) -> None:
