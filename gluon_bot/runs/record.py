@@ -282,8 +282,9 @@ def otherwise(run: str, now: Dict[str, Any]) -> str:
     path = os.path.join(run, RECORD)
     began = read_ends(path)[:1] if os.path.exists(path) else []
     changed = [name for start in began for name in RESUMED_ALIKE if name in start and now.get(name) != start[name]]
-    return ', '.join('another teacher' if name == 'teacher' else '%s %s (before %s)' % (name, now.get(name), began[0][name])
-                     for name in changed)
+    words = {'world_size': 'workers', 'accumulate': 'accumulated batches'}
+    return ', '.join('another teacher' if name == 'teacher' else '%s: %s, before %s' % (
+        words.get(name, name), now.get(name), began[0][name]) for name in changed)
 
 
 def provenance() -> Dict[str, Any]:

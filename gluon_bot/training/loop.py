@@ -141,7 +141,7 @@ def _restore(task: Task) -> Optional[Dict[str, Any]]:
             changed = otherwise(job.options.out, {**job.origin, 'precision': training.precision,
                                                   'world_size': training.ranks.size, 'accumulate': job.options.accumulate})
             if changed:
-                say('resumed with %s: it goes on, but fills no cell of the paper any more' % changed)
+                say('it goes on otherwise than it began (%s), and fills no cell of the paper any more' % changed)
         checkpoint.set_aside(job.options.out, found.step if found else -1)
     meta = training.ranks.broadcast_object(found.meta if found else None, 'meta')
     state.restore(training, found, meta)

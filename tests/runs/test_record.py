@@ -104,7 +104,7 @@ def test_what_a_resumed_run_has_otherwise_is_said(tmp_path):
     log.close()
     assert record.otherwise(str(tmp_path), dict(began)) == ''
     assert record.otherwise(str(tmp_path), {**began, 'world_size': 4, 'teacher': {'step': 5}}) \
-        == 'world_size 4 (before 8), another teacher'
+        == 'workers: 4, before 8, another teacher'
 
 
 def test_comparable_leaves_out_times_and_restarts():

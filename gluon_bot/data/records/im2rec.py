@@ -39,7 +39,7 @@ class Record(NamedTuple):
 def is_im2rec(source: str) -> bool:
     """Whether `source` is a .rec file, or a folder with one that has no manifest of ours.
 
-    InputError for a .lst or .idx, and for a folder that has folders of images too.
+    InputError for a .lst or .idx, and where folders of images lie beside records that are not called train or val.
     """
     if source.endswith(('.lst', '.idx')):
         raise InputError("%s: belongs to records of MXNet's im2rec; pack the .rec beside it" % source)
@@ -48,7 +48,9 @@ def is_im2rec(source: str) -> bool:
         return False
     beside = next((entry.name for entry in os.scandir(source) if entry.is_dir() and _has_images(entry.path)), '') \
         if os.path.isdir(source) else ''
-    if beside:
+    if beside and any(map(_split, files)):
+        say("%s: the records are packed, and not the folders beside them ('%s')" % (source, beside))
+    elif beside:
         raise InputError("%s: has records (%s) and folders of images ('%s'); move one of them elsewhere"
                          % (source, os.path.basename(files[0]), beside))
     return True

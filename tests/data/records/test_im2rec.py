@@ -67,12 +67,15 @@ def test_one_file_is_shared_out(tmp_path):
     assert [found.split for found in pack.pack(str(tmp_path / 'train.rec'), str(tmp_path / 'b'), workers=1)] == ['train']
 
 
-def test_records_beside_folders_of_images_are_refused(tmp_path):
+def test_records_beside_folders_of_images_are_packed_only_by_their_names(tmp_path, capsys):
     write(tmp_path / 'features', images(4), [0, 1] * 2)
     (tmp_path / 'cat').mkdir()
     (tmp_path / 'cat/0.jpg').write_bytes(images(1)[0])
     with pytest.raises(InputError, match=r"records \(features.rec\) and folders of images \('cat'\); move one of them"):
         pack.pack(str(tmp_path), str(tmp_path / 'out'), workers=1)
+    os.rename(str(tmp_path / 'features.rec'), str(tmp_path / 'train.rec'))  # with the images that they were made of
+    assert [found.split for found in pack.pack(str(tmp_path), str(tmp_path / 'out'), workers=1)] == ['train']
+    assert "the records are packed, and not the folders beside them ('cat')" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('text, expected', [
