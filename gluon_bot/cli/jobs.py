@@ -6,13 +6,11 @@ import argparse
 import math
 import os
 import sys
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, List, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import json_text, say, tell
 from gluon_bot.distributed import gpus, launcher
-
-BATCH_SIZE = 64  # of an evaluation by one worker
 
 
 def train(options: argparse.Namespace) -> int:
@@ -78,11 +76,9 @@ def _run_options(options: argparse.Namespace, weights: str, teacher: str = '') -
 def evaluate(options: argparse.Namespace) -> int:
     from gluon_bot.recipes.tasks import RESULT_OF_FEW_CLASSES, TASKS
     choose(options)
-    task, meta = task_of(options.checkpoint, {
-        '--multi-scale': (options.multi_scale, 'segment'), '--ignore-label': (options.ignore_label is not None, 'segment'),
-        '--skip-broken': (options.skip_broken, 'detect', 'segment'), '--batch-size': (options.batch_size, 'classify'),
-        '--per-class': (options.per_class, 'classify'), '--out': (options.out, 'classify'),
-        '--predictions': (options.predictions, 'classify')})
+    task, meta = task_of(options, {
+        '--multi-scale': ('segment',), '--ignore-label': ('segment',), '--skip-broken': ('detect', 'segment'),
+        '--batch-size': ('classify',), '--per-class': ('classify',), '--out': ('classify',), '--predictions': ('classify',)})
     few = task == 'classify' and len(meta['classes']) <= 5
     detailed = bool(options.per_class or options.out or options.predictions)
     if task == 'classify' and 'HOROVOD_RANK' not in os.environ:
@@ -103,7 +99,7 @@ def evaluate(options: argparse.Namespace) -> int:
                                   options.ignore_label)
     else:
         from gluon_bot.tasks import classification
-        result = classification.run(options.checkpoint, options.data, options.batch_size or BATCH_SIZE, options.limit)
+        result = classification.run(options.checkpoint, options.data, options.batch_size, options.limit)
     if result is not None:
         if any(math.isnan(result[name]) for name in TASKS[task].scores):
             raise InputError('%s: the images that are evaluated have no label, so there is nothing to score; label them, or '
@@ -114,19 +110,25 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def task_of(path: str, tasks_of: Dict[str, Tuple[Any, ...]]) -> Tuple[str, Dict[str, Any]]:
-    """What the checkpoint at `path` was trained to, and its meta data.
+def given(options: argparse.Namespace) -> List[str]:
+    """The options among the words of the command line, without their values."""
+    return [word.partition('=')[0] for word in options.arguments if word.startswith('--') and word[2:]]
 
-    tasks_of: by option, whether it is given, and the tasks that it is for; InputError where it is given for another.
+
+def task_of(options: argparse.Namespace, tasks_of: Dict[str, Tuple[str, ...]]) -> Tuple[str, Dict[str, Any]]:
+    """What the checkpoint was trained to, and its meta data.
+
+    tasks_of: by option, the tasks that it is for; InputError where it is given for another.
     """
     from gluon_bot.recipes.tasks import TASKS
     from gluon_bot.runs import checkpoint
+    path, words = options.checkpoint, given(options)
     meta = checkpoint.find(path).meta
     task = meta.get('task', 'classify')
     if task not in TASKS:
         raise InputError("%s: was trained to '%s', which this version does not know" % (path, task))
-    for word, (given, *tasks) in tasks_of.items():
-        if given and task not in tasks:
+    for word, tasks in tasks_of.items():
+        if word in words and task not in tasks:
             raise InputError('%s is for checkpoints that %s; %s was trained to %s' % (word, ' or '.join(tasks), path, task))
     return task, meta
 
@@ -142,7 +144,7 @@ def _are_its_records(data: str, path: str) -> bool:
 def _evaluate_images(options: argparse.Namespace, wording: str) -> int:
     from gluon_bot.tools import evaluation
     evaluation.check_places(options.out or '', options.predictions)
-    evaluated = evaluation.run(options.checkpoint, options.data, options.batch_size or BATCH_SIZE, options.limit)
+    evaluated = evaluation.run(options.checkpoint, options.data, options.batch_size, options.limit)
     result = evaluated.result
     if options.json:
         tell(json_text({key: value for key, value in result.items() if key != 'per_class' or options.per_class}))

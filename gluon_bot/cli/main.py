@@ -142,8 +142,7 @@ def _pack(options: argparse.Namespace) -> None:
 
 def _refuse_unused(options: argparse.Namespace) -> None:
     """InputError for options that the embedded data has no use for; a folder of that name is not what is packed."""
-    unused = [word.partition('=')[0] for word in options.arguments if word.startswith('--') and word[2:]]
-    unused = [word for word in unused if (options.source, word) != ('scenes', '--seed')]
+    unused = [word for word in jobs.given(options) if (options.source, word) != ('scenes', '--seed')]
     if unused:
         raise InputError('pack %s: makes the embedded data, which takes no %s' % (options.source, ' '.join(unused)))
     if os.path.isdir(options.source):
@@ -203,9 +202,9 @@ def _export(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from gluon_bot.tools import predict
-    jobs.task_of(options.checkpoint, {'--score-threshold': (options.score_threshold is not None, 'detect')})
-    threshold = 0.5 if options.score_threshold is None else options.score_threshold
-    results = predict.run(options.images, options.checkpoint, options.out, threshold)
+    if '--score-threshold' in jobs.given(options):  # else the checkpoint is opened once
+        jobs.task_of(options, {'--score-threshold': ('detect',)})
+    results = predict.run(options.images, options.checkpoint, options.out, options.score_threshold)
     tell(json_text(results, indent=1) if options.json else '\n'.join(predict.line(result) for result in results))
 
 

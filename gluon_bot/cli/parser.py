@@ -202,7 +202,7 @@ def _checkpoint_commands(commands: Any) -> None:
                          help='a run folder (its newest checkpoint) or a checkpoint folder')
     command.add_argument('--data', required=True, metavar='SOURCE', help='of the kind the checkpoint was trained on; for a '
                          'classifier also a folder or tar of class folders, of all its classes or some')
-    command.add_argument('--batch-size', type=whole(1, MOST), metavar='N',
+    command.add_argument('--batch-size', type=whole(1, MOST), default=64, metavar='N',
                          help='images of one worker, for a classifier '
                          '(default: 64)')
     _lenient(command)
@@ -248,7 +248,7 @@ def _checkpoint_commands(commands: Any) -> None:
                          help='a run folder (its newest checkpoint) or a '
                          'checkpoint folder, of train, detect or segment')
     command.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures, named after the images')
-    command.add_argument('--score-threshold', type=share, metavar='SCORE',
+    command.add_argument('--score-threshold', type=share, default=0.5, metavar='SCORE',
                          help='least score of a box (default: 0.5)')
     _device(command)
     command.add_argument('--json', action='store_true', help='as JSON')

@@ -168,10 +168,9 @@ def place_on_machine() -> Tuple[int, int]:
 
 def decoding_threads(device_type: str) -> int:
     """Threads of this worker that decode images: its cores; beside a 'gpu' one is left to the thread that trains."""
-    share = cores() // place_on_machine()[1]
-    if device_type == 'gpu' and own_cores() < share:
+    if device_type == 'gpu' and own_cores() < cores() // place_on_machine()[1]:
         say_once('OMP_NUM_THREADS=%d: so few threads decode images for each GPU, and there are %d cores for it; unset it '
-                 'unless that is meant' % (own_cores(), share))
+                 'unless that is meant' % (own_cores(), cores() // place_on_machine()[1]))
     return max(own_cores() - (device_type == 'gpu'), 1)
 
 

@@ -42,16 +42,15 @@ def glance(comparison: Comparison) -> str:
 
 def study_glance(report: StudyReport, picture: str) -> str:
     """A study in a sentence, its figure, in the file `picture`, and a line for each gain; of one table, in sentences."""
-    name = code(report.study.name)
+    ending = '; '.join(map(study_wording.gain_text, report.gains)) if report.one_table else study_wording.SHORT_SCALE
+    told = '%s: %s' % (code(report.study.name), escaped('%s; %s, on %s. %s.' % (
+        report.study.title, study_wording.runs_text(report), report.all_data, ending)))
     if report.one_table:
-        return '%s: %s' % (name, escaped('%s; %s, on %s. %s.' % (
-            report.study.title, study_wording.runs_text(report), report.all_data,
-            '; '.join(map(study_wording.gain_text, report.gains))))) if report.gains else ''
+        return told if report.gains else ''
     heads = ('Row', "Paper's gain", 'Gain here', '95 % interval', 'Pairs', 'Verdict')
     lines = [(wording.column(result), *[study_wording.cells_of(result)[head] for head in heads]) for result in report.gains]
     return '\n\n'.join(filter(None, [
-        '%s: %s' % (name, escaped('%s; %s, on %s. %s.' % (
-            report.study.title, study_wording.runs_text(report), report.all_data, study_wording.SHORT_SCALE))),
+        told,
         '![%s](%s)' % (alternative_text(report), quote(picture)) if lines else '',
         _table(('Table', *heads), lines) if lines else '']))
 

@@ -280,11 +280,11 @@ def comparable(lines: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
 def otherwise(run: str, now: Dict[str, Any]) -> str:
     """What of RESUMED_ALIKE a resumed run has now, in words, that it did not begin with; '' for nothing, or no record."""
     path = os.path.join(run, RECORD)
-    began = read_ends(path)[:1] if os.path.exists(path) else []
-    changed = [name for start in began for name in RESUMED_ALIKE if name in start and now.get(name) != start[name]]
+    began = (read_ends(path) or [{}])[0] if os.path.exists(path) else {}
+    changed = [name for name in RESUMED_ALIKE if name in began and now.get(name) != began[name]]
     words = {'world_size': 'workers', 'accumulate': 'accumulated batches'}
     return ', '.join('another teacher' if name == 'teacher' else '%s: %s, before %s' % (
-        words.get(name, name), now.get(name), began[0][name]) for name in changed)
+        words.get(name, name), now.get(name), began[name]) for name in changed)
 
 
 def provenance() -> Dict[str, Any]:
