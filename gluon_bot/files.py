@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Callable, Iterator, List, Optional, Set, Tuple
 
 from gluon_bot import InputError, RunError
-from gluon_bot.console import say
+from gluon_bot.console import say_once
 
 MOST_NAME_BYTES = 200  # of a file's name, to which something may be added: file systems allow 255
 LOCK = '.lock'  # in a folder that a process owns
@@ -68,8 +68,11 @@ def atomic_write(path: str, mode: str = 'w') -> Iterator[Any]:
             os.unlink(temporary)
 
 
-def walk(root: str, unreadable: Callable[[str], None]) -> Iterator[Tuple[str, List[str], List[str]]]:
-    """os.walk through links to folders too, each folder once. `unreadable` hears of each that cannot be read, in a line."""
+def walk(root: str, unreadable: Callable[[str], None], again: Callable[[str], None] = lambda folder: None,
+         ) -> Iterator[Tuple[str, List[str], List[str]]]:
+    """os.walk through links to folders too, each folder once. `unreadable` hears of each that cannot be read, in a line,
+    and `again` of each that a second way leads to.
+    """
     reached: Set[Tuple[int, int]] = set()
 
     def refused(error: OSError) -> None:
@@ -78,6 +81,7 @@ def walk(root: str, unreadable: Callable[[str], None]) -> Iterator[Tuple[str, Li
     for folder, folders, files in os.walk(root, onerror=refused, followlinks=True):
         state = os.stat(folder)
         if (state.st_dev, state.st_ino) in reached:
+            again(folder)
             folders.clear()
             continue
         reached.add((state.st_dev, state.st_ino))
@@ -176,9 +180,9 @@ _said: Set[str] = set()
 
 def _lacks(what: str, path: str, consequence: str) -> None:
     """Say once what a file system lacks, and what is lost by it."""
-    if what not in _said and os.environ.get('HOROVOD_RANK', '0') == '0':
-        say('%s: the file system has no %s: %s' % (path, what, consequence))
-    _said.add(what)
+    if what not in _said:
+        _said.add(what)
+        say_once('%s: the file system has no %s: %s' % (path, what, consequence))
 
 
 def _try_lock(handle: int, path: str) -> bool:

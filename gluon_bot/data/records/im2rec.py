@@ -37,15 +37,16 @@ class Record(NamedTuple):
 
 
 def is_im2rec(source: str) -> bool:
-    """Whether `source` is a .rec file, or a folder with one that has no manifest of ours.
-
-    InputError for a .lst or .idx, and where folders of images lie beside records that are not called train or val.
-    """
+    """Whether `source` is a .rec file, or a folder with one that has no manifest of ours. InputError for a .lst or .idx."""
     if source.endswith(('.lst', '.idx')):
         raise InputError("%s: belongs to records of MXNet's im2rec; pack the .rec beside it" % source)
     files = _record_files(source)
-    if not files or os.path.exists(os.path.splitext(files[0])[0] + '.json'):
-        return False
+    return bool(files) and not os.path.exists(os.path.splitext(files[0])[0] + '.json')
+
+
+def _check_beside(source: str) -> None:
+    """InputError where folders of images lie beside records that are not called train or val."""
+    files = _record_files(source)
     beside = next((entry.name for entry in os.scandir(source) if entry.is_dir() and _has_images(entry.path)), '') \
         if os.path.isdir(source) else ''
     if beside and any(map(_split, files)):
@@ -53,7 +54,6 @@ def is_im2rec(source: str) -> bool:
     elif beside:
         raise InputError("%s: has records (%s) and folders of images ('%s'); move one of them elsewhere"
                          % (source, os.path.basename(files[0]), beside))
-    return True
 
 
 def _has_images(folder: str) -> bool:
@@ -66,8 +66,10 @@ def list_im2rec(source: str, class_names: Optional[str], validation_share: float
     A single file that is not called train is shared out, `validation_share` of each class for validation. class_names:
     a list of the names of the classes, one a line in the order of the labels, or a folder with a folder for each;
     without it they are the folders in the .lst files, or else the labels.
-    Raises InputError for records that are cut off, have several labels, or are not of images with two classes or more.
+    Raises InputError for records that are cut off, have several labels, or are not of images with two classes or more,
+    and where it is not clear whether the records or the folders beside them are meant.
     """
+    _check_beside(source)
     files = _splits(source)
     found = {split: [record for path in paths for record in _records(path)] for split, paths in files.items()}
     labels = {record.label for records in found.values() for record in records} - {UNKNOWN}

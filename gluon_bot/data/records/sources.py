@@ -13,7 +13,7 @@ from typing import IO, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tup
 
 from gluon_bot import InputError
 from gluon_bot.data.records import recordio
-from gluon_bot.files import raise_if_away, size_text
+from gluon_bot.files import raise_if_away, size_text, walk
 
 MOST_HEADER_BYTES = 1 << 20  # in a tar: a long name, or extended attributes
 RECORDS = '.rec'  # files whose items are whole records, of which the image is read
@@ -144,16 +144,14 @@ def _files_of_tar(path: str) -> Found:
 
 
 def _files_of_tree(root: str) -> Found:
-    def refuse(error: OSError) -> None:
-        raise InputError('%s: cannot be read: %s' % (error.filename, error.strerror))
+    def refuse(line: str) -> None:
+        raise InputError(line)
 
-    found = Found([], [], 0)
-    reached, hidden = set(), 0
-    for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
-        place = os.stat(folder)
-        if (place.st_dev, place.st_ino) in reached:
-            raise InputError('%s: a link leads to a folder that is packed already; remove it' % folder)
-        reached.add((place.st_dev, place.st_ino))
+    def refuse_again(folder: str) -> None:
+        raise InputError('%s: a link leads to a folder that is packed already; remove it' % folder)
+
+    found, hidden = Found([], [], 0), 0
+    for folder, folders, files in walk(root, refuse, refuse_again):
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
         found.folders.extend(os.path.relpath(os.path.join(folder, name), root) for name in folders)
         hidden += sum(map(_is_hidden, files))
