@@ -272,6 +272,16 @@ def raise_if_away(error: Exception, path: str) -> None:
         raise error
 
 
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Around what reads `path`: InputError where it cannot be read; OSError where its disk does not answer for now."""
+    try:
+        yield
+    except OSError as error:
+        raise_if_away(error, path)
+        raise InputError('%s: cannot be read: %s' % (path, error.strerror or error)) from None
+
+
 def read_bounded(path: str, most_bytes: int) -> bytes:
     """A whole file of at most `most_bytes`. Raises OSError as `open_regular` does."""
     with open_regular(path, most_bytes) as file:

@@ -17,7 +17,7 @@ from gluon_bot.console import Progress, counted, is_plain_text, one_line, say_on
 from gluon_bot.data.records.images import Unreadable, decode, upright_rgb, upright_size
 from gluon_bot.data.records.layout import EXTENSIONS, shown
 from gluon_bot.data.records.process_pool import ordered, unless_few
-from gluon_bot.files import raise_if_away, read_bounded
+from gluon_bot.files import raise_if_away, read_bounded, reading
 
 FEW_FILES = 500  # that one process checks before others have started
 MOST_LIST_BYTES = 8 << 20  # of a list of names or classes
@@ -111,12 +111,10 @@ def _name(line: str, is_name: Callable[[str], bool]) -> str:
 
 def read_text(path: str) -> str:
     """A whole text file; InputError if it cannot be read, is larger than 8 MB or is neither UTF-8 nor UTF-16."""
-    try:
+    with reading(path):
         data = read_bounded(path, MOST_LIST_BYTES)
+    try:
         return data.decode('utf-16' if data[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig')
-    except OSError as error:
-        raise_if_away(error, path)
-        raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
     except UnicodeDecodeError as error:
         raise InputError('%s: cannot be read as text: %s' % (path, error)) from None
 
@@ -151,6 +149,7 @@ def image_size(path: str) -> Tuple[int, int]:
         with Image.open(path) as image:
             return upright_size(image)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise_if_away(error, path)
         raise InputError('%s: not an image: %s' % (path, getattr(error, 'strerror', None) or 'of an unknown kind')) from None
 
 

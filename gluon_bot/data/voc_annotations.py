@@ -16,7 +16,7 @@ from defusedxml import DefusedXmlException, ElementTree
 
 from gluon_bot import InputError
 from gluon_bot.console import printable
-from gluon_bot.files import raise_if_away, read_bounded
+from gluon_bot.files import read_bounded, reading
 
 MOST_XML_BYTES = 1 << 20
 TRUE = ('1', 'true', 'yes', '1.0')  # of <difficult>
@@ -40,8 +40,10 @@ class Annotation(NamedTuple):
 
 def read_annotation(path: str) -> Annotation:
     """Parse one XML file; InputError if it is missing, malformed, lacks what is needed, or declares a DTD or entities."""
+    with reading(path):
+        data = read_bounded(path, MOST_XML_BYTES)
     try:
-        tree = ElementTree.fromstring(read_bounded(path, MOST_XML_BYTES), forbid_dtd=True)
+        tree = ElementTree.fromstring(data, forbid_dtd=True)
         things = [Thing(_text(thing, 'name'), _text(thing, 'difficult', '0').lower() in TRUE, _box(thing))
                   for thing in tree.findall('object')]
         unknown = '0' if things else None  # what has objects is an annotation
@@ -49,9 +51,6 @@ def read_annotation(path: str) -> Annotation:
         return Annotation(_text(tree, 'filename', ''), (width, height), things)
     except DefusedXmlException:
         raise InputError('%s: declares a DTD or entities, which no annotation needs' % path) from None
-    except OSError as error:
-        raise_if_away(error, path)
-        raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise InputError('%s: not a VOC annotation: %s' % (path, shown(str(error)))) from None
 

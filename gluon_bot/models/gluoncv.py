@@ -17,7 +17,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_bot import InputError
-from gluon_bot.files import open_regular
+from gluon_bot.files import open_regular, reading
 from gluon_bot.models.parameters import CLASSIFIER
 from gluon_bot.models.resnet import ResNet
 from gluon_bot.models.zoo import gluoncv
@@ -119,16 +119,14 @@ OTHER_FORMATS = (  # by their first bytes
 
 def read_parameters(path: str) -> Dict[str, np.ndarray]:
     """The arrays of a .params file by name. Raises InputError where it is anything but one whole such file."""
-    try:
-        with open_regular(path, MOST_BYTES) as file:
+    with reading(path), open_regular(path, MOST_BYTES) as file:
+        try:
             first = file.read(1024)
             _check_beginning(first)
             return _parse(first + file.read())
-    except OSError as error:
-        raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
-    except (ValueError, struct.error) as error:
-        reason = 'it ends too early, so it was cut off; copy it again' if isinstance(error, struct.error) else error
-        raise InputError('%s: not a whole .params file of MXNet: %s' % (path, reason)) from None
+        except (ValueError, struct.error) as error:
+            reason = 'it ends too early, so it was cut off; copy it again' if isinstance(error, struct.error) else error
+            raise InputError('%s: not a whole .params file of MXNet: %s' % (path, reason)) from None
 
 
 def _check_beginning(first: bytes) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import struct
 from typing import Any, Dict, Mapping, NamedTuple
 
 import mxnet as mx
@@ -16,10 +15,10 @@ import numpy as np
 import safetensors
 
 from gluon_bot import InputError
-from gluon_bot.files import open_regular, parse_json, read_bounded
+from gluon_bot.files import parse_json, read_bounded, reading
 from gluon_bot.models.gluoncv import layer_in_tweaked
 from gluon_bot.recipes.classification import MODELS, RESNETS
-from gluon_bot.runs.arrays import HEADER_LIMIT_BYTES, LIMIT_BYTES
+from gluon_bot.runs.arrays import LIMIT_BYTES, check_beginning
 
 PARAMETERS = {'gamma': 'weight', 'beta': 'bias'}  # of a normalisation; the others have the same name on both sides
 COUNTER = 'num_batches_tracked'  # of updates of the running statistics; without effect at their constant momentum
@@ -94,12 +93,12 @@ def check_config(path: str, model: str) -> None:
             raise InputError("%s: does not say whether it is for ReLU, as our mobilenet, or for ReLU6, as timm's weights; "
                              'if for ReLU, write {"model_args": {"act_layer": "relu"}} into %s' % (path, beside))
         return
+    with reading(beside):
+        data = read_bounded(beside, CONFIG_LIMIT_BYTES)
     try:
-        config = parse_json(read_bounded(beside, CONFIG_LIMIT_BYTES).decode('utf-8'))
+        config = parse_json(data.decode('utf-8'))
         arguments, described = config.get('model_args') or {}, config.get('pretrained_cfg') or {}
         mean = [float(value) for value in described.get('mean', IMAGENET_MEAN)]
-    except OSError as error:
-        raise InputError('%s: cannot be read: %s' % (beside, error.strerror or error)) from None
     except (ValueError, AttributeError, TypeError):
         raise InputError('%s: not a config.json of timm; remove it, or download it again' % beside) from None
     if arguments != wanted:
@@ -227,18 +226,14 @@ def read_state_dict(path: str) -> Dict[str, np.ndarray]:
 
     Raises InputError where it is a pickle, damaged, or holds anything else; a counter of updates is left out.
     """
-    try:
-        with open_regular(path, LIMIT_BYTES) as file:
-            first = file.read(8)
-        if len(first) < 8 or not 2 <= struct.unpack('<Q', first)[0] <= HEADER_LIMIT_BYTES:
-            raise ValueError('the length of its header is out of range')
-        entries = safetensors.deserialize(read_bounded(path, LIMIT_BYTES))
-        return {name: _array(name, entry) for name, entry in entries if not name.endswith(COUNTER)}
-    except OSError as error:
-        raise InputError('%s: cannot be read: %s' % (path, error.strerror or error)) from None
-    except (ValueError, safetensors.SafetensorError) as error:
-        raise InputError('%s: not a whole safetensors file of a network (%.200s); is it cut off, or of another program?'
-                         % (path, error)) from None
+    with reading(path):
+        try:
+            check_beginning(path)
+            entries = safetensors.deserialize(read_bounded(path, LIMIT_BYTES))
+            return {name: _array(name, entry) for name, entry in entries if not name.endswith(COUNTER)}
+        except (ValueError, safetensors.SafetensorError) as error:
+            raise InputError('%s: not a whole safetensors file of a network (%.200s); is it cut off, or of another program?'
+                             % (path, error)) from None
 
 
 def is_state_dict(path: str) -> bool:

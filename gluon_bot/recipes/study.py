@@ -22,7 +22,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import did_you_mean
-from gluon_bot.files import parse_json, read_bounded
+from gluon_bot.files import parse_json, read_bounded, reading
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import override
@@ -176,10 +176,10 @@ def _load(name: str) -> Tuple[str, Dict[str, Any]]:
     if not path.endswith('.json'):
         raise InputError("unknown study '%s'%s; there are %s, or give a .json file"
                          % (name, did_you_mean(name, shipped()), ' and '.join(shipped())))
+    with reading(path):
+        data = read_bounded(path, MOST_BYTES)
     try:
-        values = parse_json(read_bounded(path, MOST_BYTES).decode('utf-8-sig'))
-    except OSError as error:
-        raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
+        values = parse_json(data.decode('utf-8-sig'))
     except ValueError as error:
         raise InputError('%s: is not JSON: %s' % (path, error)) from None
     _check(values, KINDS, path)

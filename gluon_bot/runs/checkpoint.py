@@ -9,21 +9,22 @@ Checkpoints of version 0.1 are still read: their arrays are .npz files, and chec
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import say_once
-from gluon_bot.files import fsync, fsync_folder, parse_json, read_bounded, rename, sha256_of
+from gluon_bot.files import fsync, fsync_folder, parse_json, read_bounded, reading, rename, sha256_of
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.runs.arrays import Arrays, check_beginning, write
 
@@ -215,20 +216,35 @@ def _open(path: str) -> Checkpoint:
     for name, expected in meta['files'].items():
         file = os.path.join(path, name)
         try:
-            good = os.path.getsize(file) == expected['bytes']
-            check_beginning(file)  # before gigabytes of something else are read
-            good = good and sha256_of(file) == expected['sha256']
-        except (OSError, ValueError):
+            with _answering(file):
+                good = os.path.getsize(file) == expected['bytes']
+                check_beginning(file)  # before gigabytes of something else are read
+                good = good and sha256_of(file) == expected['sha256']
+        except ValueError:
             good = False
         if not good:
             raise InputError('%s: %s is damaged (it is missing, cut, or its checksum differs)' % (path, name))
     return Checkpoint(path, meta)
 
 
+@contextmanager
+def _answering(path: str) -> Iterator[None]:
+    """As `reading`, but what has a broken place on the disk is damaged as any other, and an older checkpoint may serve."""
+    with reading(path):
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
+            raise
+
+
 def _read_meta(path: str) -> Dict[str, Any]:
     file_name = os.path.join(path, 'checkpoint.json')
+    with _answering(file_name):
+        data = read_bounded(file_name, JSON_LIMIT_BYTES)
     try:
-        meta = parse_json(read_bounded(file_name, JSON_LIMIT_BYTES).decode('utf-8'))
+        meta = parse_json(data.decode('utf-8'))
         if type(meta['format']) is not int or meta['format'] not in ENDINGS:
             raise InputError('%s: format %.50r; this version reads formats 1 and %d' % (file_name, meta['format'], FORMAT))
         if meta['format'] > 1 and meta != _signed(meta):
@@ -238,8 +254,6 @@ def _read_meta(path: str) -> Dict[str, Any]:
         if wrong or set(meta['files']) != {_file_name(meta, name) for name in (PARAMETERS, TRAINING)}:
             raise ValueError('missing or of the wrong type: %s' % ', '.join(wrong or ['files']))
         return meta
-    except OSError as error:
-        raise InputError('%s: cannot be read: %s' % (file_name, error.strerror)) from None
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from contextlib import suppress
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from gluon_bot import InputError
@@ -69,8 +70,10 @@ def find_runs(folder: str) -> List[Status]:
 
 
 def _with_best(run: str, status: Status) -> Status:
-    return next((status._replace(best_epoch=each.epoch, best_score=_number(each.score), best_checkpoint=each.path)
-                 for each in checkpoint.scored(run)), status)
+    with suppress(OSError):  # of a disk that does not answer for now
+        for each in checkpoint.scored(run):
+            return status._replace(best_epoch=each.epoch, best_score=_number(each.score), best_checkpoint=each.path)
+    return status
 
 
 def status_of(run: str, name: str = '') -> Status:
@@ -99,10 +102,13 @@ def _unreadable(name: str, reason: str) -> Status:
 
 def _imported(run: str, name: str) -> List[Status]:
     """The network of a checkpoint without a record, as `gluon-bot import` leaves it; nothing where there is no good one."""
-    newest = checkpoint.newest(run)[0]
-    if newest is None:
-        return []
-    recipe, quiet = newest.meta['recipe'], max(0.0, time.time() - os.stat(newest.path).st_mtime)
+    try:
+        newest = checkpoint.newest(run)[0]
+        if newest is None:
+            return []
+        recipe, quiet = newest.meta['recipe'], max(0.0, time.time() - os.stat(newest.path).st_mtime)
+    except OSError as error:
+        return [_unreadable(name, '%s: %s' % (error.filename, error.strerror))]
     scores = _scores(newest.meta.get('line') or {})
     return [Status(name, IMPORTED, str(recipe.get('name', '')), str(newest.meta.get('task', '')), 0, None, newest.step, None,
                    scores, None, None, None, None, quiet, '')]

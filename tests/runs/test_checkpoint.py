@@ -1,5 +1,6 @@
 """Checkpoints on disk: whole or absent, never a bad one over a good one."""
 
+import errno
 import hashlib
 import json
 import os
@@ -56,6 +57,26 @@ def test_the_newest_good_one_is_found_and_damage_is_named(tmp_path, capsys):
     os.unlink(os.path.join(good, 'parameters.safetensors'))
     with pytest.raises(InputError, match='all checkpoints are damaged; repair or remove them'):
         checkpoint.find(str(tmp_path))
+
+
+@pytest.mark.parametrize('number', [errno.ESTALE, errno.ETIMEDOUT])
+@pytest.mark.parametrize('reader', ['read_bounded', 'sha256_of'])
+def test_a_disk_that_does_not_answer_damages_nothing(number, reader, tmp_path, monkeypatch):
+    """An older checkpoint in the place of the newest one would lose the epochs between them for a disk of the network."""
+    away, read = write(tmp_path, 1) and write(tmp_path, 2), getattr(checkpoint, reader)
+
+    def answer(path, *words):
+        if path.startswith(away):
+            raise OSError(number, os.strerror(number))
+        return read(path, *words)
+
+    monkeypatch.setattr(checkpoint, reader, answer)
+    with pytest.raises(OSError) as raised:
+        checkpoint.newest(str(tmp_path))
+    assert raised.value.errno == number and raised.value.filename.startswith(away)
+    number = errno.EIO  # a place that can never be read
+    found, damaged = checkpoint.newest(str(tmp_path))
+    assert found.step == 1 and len(damaged) == 1
 
 
 def test_a_damaged_best_one_is_named(tmp_path, capsys):

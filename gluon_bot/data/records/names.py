@@ -9,7 +9,7 @@ import os
 from typing import Dict
 
 from gluon_bot import InputError
-from gluon_bot.files import read_bounded
+from gluon_bot.files import read_bounded, reading
 
 FILE = 'names.txt'
 LIMIT_BYTES = 16 << 20
@@ -20,10 +20,8 @@ def in_folder(folder: str) -> Dict[str, str]:
     path = os.path.join(folder, FILE)
     if not os.path.exists(path):
         return {}
-    try:
+    with reading(path):
         return parse(read_bounded(path, LIMIT_BYTES), path)
-    except OSError as error:
-        raise InputError('%s: cannot be read: %s' % (path, error.strerror or error)) from None
 
 
 def parse(data: bytes, path: str) -> Dict[str, str]:
