@@ -12,8 +12,8 @@
 #SBATCH --signal=B:USR1@300
 # Trains a recipe on all GPUs of the nodes that Slurm gives, from the repository's folder on a file system that all nodes share:
 #   sbatch deploy/slurm.sh RECIPE [options of gluon-bot train]
-# Options of sbatch before the script's name go over those above: sbatch --nodes=2 --cpus-per-task=40 deploy/slurm.sh resnet50d-mixup
-# DATA, OUT, TEACHER and RESTARTS are those of scripts/train_imagenet.sh. Nodes reach one another by ssh within the job.
+# Options of sbatch before the script's name go over those above: sbatch --nodes=2 --gpus-per-node=4 deploy/slurm.sh resnet50d-mixup
+# SCRIPT names another script to run, as scripts/finetune_voc.sh; DATA, OUT, TEACHER and RESTARTS are those of the script. Nodes reach one another by ssh within the job.
 # Five minutes before its time is over the run is asked to stop, writes a checkpoint, and the job queues itself again until it is done.
 # After scancel it writes a checkpoint too, and stays out of the queue.
 set -euo pipefail
@@ -22,7 +22,7 @@ cd "${SLURM_SUBMIT_DIR:?start it with sbatch}"
 slots=${SLURM_GPUS_ON_NODE:-${NGPU:-1}}
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/\$/:$slots/" | paste -sd,)
 [ -z "${SLURM_GPUS_ON_NODE:-}" ] || set -- "$@" --device gpu  # which an MXNet for CPUs refuses
-HOSTS=$hosts scripts/train_imagenet.sh "$@" &
+HOSTS=$hosts "${SCRIPT:-scripts/train_imagenet.sh}" "$@" &
 training=$!
 trap 'signalled=yes stopped=yes; kill -TERM "$training" 2>/dev/null || true' USR1
 trap '[ -n "${stopped:-}" ] || cancelled=yes; signalled=yes; kill -TERM "$training" 2>/dev/null || true' TERM

@@ -16,7 +16,8 @@ LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in mod
 LIGHT = {'', 'files', 'console', 'recipes', 'report'}  # these load without any of HEAVY
 DRAWING = {'matplotlib', 'jinja2', 'tqdm', 'shtab', 'safetensors', 'sqlite3'}
 HEAVY = {'mxnet', 'numpy', 'gluoncv', 'horovod', 'PIL', 'cv2', 'sklearn', 'scipy'}
-WHEN_NEEDED = {('report/statistics.py', 'scipy.special.stdtrit')}  # loaded by reports of several seeds alone
+# loaded by reports of several seeds alone
+WHEN_NEEDED = {('report/statistics.py', 'scipy.special.' + name) for name in ('stdtr', 'stdtrit')}
 
 
 def top_module(path):

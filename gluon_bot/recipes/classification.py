@@ -171,7 +171,7 @@ _add('places365-resnet50d-best', 'resnet50d-distill-mixup', {})
 # Table 1's peers, and the "B-standard" base network of Tables 8 and 9
 for _peer in ('resnext50', 'se-resnet50', 'se-resnext50', 'densenet201', 'resnet50b'):
     _add(_peer + '-baseline', 'resnet50-baseline', dict(model=_peer))
-# Not the paper's: every trick but distillation, small enough for the embedded digits and two cores
+# Not the paper's: every trick but distillation and low precision, small enough for the embedded digits and two cores
 _add('digits', 'resnet50d-mixup', TINY)
 # Not the paper's: trains a given network (--init) further on a user's own photographs
 _add('finetune-classifier', 'resnet50-baseline', FINE_TUNE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, List
 
 from gluon_bot.recipes import paper
+from gluon_bot.report import study_wording
 from gluon_bot.report.studies import StudyReport, StudyResult
-from gluon_bot.report.study_wording import heading
 from gluon_bot.runs.curves import COLOURS, rendered
 
 WIDTH_INCHES = 1000 / 120  # 1,000 pixels
@@ -36,14 +36,14 @@ def figure(report: StudyReport, kind: str = 'svg') -> bytes:
 
 def _draw(axes: Any, results: List[StudyResult]) -> None:
     """The gains of one column, on a scale of their own."""
-    title = heading(results).replace(' in small', '').partition(' of ')[0]
+    title = study_wording.heading(results).replace(' in small', '').partition(' of ')[0]
     axes.set_title(title, loc='left', fontsize=POINTS - 2, fontweight='bold', color='#1f2933')
     for position, result in enumerate(results):
         _line(axes, position, result)
     axes.axvline(0, color='#444444', linewidth=1.2, zorder=1)
     axes.set_ylim(len(results) - 0.4, -0.6)
     axes.set_yticks(range(len(results)))
-    axes.set_yticklabels(['%s%s  n=%d' % (result.cell.row, result.cell.mark, result.gain.n if result.gain else 0)
+    axes.set_yticklabels(['%s%s  n=%s' % (result.cell.row, result.cell.mark, study_wording.pairs(result))
                           for result in results], fontsize=POINTS, color='#1f2933')
     axes.tick_params(axis='y', length=0)
     axes.tick_params(axis='x', labelsize=POINTS)

@@ -43,8 +43,9 @@ def glance(comparison: Comparison) -> str:
 def study_glance(report: StudyReport, picture: str) -> str:
     """A study in a sentence, its figure, in the file `picture`, and a line for each gain; of one table, in sentences."""
     ending = '; '.join(map(study_wording.gain_text, report.gains)) if report.one_table else study_wording.SHORT_SCALE
-    told = '%s: %s' % (code(report.study.name), escaped('%s; %s, on %s. %s.' % (
-        report.study.title, study_wording.runs_text(report), report.all_data, ending)))
+    told = '%s: %s' % (code(report.study.name), escaped('%s; %s, on %s. %s. %s' % (
+        report.study.title, study_wording.runs_text(report), report.all_data, ending,
+        study_wording.together_text(report))).rstrip())
     if report.one_table:
         return told if report.gains else ''
     heads = ('Row', "Paper's gain", 'Gain here', '95 % interval', 'Pairs', 'Verdict')
@@ -86,8 +87,9 @@ def markdown(comparison: Comparison, full: bool = False, linked: bool = False) -
 
 def study(report: StudyReport) -> str:
     """A study: its tables, and what its scale can show."""
-    told = escaped('%s. %s, on %s (%s). %s' % (
-        report.study.title, study_wording.runs_text(report), report.all_data, report.machines, study_wording.SCALE))
+    told = escaped(('%s. Here are %s, on %s (%s). %s %s' % (
+        report.study.title, study_wording.runs_text(report), report.all_data, report.machines, study_wording.SCALE,
+        study_wording.together_text(report))).rstrip())
     parts = ['### The study %s' % code(report.study.name), told]
     for results in report.columns:
         lines = [study_wording.cells_of(result) for result in results]

@@ -34,6 +34,11 @@ class StudyResult(NamedTuple):
     model: str  # that the row trains; '' where it is fine-tuned
     planned: Optional[Gain] = None  # by the study's own seeds alone, where `gain` has others too
 
+    @property
+    def deciding(self) -> Optional[Gain]:
+        """The gain that the verdict is of: by the study's own seeds where these give an interval."""
+        return self.planned if self.planned is not None and self.planned.low is not None else self.gain
+
 
 class StudyTime(NamedTuple):
     """Table 3 in small: medians over the epochs and runs of two rows, and the paper's ratio of minutes an epoch."""
@@ -61,6 +66,7 @@ class StudyReport:
     results: Tuple[StudyResult, ...]  # table by table, in the paper's order
     times: Tuple[StudyTime, ...]
     untabled: Dict[str, List[float]]  # top-1 of the runs of rows that stand in no table, since others learn from them
+    own: int  # how many of the study's own runs, each row with each of its seeds, are among `runs`
 
     @property
     def gains(self) -> List[StudyResult]:
@@ -171,7 +177,8 @@ def _report(study: Study, data: str, rows: Dict[str, List[Placed]]) -> StudyRepo
     shown = {row for table in study.tables for row in table.rows.values()}
     untabled = {name: [top1 for _, top1 in _by_seed(rows.get(name, []), 'val_top1')]
                 for name in study.rows if name not in shown}
-    return StudyReport(study, data, runs, tuple(results), tuple(times), untabled)
+    own = {(run.row.name, run.seed) for run in study.runs()} & {(name, one.seed) for name in rows for one in rows[name]}
+    return StudyReport(study, data, runs, tuple(results), tuple(times), untabled, len(own))
 
 
 def _parent(cell: Cell, table: StudyTable) -> Optional[Cell]:

@@ -8,23 +8,37 @@ from typing import Dict, Optional, Sequence
 from gluon_bot.console import counted
 from gluon_bot.files import parse_json, read_bounded
 from gluon_bot.recipes import paper
-from gluon_bot.report.statistics import NO_INTERVAL, Gain, deviation, mean
+from gluon_bot.report.statistics import NO_INTERVAL, Gain, all_together, deviation, mean
 from gluon_bot.report.studies import StudyReport, StudyResult
 
 SCALE = ("Such a scale can show whether a gain that is larger than the seeds' scatter has the sign that the paper claims; "
          'it cannot show how large the gain is on ImageNet, and a gain that is missing or opposite here is no evidence '
          'against the paper, whose tricks are for more classes, pixels and epochs than these.')
 SHORT_SCALE = "Such a scale can show the sign of a gain that is larger than the seeds' scatter, not its size on ImageNet"
-FIGURE_NOTE = "◇ the paper's gain, ● ours with its 95 % interval over seeds; n is the number of pairs of runs."
+FIGURE_NOTE = ("◇ the paper's gain, ● ours with its 95 % interval over seeds; n is the number of pairs of runs, "
+               "as 3+2 where two were added to the study's own.")
 HEADS = ('Row', 'Paper', 'Here', 'Seeds', "Paper's gain", 'Gain here', '95 % interval', 'Standard error', 'Pairs', 'Verdict')
 MORE_SEEDS, EQUAL = 'one pair of runs, no verdict', 'equal differences, no interval'
 MOST_BYTES = 1 << 20  # of a benchmark's result
 
 
 def runs_text(report: StudyReport) -> str:
-    """'9 runs, seeds 0, 1, 2'."""
-    seeds = sorted({one.seed for one in report.runs})
-    return '%s, seed%s %s' % (counted(len(report.runs), 'run'), 's' * (len(seeds) > 1), ', '.join(map(str, seeds)))
+    """'50 of its 62 runs, and 4 that were added'."""
+    planned, more = len(report.study.runs()), len(report.runs) - report.own
+    told = 'all of its %d runs' % planned if report.own == planned else '%d of its %d runs' % (report.own, planned)
+    return told + (', and %d that %s added' % (more, 'were' if more > 1 else 'was') if more else '')
+
+
+def together_text(report: StudyReport) -> str:
+    """What the intervals say where they are taken together; '' for fewer than two."""
+    tested = [(result, result.deciding) for result in report.gains]
+    named = [(result, found) for result, found in tested if found is not None and found.low is not None]
+    if len(named) < 2:
+        return ''
+    left = ['%s of Table %d' % (result.cell.row, result.cell.table)
+            for (result, _), kept in zip(named, all_together([found for _, found in named])) if kept]
+    return "Each interval is of 95 %% by itself; of these %d taken together, by Holm's correction, %s zero." % (
+        len(named), 'only %s exclude%s' % (' and '.join(left), 's' * (len(left) == 1)) if left else 'none excludes')
 
 
 def heading(results: Sequence[StudyResult]) -> str:
@@ -48,7 +62,7 @@ def cells_of(result: StudyResult) -> Dict[str, str]:
         '-' if result.claimed is None else '%+.2f%s' % (result.claimed, mark),
         '-' if gained is None else '%+.2f' % gained.mean, interval(gained) or '-',
         '-' if gained is None or gained.standard_error is None else '%.2f' % gained.standard_error,
-        '-' if gained is None else '%d' % gained.n, verdict_text(result))))
+        pairs(result) or '-', verdict_text(result))))
 
 
 def gain_text(result: StudyResult) -> str:
@@ -56,6 +70,13 @@ def gain_text(result: StudyResult) -> str:
     cells = cells_of(result)
     over = ', by %s pairs %s' % (cells['Pairs'], cells['95 % interval']) if interval(result.gain) else ''
     return '%s %s%s (the paper %s): %s' % (cells['Row'], cells['Gain here'], over, cells["Paper's gain"], cells['Verdict'])
+
+
+def pairs(result: StudyResult) -> str:
+    """'3', or '3+2' where some are of seeds that were added to the study's own; '' where there is no gain."""
+    if result.gain is None or result.planned is None:
+        return '' if result.gain is None else '%d' % result.gain.n
+    return '%d+%d' % (result.planned.n, result.gain.n - result.planned.n)
 
 
 def interval(gained: Optional[Gain]) -> str:
@@ -67,17 +88,19 @@ def interval(gained: Optional[Gain]) -> str:
 
 def verdict(result: StudyResult) -> str:
     """The verdict on a gain; '-' for none."""
-    if result.gain is None:
+    found = result.deciding
+    if found is None:
         return '-'
-    return result.gain.verdict if result.gain.verdict != NO_INTERVAL else EQUAL if result.gain.n > 1 else MORE_SEEDS
+    return found.verdict if found.verdict != NO_INTERVAL else EQUAL if found.n > 1 else MORE_SEEDS
 
 
 def verdict_text(result: StudyResult) -> str:
-    """The verdict, and where seeds were added to the study's own, which may be because of what these showed, theirs."""
+    """The verdict; where seeds were added to the study's own, which may be because of what these showed, also with them."""
     planned = result.planned
-    if planned is None or not interval(planned):
+    if result.gain is None or planned is None or result.deciding is not planned:
         return verdict(result)
-    return "%s; by the study's own %d seeds %s, %s" % (verdict(result), planned.n, interval(planned), planned.verdict)
+    return "%s by the study's own %d seeds (%s); %s with those added" % (
+        planned.verdict, planned.n, interval(planned), result.gain.verdict)
 
 
 def needed_text(report: StudyReport) -> str:

@@ -24,7 +24,7 @@ from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import pretrained
 from gluon_bot.training import loop, metrics
 from gluon_bot.training.optimizer import gradients, nesterov, new_trainer, set_learning_rate, update
-from gluon_bot.training.setup import Job, Plan, RunOptions, check_out, micro_batch, planned, say_other_network
+from gluon_bot.training.setup import Job, Plan, RunOptions, check_out, micro_batch, planned
 from gluon_bot.training.state import State, Trained, average_running_statistics
 from gluon_bot.tricks import low_precision
 from gluon_bot.tricks.distillation import distillation
@@ -112,8 +112,7 @@ def prepare(recipe: Recipe, options: RunOptions) -> ClassificationTask:
     context = horovod.device(ranks)
     job = describe(recipe, options, ranks.size)
     teacher = find_teacher(recipe, options.teacher, job.class_names, context)
-    if teacher is not None:
-        job = job._replace(origin={**job.origin, 'teacher': checkpoint.origin(teacher.meta)})
+    job = _learning_from(job, teacher)
     state = new_state(recipe, len(job.class_names), ranks, options.accumulate, options.weights)
     tested = evaluation_network(recipe, len(job.class_names), context)
     return ClassificationTask(job, state, teacher and teacher.network, tested)
@@ -156,7 +155,6 @@ def find_teacher(recipe: Recipe, path: str, class_names: List[str], context: mx.
     if taught.recipe.model != wanted:
         raise InputError("%s: the teacher is a %s, recipe '%s' wants a %s"
                          % (path, taught.recipe.model, recipe.name, wanted))
-    say_other_network('teacher', path, taught.meta, recipe.teacher)
     return taught
 
 
@@ -189,8 +187,11 @@ def with_networks(job: Job) -> Job:
         initialize(network, mx.cpu(), recipe.seed, recipe.image_size)
         pretrained.start_from(network, options.weights)
     in_float32 = replace(recipe, precision='float32')  # bfloat16 would hold for all that this process computes from now on
-    find_teacher(in_float32, options.teacher, job.class_names, mx.cpu())
-    return job
+    return _learning_from(job, find_teacher(in_float32, options.teacher, job.class_names, mx.cpu()))
+
+
+def _learning_from(job: Job, teacher: Optional[Trained]) -> Job:
+    return job._replace(origin={**job.origin, 'teacher': checkpoint.origin(teacher.meta)}) if teacher else job
 
 
 def plan(job: Job, workers: int) -> str:

@@ -17,7 +17,7 @@ from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.recipes.finetuning import Detection, FineTuning, Segmentation
 from gluon_bot.runs import checkpoint
 from gluon_bot.training.optimizer import momentum_sgd, new_trainer
-from gluon_bot.training.setup import Job, Plan, RunOptions, micro_batch, planned, say_other_network
+from gluon_bot.training.setup import Job, Plan, RunOptions, micro_batch, planned
 from gluon_bot.training.state import State
 from gluon_bot.tricks import low_precision
 from gluon_bot.tricks.large_batch import set_weight_decay
@@ -56,7 +56,6 @@ def backbone(recipe: FineTuning, path: str) -> Tuple[Mapping[str, np.ndarray], D
     if trained.model != wanted:
         raise InputError("%s: the network is a %s, recipe '%s' wants a %s"
                          % (found.path, trained.model, recipe.name, wanted))
-    say_other_network('base network', found.path, found.meta, recipe.backbone)
     return checkpoint.arrays(found, checkpoint.PARAMETERS), {'backbone': checkpoint.origin(found.meta)}
 
 

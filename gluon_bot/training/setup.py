@@ -8,13 +8,14 @@ import socket
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 from gluon_bot import InputError
-from gluon_bot.console import counted, say_once
+from gluon_bot.console import counted
 from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.files import owned
 from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.recipes.tasks import TASKS
+from gluon_bot.report import place, wording
 from gluon_bot.runs import checkpoint
-from gluon_bot.runs.record import RECORD, each_line
+from gluon_bot.runs.record import RECORD, Run, each_line
 from gluon_bot.runs.status import DONE, status_of
 
 OWNER_SECONDS = 120  # for the workers of a launcher that was killed to write their checkpoint, before a resume
@@ -145,17 +146,6 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
     checkpoint.check_consistent(path, meta, job.steps_an_epoch, job.recipe, TASKS[job.recipe.task].means)
 
 
-def say_other_network(kind: str, path: str, meta: Dict[str, Any], wanted: str) -> None:
-    """Say, before workers are started, where a teacher or base network is not of the recipe `wanted`, trained to its end."""
-    recipe, told = meta['recipe'], ''
-    if str(recipe.get('name')).split('+')[0] != wanted:
-        told = "is of '%s', and the recipe's of '%s'" % (recipe.get('name'), wanted)
-    elif meta['epoch'] != recipe.get('epochs'):
-        told = 'has seen %s epochs of %s' % (meta['epoch'], recipe.get('epochs'))
-    if told and 'HOROVOD_RANK' not in os.environ:
-        say_once('%s: this %s %s; a run with it fills no cell of the paper' % (path, kind, told))
-
-
 class Plan(NamedTuple):
     """What the lines at the start of a run say of a task besides its job."""
 
@@ -184,4 +174,17 @@ def planned(job: Job, plan: Plan, workers: int) -> str:
          % (recipe.peak_lr, counted(recipe.warmup_epochs, 'warmup epoch'), recipe.lr_schedule)),
         ('start', 'from %s' % (found.path if found else plan.start)),
         ('output', job.options.out)]
+    if recipe.name.split('+')[0] in place.FILLING:
+        lines.append(('counts for', counts_for(job, workers)))
     return '\n'.join('%-14s %s' % line for line in lines)
+
+
+def counts_for(job: Job, workers: int) -> str:
+    """Whether the run will fill its cell of the paper, as the report decides by what is known now; else why not."""
+    recipe, used = job.recipe, getattr(job.recipe, 'precision', 'float32')
+    told = {'world_size': workers, 'accumulate': job.options.accumulate, 'limit': job.options.limit, **job.origin}
+    last = {recipe.epochs: {TASKS[recipe.task].best: 0.0}}  # as if it were trained to its end
+    placed = place.place(Run('', 'gluon_bot', recipe.task, as_dict(recipe), job.manifest, told, last), '')
+    if placed.kind == place.FILLS:
+        return 'a cell of the paper%s' % (', where the device computes in float16' if used == 'float16' else '')
+    return 'no cell of the paper: %s' % wording.why_not(placed)

@@ -91,3 +91,13 @@ def test_the_sign_of_the_paper_is_not_enough():
 def test_tolerance_is_what_its_explanation_says():
     assert '%.2f' % statistics.tolerance('val_top1', 1) == '0.52' and '0.52 points' in statistics.TOLERANCE_REASON
     assert '%.2f' % statistics.tolerance('val_top1', 3) == '0.45' and '0.45 for three' in statistics.TOLERANCE_REASON
+
+
+@pytest.mark.parametrize('quantiles, excluded', [
+    ((31.82, 63.66, 12.71), [True, True, True]),     # p = 0.02, 0.01, 0.05: by size not above 0.05/3, 0.05/2, 0.05
+    ((21.20, 63.66, -15.89), [False, True, False]),  # p = 0.03, 0.01, 0.04: 0.03 is above 0.05/2
+    ((2.0,), [False])])
+def test_gains_taken_together_by_holm(quantiles, excluded):
+    """Student's t of one degree of freedom, from a printed table."""
+    gains = [statistics.Gain((quantile - 1, quantile + 1), quantile, 1.0, 0.0, 0.0, '') for quantile in quantiles]
+    assert statistics.all_together(gains) == excluded

@@ -148,7 +148,34 @@ def test_seeds_that_were_added_are_told_with_what_the_studys_own_say(ladder):
     cosine = of(found, 6, '+ cosine decay')
     assert cosine.gain.n == 4 and cosine.planned.differences == pytest.approx((7.0, 7.5, 7.4))
     assert study_wording.cells_of(cosine)['Verdict'] == \
-        "reproduced in sign; by the study's own 3 seeds +6.64 to +7.96, reproduced in sign"
+        "reproduced in sign by the study's own 3 seeds (+6.64 to +7.96); reproduced in sign with those added"
+    assert study_wording.cells_of(cosine)['Pairs'] == '3+1'
+    write(ladder, 't6-cosine', 1, 90.0)
+    noisy = of(compared(ladder).studies[0], 6, '+ cosine decay')
+    assert study_wording.verdict(noisy) == noisy.planned.verdict == 'not distinguishable'
+
+
+def test_what_is_missing_and_what_was_added_is_counted(ladder):
+    assert study_wording.runs_text(compared(ladder).studies[0]) == '9 of its 62 runs'
+    write(ladder, 't6-efficient', 3, 70.0)
+    assert study_wording.runs_text(compared(ladder).studies[0]) == '9 of its 62 runs, and 1 that was added'
+    for row in STUDY.runs():
+        if row.row.command == 'train':
+            write(ladder, row.row.name, row.seed, 70.0)
+    own = sum(row.row.command == 'train' for row in STUDY.runs())
+    assert study_wording.runs_text(compared(ladder).studies[0]) == '%d of its 62 runs, and 1 that was added' % own
+
+
+def test_intervals_are_also_taken_together(ladder):
+    """By the differences: cosine's p is 0.0004; smoothing's, of 0.1 and -0.4, 0.66."""
+    found = compared(ladder).studies[0]
+    told = study_wording.together_text(found)
+    assert told == ("Each interval is of 95 % by itself; of these 2 taken together, by Holm's correction, "
+                    'only + cosine decay of Table 6 excludes zero.')
+    assert told in markdown.study(found) and told in markdown.study_glance(found, 'x.png')
+    for path in ladder.glob('t6-smooth*'):
+        path.unlink()
+    assert study_wording.together_text(compared(ladder).studies[0]) == ''
 
 
 def test_precision_is_a_trick_where_the_recipes_differ_in_it(tmp_path):
@@ -267,7 +294,7 @@ def test_the_figure_fits_a_phone(ladder):
     image = Image.open(BytesIO(gains.figure(found, 'png')))
     assert image.width == 1000 and 400 < image.height < 1500
     assert gains.alternative_text(found).count('top-1') == len(found.gains) == 3
-    assert gains.figure(studies.StudyReport(STUDY, '', (), (), (), {})) == b''
+    assert gains.figure(studies.StudyReport(STUDY, '', (), (), (), {}, 0)) == b''
 
 
 def test_update_renews_the_study_and_its_picture(ladder, tmp_path):
@@ -305,7 +332,7 @@ def test_a_study_of_one_table_is_told_in_sentences(ladder, tmp_path):
     assert report.update_file(str(readme))
     shown = readme.read_text().partition(report.STUDY_END)[0].split('`imagenette-64-resnet18`: ')
     assert shown[1] == (
-        "Table 5's C and D in small once more, with ResNet-18 in place of ResNet-50; 5 runs, seeds 0, 1, on imagenette "
+        "Table 5's C and D in small once more, with ResNet-18 in place of ResNet-50; 5 of its 9 runs, on imagenette "
         '(3,000 + 3,000 images, 10 classes). ResNet-50-C (on ResNet-50-B) +1.00, by 2 pairs -0.27 to +2.27 (the paper '
         '+0.21): not distinguishable; ResNet-50-D (on ResNet-50-C) +3.10 (the paper +0.29): one pair of runs, no verdict.\n')
     assert '](docs/gains-imagenette-64.png)' in shown[0]

@@ -25,7 +25,7 @@ from gluon_bot.models.parameters import network_arrays
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import classification
-from gluon_bot.training.setup import RunOptions, say_other_network
+from gluon_bot.training.setup import RunOptions
 from gluon_bot.training.state import Trained
 from gluon_bot.tricks.low_precision import LossScale
 from gluon_bot.tricks.mixup import mixup_weight
@@ -394,17 +394,3 @@ def test_the_dry_run_writes_nothing(digits_folder, tmp_path):
                           for pattern in (r'about ([0-9.]+) ?s an update', r'([0-9.]+) GB a worker'))
     assert 0 < seconds < 60 and 0.1 < gigabytes < 10 and 'by one worker alone on cpu(0) in float32' in said
     assert not run.exists()
-
-
-@pytest.mark.parametrize('name, epoch, said', [
-    ('digits', 20, ''), ('digits+image_size=64', 20, ''), ('digits', 3, 'has seen 3 epochs of 20'),
-    ('resnet50d-cosine', 20, "is of 'resnet50d-cosine', and the recipe's of 'digits'")])
-def test_a_teacher_that_is_not_the_recipes_is_said(name, epoch, said, capsys, monkeypatch):
-    meta = {'recipe': {'name': name, 'epochs': 20}, 'epoch': epoch}
-    monkeypatch.setattr('gluon_bot.console._said', set())
-    say_other_network('teacher', 'runs/x', meta, 'digits')
-    wanted = 'runs/x: this teacher %s; a run with it fills no cell of the paper\n' % said
-    assert capsys.readouterr().err == (wanted if said else '')
-    monkeypatch.setenv('HOROVOD_RANK', '0')
-    say_other_network('teacher', 'runs/y', {**meta, 'epoch': 3}, 'digits')  # its launcher has said so
-    assert capsys.readouterr().err == ''

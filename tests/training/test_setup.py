@@ -1,0 +1,39 @@
+"""What the plan of a run says before the first update."""
+
+from dataclasses import replace
+
+import pytest
+
+from gluon_bot.recipes import paper
+from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.training.setup import Job, RunOptions, counts_for
+
+IMAGENET = {'name': 'imagenet', **paper.data_of('resnet50d-distill', 'classify').counts}
+VOC = {'name': 'voc', **paper.data_of('voc-resnet50d-cosine', 'detect').counts}
+TEACHER = {'recipe': 'resnet152d-smooth', 'train_images': 1281167, 'epoch': 120}
+
+
+def job(recipe, data=IMAGENET, origin=None, accumulate=1, limit=None, **changed):
+    recipe = replace({**RECIPES, **FINE_TUNINGS}[recipe], **changed)
+    options = RunOptions('data', 'out', accumulate=accumulate, limit=limit)
+    return Job(recipe, options, [], data, None, None, 1251, 128, origin or {})
+
+
+@pytest.mark.parametrize('changes, workers, said', [
+    ({}, 8, 'a cell of the paper, where the device computes in float16'),
+    ({'recipe': 'resnet50-baseline'}, 8, 'a cell of the paper'),
+    ({'recipe': 'voc-resnet50d-cosine', 'data': VOC, 'origin': {'backbone': {
+        'recipe': 'resnet50d-cosine', 'train_images': 1281167, 'epoch': 120}}}, 4, 'a cell of the paper'),
+    ({}, 16, 'no cell of the paper: normalises 64 images at a time, the paper 128'),
+    ({'accumulate': 2}, 4, 'no cell of the paper: accumulates 2 small batches an update, where the paper has one'),
+    ({'limit': 640}, 8, 'no cell of the paper: trained on the first 640 images only'),
+    ({'name': 'resnet50d-distill+epochs=90', 'epochs': 90}, 8,
+     'no cell of the paper: differs in epochs 90 instead of 120'),
+    ({'data': {**IMAGENET, 'classes': 10}}, 8, 'no cell of the paper: not trained on ImageNet'),
+    ({'origin': {'teacher': {**TEACHER, 'epoch': 3}}}, 8, 'no cell of the paper: its teacher has seen 3 epochs of 120'),
+    ({'origin': {'teacher': {**TEACHER, 'recipe': 'resnet152d-mixup'}}}, 8,
+     "no cell of the paper: its teacher is of 'resnet152d-mixup', the paper's of 'resnet152d-smooth'")])
+def test_a_plan_says_whether_the_run_will_count(changes, workers, said):
+    """As the report decides, days later."""
+    assert counts_for(job(**{'recipe': 'resnet50d-distill', 'origin': {'teacher': TEACHER}, **changes}), workers) == said
