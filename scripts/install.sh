@@ -37,7 +37,8 @@ else
 fi
 if [ -z "$python" ]; then
   echo "install.sh: no Python 3.8 to 3.11 with venv found (MXNet 1.9.1 has none for later ones);" \
-       "install one (Debian, Ubuntu: apt-get install python3.11-venv) or name it: PYTHON=/path/to/python3.11 $0" >&2
+       "install one (Debian 12: apt-get install python3.11-venv; elsewhere: uv python install 3.11)" \
+       "and name it: PYTHON=\$(uv python find 3.11) $0" >&2
   exit 2
 fi
 extra=${1:-$("$python" -m gluon_bot.distributed.gpus)}  # 'gpu' or 'cpu'

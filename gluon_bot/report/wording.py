@@ -157,10 +157,13 @@ def nearby_numbers(found: Sequence[Tuple[Result, Nearby]]) -> str:
     return '%s (%s)' % (values, ' / '.join(signed(result.cell.metric, near.difference) for result, near in found))
 
 
+ALIKE = 'its log states no difference'  # which its script may have nevertheless
+
+
 def nearby_remark(placed: Placed, found: Sequence[Tuple[Result, Nearby]]) -> str:
-    """In what the run differs from the row; where it differs in nothing it states, what the tolerance says of it."""
+    """In what the run differs from the row; where its log states no difference, what the tolerance says of it."""
     told = ['differs in ' + differences(placed) if placed.differences else
-            'differs in nothing it states' if placed.run.task == 'classify' else ''] + list(placed.reasons)
+            ALIKE if placed.run.task == 'classify' else ''] + list(placed.reasons)
     if any(result.cell.metric == 'minutes_an_epoch' for result, _ in found) and placed.devices:
         told.append('on ' + placed.devices)
     if not placed.differences:
@@ -177,7 +180,7 @@ def _judged(result: Result, near: Nearby) -> str:
 
 def likeness(placed: Placed) -> str:
     """In which fields a published run differs from the recipe beside it."""
-    return 'differs in ' + (', '.join(field for field, _, _ in placed.differences) or 'nothing it states')
+    return ALIKE if not placed.differences else 'differs in ' + ', '.join(field for field, _, _ in placed.differences)
 
 
 def differences(placed: Placed) -> str:
