@@ -16,7 +16,7 @@ import shutil
 import stat
 import time
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO, Callable, Iterator, List, Optional, Set, Tuple
+from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import say_once
@@ -297,13 +297,29 @@ def size_text(count: float) -> str:
     raise AssertionError
 
 
-_JSON = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits))
+def _number(digits: str) -> Any:
+    return int(digits) if len(digits) < 19 else float(digits)
 
 
-def parse_json(text: str) -> Any:
-    """Untrusted JSON: ValueError for what is not JSON or is nested too deeply; a number of 19 digits or more is a float."""
+def _unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    found: Dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError("'%.80s' stands twice in one object" % key)
+        found[key] = value
+    return found
+
+
+_JSON, _JSON_BY_HAND = json.JSONDecoder(parse_int=_number), json.JSONDecoder(parse_int=_number, object_pairs_hook=_unique)
+
+
+def parse_json(text: str, by_hand: bool = False) -> Any:
+    """Untrusted JSON: ValueError for what is not JSON or is nested too deeply; a number of 19 digits or more is a float.
+
+    by_hand: whether people write it, who may write a key twice, of which only the last would count: ValueError.
+    """
     try:
-        return _JSON.decode(text)
+        return (_JSON_BY_HAND if by_hand else _JSON).decode(text)
     except RecursionError:
         raise ValueError('nested too deeply') from None
 

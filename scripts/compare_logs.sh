@@ -3,7 +3,8 @@
 # Without LOGS: the records in logs/. The page goes to OUT (report); open OUT/report.html in a browser.
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
-top="$(cd "$(dirname "$0")/.." && pwd)"
-export PATH="$top/.venv/bin:$PATH"
-[ $# -gt 0 ] || set -- "$top/logs"
-exec gluon-bot report "$@" --out "${OUT:-report}"
+. "$(dirname "$0")/environment.sh"
+logs=()
+while [ $# -gt 0 ] && [[ $1 != -* ]]; do logs+=("$1"); shift; done
+[ ${#logs[@]} -gt 0 ] || logs=("$(cd "$(dirname "$0")/.." && pwd)/logs")
+exec gluon-bot report "${logs[@]}" --out "${OUT:-report}" "$@"

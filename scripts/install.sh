@@ -7,8 +7,9 @@
 # A second call is instant. PYTHON=... chooses the interpreter (3.8 to 3.11). Used by quickstart.sh and test.sh.
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
+case ${1:-} in -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 cd "$(dirname "$0")/.."
-case ${1:-} in ''|cpu|gpu|existing) ;; *) echo "install.sh: choose cpu, gpu or existing, not '$1'" >&2; exit 2 ;; esac
+case "$*" in ''|cpu|gpu|existing) ;; *) echo "install.sh: choose cpu, gpu or existing, not '$*'" >&2; exit 2 ;; esac
 stamp() {
   set -- "$1" setup.cfg scripts/constraints.txt scripts/install.sh scripts/jpeg_crop.c $([ "$1" = cpu ] || echo scripts/gpu/*)
   echo ".venv/installed-$1-$(cat "${@:2}" | cksum | tr ' ' -)"
@@ -62,6 +63,7 @@ run() {  # a step: quiet unless it fails, then the lines that name the cause
   exit 1
 }
 venv() {
+  [ ! -L .venv ] || { echo "install.sh: .venv is a link to $(readlink .venv), which would be emptied; remove the link" >&2; exit 2; }
   rm -rf .venv/lib .venv/installed-*  # all of .venv, but quickly
   "$python" -m venv --clear "$@" .venv
   export PATH="$PWD/.venv/bin:$PATH"

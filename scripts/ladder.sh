@@ -3,6 +3,8 @@
 # From the environment: STUDY (imagenette-64), DATA (data/imagenette), OUT (runs/STUDY). The same command again goes on.
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
-export PATH="$(cd "$(dirname "$0")" && pwd)/../.venv/bin:$PATH"
+. "$(dirname "$0")/environment.sh"
 study=${STUDY:-imagenette-64}
-exec gluon-bot study "$study" "$@" --data "${DATA:-data/imagenette}" --out "${OUT:-runs/$study}"
+rows=()
+while [ $# -gt 0 ] && [[ $1 != -* ]]; do rows+=("$1"); shift; done
+exec gluon-bot study "$study" ${rows[@]+"${rows[@]}"} --data "${DATA:-data/imagenette}" --out "${OUT:-runs/$study}" "$@"

@@ -3,5 +3,5 @@
 # All of tests/mutations/mutations.txt takes an hour or two; WORDS choose those whose file or description has one of them.
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
-here=$(cd "$(dirname "$0")" && pwd)
-exec "$here/../.venv/bin/python" "$here/../tests/mutations/mutate.py" "$@"
+. "$(dirname "$0")/environment.sh"
+exec python "$(dirname "$0")/../tests/mutations/mutate.py" "$@"

@@ -2,6 +2,8 @@
 # Installs into .venv, trains on the embedded digits with two workers, and evaluates the network.
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
+case ${1:-} in -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
+[ $# -eq 0 ] || { echo "usage: $0" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 ./scripts/install.sh
 export PATH="$PWD/.venv/bin:$PATH"

@@ -4,11 +4,18 @@
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
 here=$(cd "$(dirname "$0")" && pwd)
+for word; do
+  case $word in -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
+done
+. "$here/environment.sh"
 unset OUT TEACHER  # each recipe has its own
 recipes=()
 while [ $# -gt 0 ] && [[ $1 != -* ]]; do recipes+=("$1"); shift; done
 [ "${1:-}" != -- ] || shift
 [ ${#recipes[@]} -gt 0 ] || { echo "usage: $0 RECIPE... [options of gluon-bot train]" >&2; exit 2; }
+for recipe in "${recipes[@]}"; do  # before the first is trained, for days
+  gluon-bot recipes "$recipe" >/dev/null
+done
 for recipe in "${recipes[@]}"; do
   "$here/train_imagenet.sh" "$recipe" "$@" & training=$!
   trap 'signalled=yes; kill -TERM "$training" 2>/dev/null || true' INT TERM HUP  # while it starts it hears no Ctrl-C

@@ -3,6 +3,7 @@
 #   ./scripts/test.sh [--all] [pytest's options]   -n 0 in one process, as --pdb and -s want it
 #   ./scripts/test.sh --peers                     installs PyTorch, torchvision and timm in .venv-peers, and compares logits with theirs
 set -euo pipefail
+case ${1:-} in -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 unset CDPATH  # cd would print, or lead elsewhere
 cd "$(dirname "$0")/.."
 ./scripts/install.sh

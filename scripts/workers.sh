@@ -6,4 +6,5 @@
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
 [ $# -gt 1 ] || { echo "usage: $0 COMMAND RECIPE [options of gluon-bot COMMAND]" >&2; exit 2; }
-exec "$(dirname "$0")/../.venv/bin/python" -W ignore -m gluon_bot.cli.workers "$@"
+. "$(dirname "$0")/environment.sh"
+exec python -W ignore -m gluon_bot.cli.workers "$@"

@@ -28,7 +28,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     process.lose_no_interrupt()
     options = parser().parse_args(arguments)
     options.arguments = arguments
-    if options.command in ENDED and 'HOROVOD_RANK' not in os.environ:
+    if options.command not in TRAINING and 'HOROVOD_RANK' not in os.environ:
         process.interrupt_when_told_to_end()
     launcher.follow_parent()
     try:
@@ -84,6 +84,7 @@ def _prepare(options: argparse.Namespace) -> None:
     A launcher sets it for the workers it starts; over several machines, and in a benchmark or a study,
     each worker sets its own. A dry run measures one of theirs.
     """
+    environment.check()
     if getattr(options, 'device', None):
         os.environ[gpus.DEVICE] = options.device
     if _sets_environment(options):
@@ -259,9 +260,7 @@ def _completion(options: argparse.Namespace) -> None:
     tell(completion.script(options.shell, parser()), end='')
 
 
-TRAINING = ('train', 'detect', 'segment')
-# what SIGTERM interrupts, so that its half-written files and its processes go with it; training writes a checkpoint
-ENDED = ('pack', 'import', 'export', 'predict', 'report', 'figures', 'benchmark', 'evaluate', 'doctor', 'verify')
+TRAINING = ('train', 'detect', 'segment')  # SIGTERM lets them write a checkpoint, and interrupts all others as Ctrl-C does
 COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict', 'benchmark', 'study',
              'figures')  # what needs MXNet
 ON_DEVICE = ('train', 'detect', 'segment', 'evaluate', 'predict')  # what computes on a GPU, where there is one

@@ -49,7 +49,7 @@ import shutil
 from typing import Tuple
 
 from gluon_bot import InputError
-from gluon_bot.console import say_once
+from gluon_bot.console import one_line, say_once
 from gluon_bot.distributed import gpus
 from gluon_bot.files import size_text
 
@@ -62,15 +62,35 @@ GPU = {'HOROVOD_FUSION_THRESHOLD': str(64 << 20), 'HOROVOD_CYCLE_TIME': '0.1', '
 CPU = {'HOROVOD_CYCLE_TIME': '10', 'HOROVOD_FUSION_THRESHOLD': '0'}
 GPU_FIXED_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '2'}
 GPU_ANY_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '0', 'MXNET_GPU_MEM_POOL_TYPE': 'Round'}
+THREADS = ('OMP_NUM_THREADS', 'MXNET_CPU_WORKER_NTHREADS', 'MXNET_CPU_PRIORITY_NTHREADS')
+RANKS = ('HOROVOD_RANK', 'HOROVOD_SIZE', 'HOROVOD_LOCAL_RANK', 'HOROVOD_LOCAL_SIZE')
+ENGINES = ('ThreadedEnginePerDevice', 'ThreadedEngine', 'NaiveEngine', 'ThreadedEnginePooled')
 LEAST_ADDRESS_SPACE_BYTES = 2 << 30  # MXNet and its modules take half of it before they have done anything
+
+
+def check() -> None:
+    """InputError where a variable that is set would end MXNet or Horovod without a word."""
+    for name in THREADS:
+        threads = _threads(name)
+        if threads and not (re.fullmatch('[0-9]{1,7}', threads) and 0 < int(threads) < 1 << 20):
+            raise InputError("%s: '%s' is not a number of threads; unset it, or set it to 1 or more"
+                             % (name, one_line(os.environ[name], 80)))
+    for name in RANKS:
+        if not re.fullmatch('[0-9]{1,7}', os.environ.get(name, '0')):
+            raise InputError("%s: '%s' is not a number; it is the launcher's to set: unset it"
+                             % (name, one_line(os.environ[name], 80)))
+    engine = os.environ.get('MXNET_ENGINE_TYPE', ENGINES[0])
+    if engine not in ENGINES:
+        raise InputError("MXNET_ENGINE_TYPE: '%s' is no engine of MXNet; unset it" % one_line(engine, 80))
+
+
+def _threads(name: str) -> str:
+    return os.environ.get(name, '').split(',')[0].strip()  # a list has the threads of nested regions behind
 
 
 def prepare(workers: int) -> None:
     """Before MXNet is imported: set what is not set yet, for one of `workers` on this machine."""
-    given = os.environ.get('OMP_NUM_THREADS', '')
-    threads = given.split(',')[0].strip()  # a list has the threads of nested regions behind
-    if threads and not (re.fullmatch('[0-9]{1,7}', threads) and 0 < int(threads) < 1 << 20):
-        raise InputError("OMP_NUM_THREADS: '%s' is not a number of threads; unset it, or set it to 1 or more" % given)
+    threads = _threads('OMP_NUM_THREADS')
     os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # which libraries may read when they are loaded
     os.environ['OMP_NUM_THREADS'] = threads or str(max(1, cores() // workers))
     _keep_memory()

@@ -8,13 +8,14 @@
     images_per_second      trained, evaluation included, by the beginning of 'NETWORK PRECISION', with ' taught' where it
                            has a teacher, or of a fine-tuning recipe's name; the longest one counts, null is not known.
                            An estimate for a machine without records, which `rates_from` describes
-    extends                another study, whose keys these replace or, in objects, add to
+    extends                another study, or its file as seen from this one, whose keys these replace or, in objects, add to
 
 Parents are the paper's: a row's gain is over the nearest row above it in the paper's table that the study has too.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from gluon_bot.recipes.finetuning import FINE_TUNINGS
 
 SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'studies')
 MOST_BYTES = 1 << 20
+MOST_SEEDS = 1000
 COMMANDS = {'classify': 'train', 'detect': 'detect', 'segment': 'segment'}  # of a row's task
 ROW_NAME = re.compile(r'[a-z0-9][a-z0-9-]{0,60}')  # names the folder of a run
 KINDS: Dict[str, Tuple[type, ...]] = {
@@ -124,10 +126,11 @@ class Study:
         return list(found.values())
 
     def _add(self, run: StudyRun, found: Dict[str, StudyRun]) -> None:
-        needed = self.needed(run)
-        if needed is not None and needed.name not in found:
-            self._add(needed, found)
-        found[run.name] = run
+        chain, needed = [run], self.needed(run)
+        while needed is not None and needed.name not in found:
+            chain.append(needed)
+            needed = self.needed(needed)
+        found.update((one.name, one) for one in reversed(chain))
 
 
 def arguments(study: Study, run: StudyRun, data: str, out: str) -> List[str]:
@@ -155,9 +158,13 @@ def read_study(name: str) -> Study:
     """
     path, values = _load(name)
     if 'extends' in values:
-        below, base = _load(values.pop('extends'))
+        try:
+            below, base = _load(values.pop('extends'), beside=path)
+        except InputError as error:
+            raise InputError('%s: extends: %s' % (path, error)) from None
         if 'extends' in base:
-            raise InputError('%s: extends %s, which extends another; name that one' % (path, below))
+            raise InputError('%s: extends %s' % (path, 'itself' if os.path.samefile(path, below) else
+                                                 '%s, which extends another; name that one' % below))
         values = {**base, **{key: {**base.get(key, {}), **value} if isinstance(value, dict) else value
                              for key, value in values.items()}}
     missing = [key for key in ('title', 'seeds', 'rows') if not values.get(key)]
@@ -171,15 +178,16 @@ def read_study(name: str) -> Study:
     return Study(os.path.basename(path)[:-len('.json')], values['title'], seeds, rows, tables, values.get('rates_from', ''))
 
 
-def _load(name: str) -> Tuple[str, Dict[str, Any]]:
-    path = os.path.join(SHIPPED, name + '.json') if name in shipped() else name
+def _load(name: str, beside: str = '') -> Tuple[str, Dict[str, Any]]:
+    """The path and what it says of a study that comes with the package, or of a file, as seen from the one `beside` it."""
+    path = os.path.join(SHIPPED, name + '.json') if name in shipped() else os.path.join(os.path.dirname(beside), name)
     if not path.endswith('.json'):
         raise InputError("unknown study '%s'%s; there are %s, or give a .json file"
                          % (name, did_you_mean(name, shipped()), ' and '.join(shipped())))
     with reading(path):
         data = read_bounded(path, MOST_BYTES)
     try:
-        values = parse_json(data.decode('utf-8-sig'))
+        values = parse_json(data.decode('utf-8-sig'), by_hand=True)
     except ValueError as error:
         raise InputError('%s: is not JSON: %s' % (path, error)) from None
     _check(values, KINDS, path)
@@ -198,8 +206,9 @@ def _check(values: Any, kinds: Dict[str, Tuple[type, ...]], place: str) -> None:
 
 
 def _seeds(values: List[Any], place: str) -> Tuple[int, ...]:
-    if not values or not all(type(seed) is int and 0 <= seed < 1 << 31 for seed in values) or len(set(values)) < len(values):
-        raise InputError('%s: seeds must be different whole numbers' % place)
+    if not 0 < len(values) <= MOST_SEEDS or not all(type(seed) is int and 0 <= seed < 1 << 31 for seed in values) \
+            or len(set(values)) < len(values):
+        raise InputError('%s: seeds must be different whole numbers, %d of them at most' % (place, MOST_SEEDS))
     return tuple(values)
 
 
@@ -210,6 +219,8 @@ def _row(name: str, values: Any, study: Dict[str, Any], rows: Dict[str, Row], pl
     _check(values, ROW_KINDS, place)
     named: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}
     recipe = values.get('recipe', '')
+    if not recipe:
+        raise InputError('%s: has no recipe' % place)
     if recipe not in named:
         raise InputError("%s: unknown recipe '%s'%s" % (place, recipe, did_you_mean(recipe, named)))
     settings: List[str] = []
@@ -219,6 +230,9 @@ def _row(name: str, values: Any, study: Dict[str, Any], rows: Dict[str, Row], pl
             raise InputError("%s: there are no settings '%s'%s" % (place, group, did_you_mean(group, groups)))
         if not isinstance(groups[group], dict):
             raise InputError("%s: settings '%s' must be a JSON object of a recipe's fields" % (place, group))
+        if 'seed' in groups[group]:
+            raise InputError("%s: settings '%s' have a seed; the runs' seeds are those of the study's field seeds"
+                             % (place, group))
         settings += ['%s=%s' % (field, _text(value)) for field, value in groups[group].items()]
     role = 'teacher' if named[recipe].task == 'classify' else 'backbone'
     if set(values) & {'teacher', 'backbone'} - {role}:
@@ -263,7 +277,7 @@ def _rate(recipe: Any, rates: Dict[str, Any], place: str) -> Optional[float]:
     if recipe.task == 'classify':
         label = '%s %s%s' % (recipe.model, recipe.precision, ' taught' * bool(recipe.teacher))
     found = max((key for key in rates if label.startswith(key)), key=len, default='')
-    if found and rates[found] is not None and (type(rates[found]) not in (int, float) or rates[found] <= 0):
+    if found and rates[found] is not None and (type(rates[found]) not in (int, float) or not 0 < rates[found] < math.inf):
         raise InputError("%s: images_per_second of '%s' must be a number above 0" % (place, found))
     return rates.get(found)
 

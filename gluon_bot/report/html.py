@@ -26,7 +26,8 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # neith
 SECTIONS = (
     ('other-data', 'Runs on other data', "They show that the code works, and nothing about the paper's numbers.",
      (OTHER_DATA,)),
-    ('no-cell', "Runs on the paper's data that fill no cell", 'Each with the reason.', (DIFFERS, UNKNOWN)),
+    ('no-cell', "Runs on the paper's data that fill no cell", 'Each with the reason.', (DIFFERS,)),
+    ('unknown', wording.UNKNOWN_RUNS, 'They fill no cell and enter no mean.', (UNKNOWN,)),
     ('published', 'Published runs', 'Logs that GluonCV published: beside the nearest row, never in a cell, since they state '
      'neither their seed nor the counts of their images.', (PUBLISHED,)),
     ('suspect', 'Suspect runs', 'Numbers that cannot be measurements. They fill no cell and enter no mean.', (SUSPECT,)))

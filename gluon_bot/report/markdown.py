@@ -74,7 +74,8 @@ def markdown(comparison: Comparison, full: bool = False, linked: bool = False) -
     parts += [_runs(heading, [placed for placed in comparison.of(*kinds)
                               if not (linked and placed.run.header.get('facts'))], linked)
               for heading, kinds in (
-                  ('Runs on other data', (OTHER_DATA,)), ("Runs on the paper's data that fill no cell", (DIFFERS, UNKNOWN)),
+                  ('Runs on other data', (OTHER_DATA,)), ("Runs on the paper's data that fill no cell", (DIFFERS,)),
+                  (wording.UNKNOWN_RUNS, (UNKNOWN,)),
                   ('Suspect runs: they fill no cell and enter no mean', (SUSPECT,)))]
     if full or linked or comparison.of(FILLS) or comparison.of(PUBLISHED):
         parts.append('**Verdicts.** %s %s' % (TOLERANCE_REASON, GAIN_REASON))

@@ -11,7 +11,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import csv_text, json_text, one_line, say, tell
-from gluon_bot.files import atomic_write, not_written
+from gluon_bot.files import atomic_write, not_written, read_bounded, reading
 from gluon_bot.recipes.study import Study, read_study, shipped
 from gluon_bot.report import gains, html, markdown, study_wording
 from gluon_bot.report.compare import Comparison, as_json, compare, lines
@@ -23,6 +23,7 @@ BEGIN_EVERY = '<!-- report:begin every recipe -->'  # in place of BEGIN: all tha
 STUDY_BEGIN, STUDY_END = '<!-- study:begin -->', '<!-- study:end -->'
 STUDY_BEGIN_EVERY = '<!-- study:begin every row -->'
 PICTURE = 'docs/gains-%s%s.png'  # of a study, beside the file that `update` writes to; of its second data set '-2'
+MOST_PAGE_BYTES = 64 << 20
 LOGS = 'logs'  # the folder beside the file that `update` writes to, or beside its folder
 
 
@@ -59,7 +60,11 @@ def _studies(described: Sequence[str]) -> List[Study]:
 
 def compared(file: str, logs: Sequence[str] = (), described: Sequence[str] = ()) -> Comparison:
     """What `file` shows: `logs`, or the `logs` folder beside it or its folder."""
-    return compare(*read(logs or [os.path.join(_checkout(file), LOGS)], base=os.path.dirname(os.path.abspath(file))),
+    folder = os.path.join(_checkout(file), LOGS)
+    if not logs and not os.path.isdir(folder):
+        raise InputError("%s: no folder '%s' beside it or above; name the records: gluon-bot report LOGS --update FILE"
+                         % (file, LOGS))
+    return compare(*read(logs or [folder], base=os.path.dirname(os.path.abspath(file))),
                    _studies(described))
 
 
@@ -88,15 +93,17 @@ def update_file(file: str, logs: Sequence[str] = (), described: Sequence[str] = 
     False where it was up to date, and is left alone. InputError without the two markers of a block.
     """
     file = os.path.realpath(file)  # a link stays one
+    with reading(file):
+        data = read_bounded(file, MOST_PAGE_BYTES)
     try:
-        with open(file, encoding='utf-8', newline='') as opened:
-            text = opened.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError('%s: cannot be read: %s' % (file, error)) from None
-    comparison = compared(file, logs, described)
+        text = data.decode('utf-8')
+    except UnicodeDecodeError as error:
+        raise InputError('%s: is no text in UTF-8: %s' % (file, error)) from None
+    comparison, line_end = compared(file, logs, described), '\r\n' if '\r\n' in text else '\n'
     renewed, known = text, blocks(file, comparison)
     for begin in [begin for begin in known if begin in text] or [BEGIN]:
-        renewed = _renewed(file, renewed, begin, *known[begin])
+        end, block = known[begin]
+        renewed = _renewed(file, renewed, begin, end, block.replace('\n', line_end), line_end)
     if STUDY_BEGIN in text:
         _draw(os.path.dirname(os.path.abspath(file)), comparison, renewed != text)
     if renewed == text:
@@ -105,12 +112,12 @@ def update_file(file: str, logs: Sequence[str] = (), described: Sequence[str] = 
     return True
 
 
-def _renewed(file: str, text: str, begin: str, end: str, block: str) -> str:
+def _renewed(file: str, text: str, begin: str, end: str, block: str, line_end: str) -> str:
     before, found_begin, rest = text.partition(begin)
     _, found_end, after = rest.partition(end)
     if not found_begin or not found_end or begin in rest or end in after:
         raise InputError('%s: wants the lines %s and %s once each, in this order' % (file, begin, end))
-    return '%s%s\n%s%s%s' % (before, begin, block, end, after)
+    return ''.join((before, begin, line_end, block, end, after))
 
 
 def _pictures(comparison: Comparison) -> List[str]:

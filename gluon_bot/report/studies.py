@@ -65,7 +65,7 @@ class StudyReport:
     runs: Tuple[Placed, ...]
     results: Tuple[StudyResult, ...]  # table by table, in the paper's order
     times: Tuple[StudyTime, ...]
-    untabled: Dict[str, List[float]]  # top-1 of the runs of rows that stand in no table, since others learn from them
+    untabled: Dict[str, List[float]]  # top-1 of the runs of rows that stand in no table
     own: int  # how many of the study's own runs, each row with each of its seeds, are among `runs`
 
     @property

@@ -104,10 +104,13 @@ def verdict_text(result: StudyResult) -> str:
 
 
 def needed_text(report: StudyReport) -> str:
-    """What the rows reach that stand in no table, since others learn from them; '' without any."""
-    told = ['%s reaches a top-1 of %.2f (%s)' % (name, mean(values), counted(len(values), 'run'))
-            for name, values in report.untabled.items() if values]
-    return 'Teachers: %s.' % ', '.join(told) if told else ''
+    """What the rows reach that stand in no table; '' without any."""
+    needed, parts = {row.needs for row in report.study.rows.values()}, []
+    for kind, is_of in (('Rows that others learn from', True), ('Rows of no table', False)):
+        told = ['%s reaches a top-1 of %.2f (%s)' % (name, mean(values), counted(len(values), 'run'))
+                for name, values in report.untabled.items() if values and (name in needed) is is_of]
+        parts += ['%s: %s.' % (kind, ', '.join(told))] if told else []
+    return ' '.join(parts)
 
 
 def times_text(report: StudyReport) -> str:

@@ -48,6 +48,9 @@ def serve(run: str, port: int = 0) -> None:
     """
     if not os.path.isdir(run):
         raise InputError('%s: no such run' % run)
+    inside = next((name for name in sorted(os.listdir(run)) if os.path.exists(os.path.join(run, name, RECORD))), None)
+    if inside and not os.path.exists(os.path.join(run, RECORD)):
+        raise InputError('%s: holds runs, and is none; give one of them, such as %s' % (run, os.path.join(run, inside)))
     page = Page(run, drawing())
     try:
         server = Server((HOST, port), handler(page))

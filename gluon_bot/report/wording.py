@@ -157,6 +157,7 @@ def nearby_numbers(found: Sequence[Tuple[Result, Nearby]]) -> str:
     return '%s (%s)' % (values, ' / '.join(signed(result.cell.metric, near.difference) for result, near in found))
 
 
+UNKNOWN_RUNS = 'Runs of which it is not known what they trained'
 ALIKE = 'its log states no difference'  # which its script may have nevertheless
 
 
@@ -198,7 +199,8 @@ def why_not(placed: Placed) -> str:
 def outcome(placed: Placed) -> str:
     """The last epoch's numbers: 'epoch 120: top-1 78.47, 4.3 minutes an epoch, 4.4 with evaluation, on 8 GPUs'."""
     if not placed.last_epoch:
-        return 'no evaluated epoch'
+        known = placed.run.recipe or not placed.run.epochs
+        return 'no evaluated epoch' if known else 'epochs: %d' % len(placed.run.epochs)
     told = ['%s %s' % (metric.label, number(name, placed.value(name))) for name, metric in SCORES.items()
             if placed.value(name) is not None]
     minutes, whole = placed.value('minutes_an_epoch'), placed.minutes_with_evaluation

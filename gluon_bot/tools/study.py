@@ -18,7 +18,7 @@ from gluon_bot.data import ade20k, voc
 from gluon_bot.data.records import manifest
 from gluon_bot.distributed import gpus, launcher
 from gluon_bot.distributed.environment import cores as allowed_cores
-from gluon_bot.files import owned, read_bounded
+from gluon_bot.files import not_through_links, owned, read_bounded
 from gluon_bot.recipes.fields import from_dict
 from gluon_bot.recipes.study import Row, Study, StudyRun, arguments
 from gluon_bot.runs import checkpoint
@@ -66,11 +66,18 @@ def chosen(study: Study, names: Sequence[str], seeds: Tuple[int, ...], place: Pl
         runs = study.runs([name for name, row in study.rows.items() if row.command == 'train'], seeds)
     for run in runs:
         needed, folder = study.needed(run), place.folder(run)
+        if os.path.lexists(_log(folder)) and (os.path.islink(_log(folder)) or not os.path.isfile(_log(folder))):
+            raise InputError('%s: is no file, and the messages of a run go there; move it away' % _log(folder))
         if os.path.exists(os.path.join(folder, RECORD)):
             _must_be(run, os.path.join(folder, RECORD), place)
         elif needed is not None and status_of(place.folder(needed)).state == DONE:
             checkpoint.find(place.folder(needed))  # whose record may be here alone
     return runs
+
+
+def _log(folder: str) -> str:
+    """The file with the messages of the run in `folder`."""
+    return folder + '.txt'
 
 
 def _must_be(run: StudyRun, path: str, place: Place) -> None:
@@ -124,8 +131,9 @@ class Times:
         for run in runs:
             images = min(self.images[run.row.command], run.row.limit or self.images[run.row.command])
             if images < run.row.recipe.batch_size:
-                raise InputError("row '%s': %s do not fill a batch of %d; set a smaller batch_size in the study's file"
-                                 % (run.row.name, counted(images, 'training image'), run.row.recipe.batch_size))
+                raise InputError("study '%s', row '%s': %d images do not fill a batch of %d; set a smaller batch_size, or a "
+                                 "larger limit, in the study's file"
+                                 % (study.name, run.row.name, images, run.row.recipe.batch_size))
 
     def an_epoch(self, row: Row) -> Optional[float]:
         """Seconds; None where nothing tells."""
@@ -170,22 +178,23 @@ def plan(study: Study, runs: Sequence[StudyRun], place: Place, at_once: int) -> 
     """The dry run: a line for each run and what is to be said of it, and how long all of it takes. InputError as run()."""
     devices = _devices(at_once)
     times, at_once = Times(study, runs, place, devices), len(devices)
-    lines, left, longest, unknown = [('RUN', 'RECIPE', 'STATE', 'SCORE', 'TIME')], 0.0, 0.0, 0
+    lines, left, longest, unknown, undone = [('RUN', 'RECIPE', 'STATE', 'SCORE', 'TIME')], 0.0, 0.0, 0, 0
     for run in runs:
         status = status_of(place.folder(run))
         known = os.path.exists(os.path.join(place.folder(run), RECORD))
-        seconds = 0.0 if known and status.state == DONE else times.left(run, status)
-        unknown += seconds is None
+        done = known and status.state == DONE
+        seconds = 0.0 if done else times.left(run, status)
+        unknown, undone = unknown + (seconds is None), undone + (not done)
         left, longest = left + (seconds or 0), max(longest, seconds or 0)
         lines.append((run.name, run.row.parent_recipe,
                       '%s %d/%d' % (status.state, status.epoch, run.row.recipe.epochs) if known else 'to run',
                       status.score or '-', '-' if not seconds else duration(seconds)))
-    together = max(left / at_once, longest)
-    return aligned(lines) + '\n%s, %d left: about %s%s%s%s' % (
-        counted(len(runs), 'run'), sum(line[4] != '-' for line in lines[1:]) + unknown, duration(together),
+    told = 'about ' + duration(max(left / at_once, longest)) if unknown < undone or not undone else 'how long is not known'
+    return aligned(lines) + '\n%s, %d left: %s%s%s%s' % (
+        counted(len(runs), 'run'), undone, told,
         ', %d at a time' % at_once if at_once > 1 else ', one after the other',
         ', estimated from ' + ' and '.join(sorted(times.sources)) if times.sources else '',
-        '; how long %d of them take is not known' % unknown if unknown else '')
+        '; how long %d of them take is not known' % unknown if 0 < unknown < undone else '')
 
 
 def run(study: Study, runs: Sequence[StudyRun], place: Place, at_once: int) -> None:
@@ -226,9 +235,8 @@ def run(study: Study, runs: Sequence[StudyRun], place: Place, at_once: int) -> N
                 elif code:
                     failed.append(one)
                     codes.add(code)
-                    log = place.folder(one) + '.txt'
                     killed = launcher.cause(code) + (', probably out of memory' if code == -signal.SIGKILL else '')
-                    say('%s: failed: %s' % (one.name, _last_words(log) if code > 0 else killed))
+                    say('%s: failed: %s' % (one.name, _last_words(_log(place.folder(one))) if code > 0 else killed))
                 else:
                     say('%s: %s; %d more to run' % (one.name, status_of(place.folder(one)).score, len(todo) + len(running)))
             for one in list(todo):  # each stands behind what it needs, which may be left out itself
@@ -238,7 +246,7 @@ def run(study: Study, runs: Sequence[StudyRun], place: Place, at_once: int) -> N
                     say('%s: left out, for it needs a run that failed' % one.name)
             time.sleep(POLL_SECONDS)
     if interruption.requested:
-        raise Interrupted('stopped, every run that was begun has its checkpoint; the same command goes on')
+        raise Interrupted('stopped; the same command goes on, from the checkpoints that the runs have written')
     if failed:
         raise (InputError if codes == {2} else RunError)(
             '%d of %d runs failed or were left out: %s; their messages are in the .txt files in %s'
@@ -255,8 +263,9 @@ def _ready(study: Study, todo: Sequence[StudyRun], running: Dict[int, Tuple[Stud
 def _devices(at_once: int) -> List[str]:
     """The UUIDs of the GPUs that this process may use, or '' for each run at once where CPUs are used.
 
-    InputError where several at once are asked for on GPUs.
+    InputError where several at once are asked for on GPUs, or GPUs that cannot be used.
     """
+    gpus.usable()
     found = [] if os.environ.get(gpus.DEVICE) == 'cpu' else [gpu.uuid for gpu in gpus.listing()]
     if found and at_once > 1:
         raise InputError('--at-once %d: is for CPUs, and here are GPUs, each of which trains one run at a time; '
@@ -274,7 +283,7 @@ def _start(study: Study, one: StudyRun, place: Place, slot: int, devices: Sequen
     words = arguments(study, one, place.data_of(one.row), place.out)
     try:
         os.sched_setaffinity(0, set(sorted(cores)[slot::len(devices)]) or cores)  # a child inherits it
-        with open(place.folder(one) + '.txt', 'ab') as log:
+        with open(_log(place.folder(one)), 'ab', opener=not_through_links) as log:
             return subprocess.Popen([sys.executable, '-m', 'gluon_bot', *words], stdin=subprocess.DEVNULL, stdout=log,
                                     stderr=subprocess.STDOUT, env=environment)
     finally:

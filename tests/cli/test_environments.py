@@ -50,3 +50,14 @@ def test_docstrings_that_are_optimised_away_are_named(tmp_path):
 def test_warnings_of_libraries_are_no_errors():
     done = gluon_bot('models', 'resnet18d', PYTHONWARNINGS='error')
     assert done.returncode == 0 and b'Warning' not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize('name, value', [
+    ('OMP_NUM_THREADS', 'abc'), ('OMP_NUM_THREADS', '99999999999'), ('MXNET_CPU_WORKER_NTHREADS', 'abc'),
+    ('HOROVOD_LOCAL_SIZE', 'abc'), ('HOROVOD_RANK', '-1'), ('MXNET_ENGINE_TYPE', 'foo')])
+def test_variables_that_would_end_mxnet_are_named(name, value, tmp_path):
+    for words in (['study', 'imagenette-64', '--data', 'x', '--out', str(tmp_path / 'y')], ['models', 'resnet18'],
+                  ['benchmark', 'step', 'digits', '--steps', '1']):
+        done = gluon_bot(*words, **{name: value})
+        assert done.returncode == 2 and done.stderr.count(b'\n') == 1, done.stderr
+        assert done.stderr.startswith(('gluon-bot: %s: ' % name).encode())

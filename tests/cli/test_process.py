@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -59,3 +60,25 @@ def test_a_disk_that_is_away_is_worth_a_restart(number, code, monkeypatch, capsy
         found = left.code
     assert found == code and (code in launcher.FINAL) == (code != launcher.AWAY)
     assert capsys.readouterr().err == 2 * ('gluon-bot: data/train.rec: %s\n' % os.strerror(number))
+
+
+@pytest.mark.parametrize('command', sorted(set(command_line.COMMANDS) - set(command_line.TRAINING)))
+def test_each_command_answers_a_request_to_end(command, monkeypatch):
+    """Also a study or a server of pages before their work has begun."""
+    def end(options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    required = {'pack': ['digits', 'x'], 'verify': ['x'], 'study': ['imagenette-64', '--data', 'x', '--out', 'y'],
+                'evaluate': ['x', '--data', 'y'], 'import': ['x', '--model', 'resnet18', '--out', 'y'],
+                'export': ['x', '--format', 'onnx', '--out', 'y'], 'runs': ['x'], 'watch': ['x'],
+                'predict': ['x', '--checkpoint', 'y', '--out', 'z'],
+                'report': ['x'], 'benchmark': ['step', 'digits'], 'figures': ['--out', 'x'], 'completion': ['bash']}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setitem(command_line.COMMANDS, command, end)
+    monkeypatch.setattr(command_line, 'check_folders', lambda options: None)
+    monkeypatch.setattr(command_line, '_prepare', lambda options: None)
+    try:
+        assert command_line.main([command, *required.get(command, [])]) == 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -101,7 +101,7 @@ def test_runs_follow_seeds_and_what_they_need(tmp_path):
 
 def test_a_study_that_extends_another(tmp_path):
     written(tmp_path, TINY)
-    path = written(tmp_path, {'extends': str(tmp_path / 'trial.json'), 'limit': None,
+    path = written(tmp_path, {'extends': 'trial.json', 'limit': None,  # beside it
                               'settings': {'short': {'epochs': 3, 'warmup_epochs': 1}}}, 'longer.json')
     study = read_study(path)
     assert study.name == 'longer' and study.rows['plain'].limit is None
@@ -133,12 +133,24 @@ def test_a_study_that_extends_another(tmp_path):
     ({'settings': None}, 'settings has the wrong type'),
     ({'rows': {'a': {'recipe': 'resnet50d-distill'}}}, "learns from 'resnet152d-smooth'; name the row"),
     ({'rows': {'a': {'recipe': 'scenes-detection'}}}, 'is fine-tuned; name the row that trains its base network'),
-    ({'extends': 'nothing.json'}, 'cannot be read')])
+    ({'images_per_second': {'resnet18d': float('inf')}}, "images_per_second of 'resnet18d' must be a number above 0"),
+    ({'seeds': list(range(1001))}, '1000 of them at most'), ({'rows': {'a': {}}}, 'row a: has no recipe'),
+    ({'settings': {'short': {'seed': 5}}}, "settings 'short' have a seed; the runs' seeds are those"),
+    ('{"title": "x", "seeds": [0], "rows": {"a": {"recipe": "digits"}, "a": {"recipe": "digits"}}}', "'a' stands twice"),
+    ({'extends': 'nothing.json'}, 'cannot be read'), ({'extends': 'nothing'}, "extends: unknown study 'nothing'"),
+    ({'extends': 'trial.json'}, 'extends itself')])
 def test_what_has_no_sense_is_refused(change, said, tmp_path):
     path = written(tmp_path, change if isinstance(change, str) else {**TINY, **change})
     with pytest.raises(InputError) as refused:
         read_study(path)
     assert said in str(refused.value) and '\n' not in str(refused.value) and '.json' in str(refused.value)
+
+
+def test_a_long_chain_of_teachers(tmp_path):
+    rows = {'row-0': {'recipe': 'digits'}}
+    rows.update(('row-%d' % number, {'recipe': 'digits', 'teacher': 'row-%d' % (number - 1)}) for number in range(1, 3000))
+    runs = read_study(written(tmp_path, {**TINY, 'seeds': [0], 'rows': rows})).runs(['row-2999'])
+    assert [run.row.name for run in runs] == list(rows)
 
 
 def test_a_study_without_settings_and_one_with_a_byte_order_mark(tmp_path):

@@ -695,15 +695,19 @@ def test_reporting_is_fast_and_needs_neither_mxnet_nor_numpy(shared_data):
 
 
 @pytest.mark.parametrize('given, expected', [
-    ([], 'report {}/logs --out report'), (['a b', '--json'], 'report a b --json --out report')])
+    (['compare_logs.sh'], 'report {}/logs --out report'),
+    (['compare_logs.sh', 'a b', '--json'], 'report a b --out report --json'),
+    (['compare_logs.sh', '--csv', '--out', 'mine'], 'report {}/logs --out report --csv --out mine'),  # the last one counts
+    (['ladder.sh', 'a', 'b', '--dry-run', '--out', 'mine'],
+     'study imagenette-64 a b --data data/imagenette --out runs/imagenette-64 --dry-run --out mine')])
 def test_the_script_is_the_command(tmp_path, given, expected):
-    (tmp_path / 'scripts').mkdir()
-    script = shutil.copy(str(REPOSITORY / 'scripts' / 'compare_logs.sh'), str(tmp_path / 'scripts'))
+    shutil.copytree(str(REPOSITORY / 'scripts'), str(tmp_path / 'scripts'))
+    script = str(tmp_path / 'scripts' / given[0])
     command = tmp_path / '.venv' / 'bin' / 'gluon-bot'
     command.parent.mkdir(parents=True)
     command.write_text('#!/bin/sh\necho "$@"\n')
     command.chmod(0o755)
-    told = subprocess.run([script, *given], stdout=subprocess.PIPE, check=True).stdout.decode()
+    told = subprocess.run([script, *given[1:]], stdout=subprocess.PIPE, check=True).stdout.decode()
     assert told == expected.format(tmp_path) + '\n'
 
 
@@ -754,3 +758,34 @@ def test_an_updated_file_stays_a_link_with_its_mode(tmp_path):
     name.symlink_to(target)
     assert report.update_file(str(name))
     assert name.is_symlink() and target.read_text() != README and target.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_page_with_the_line_ends_of_windows_keeps_them(tmp_path):
+    classified(tmp_path / 'logs', 'resnet50-efficient', 76.4)
+    page = tmp_path / 'page.md'
+    page.write_bytes(('a\r\n%s\r\n%s\r\nb\r\n' % (report.BEGIN, report.END)).encode())
+    assert report.update_file(str(page)) and not report.update_file(str(page))
+    text = page.read_bytes()
+    assert b'76.40' in text and text.count(b'\n') == text.count(b'\r\n')
+
+
+@pytest.mark.parametrize('make, said', [
+    (os.mkfifo, 'cannot be read: not a regular file'), (os.mkdir, 'cannot be read: '),
+    (lambda path: open(path, 'w').close(), "no folder 'logs' beside it or above; name the records")])
+def test_what_cannot_be_updated_is_named_once(make, said, tmp_path):
+    page = tmp_path / 'below' / 'page.md'
+    page.parent.mkdir()
+    make(str(page))
+    with pytest.raises(InputError) as refused:
+        report.update_file(str(page))
+    assert said in str(refused.value) and str(refused.value).count('page.md') == 1
+
+
+def test_a_record_without_its_start_is_on_nobodys_data(tmp_path, capsys):
+    classified(tmp_path / 'a', 'resnet50-efficient', 76.4)
+    record = next((tmp_path / 'a').iterdir())
+    record.write_text(''.join(record.read_text().splitlines(True)[1:]))
+    report.run([str(tmp_path / 'a')], str(tmp_path / 'out'))
+    for page in (capsys.readouterr().out, (tmp_path / 'out' / 'report.html').read_text(encoding='utf-8')):
+        assert 'Runs of which it is not known what they trained' in page
+        assert 'data that fill no cell' not in page and 'no evaluated epoch' not in page

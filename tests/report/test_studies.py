@@ -194,8 +194,12 @@ def test_a_teacher_is_the_rows_trained_to_its_end_on_the_same_data(tmp_path):
     write(tmp_path, 'teacher-smooth', 0, 66.0)
     found, = compared(tmp_path).studies
     assert [seed for seed, _ in of(found, 6, '+ distill w/o mixup').values] == [0, 1, 4]
-    assert study_wording.needed_text(found) == 'Teachers: teacher-smooth reaches a top-1 of 66.00 (1 run).'
+    assert study_wording.needed_text(found) == \
+        'Rows that others learn from: teacher-smooth reaches a top-1 of 66.00 (1 run).'
     assert study_wording.needed_text(found) in markdown.study(found)
+    without = STUDY.__class__(**{**vars(STUDY), 'tables': ()})
+    assert study_wording.needed_text(compare(*read([str(tmp_path)]), [without]).studies[0]).endswith(
+        ' Rows of no table: t6-distill reaches a top-1 of 70.00 (3 runs).')
 
 
 def test_pairs_are_of_one_precision(ladder):

@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from gluon_bot import files
+from gluon_bot import InputError, files
 from gluon_bot.cli.main import main
 from gluon_bot.report import html, watch
 from gluon_bot.runs import curves
@@ -135,6 +135,13 @@ def test_ctrl_c_ends_it(tmp_path):
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=20)[1]
     assert process.returncode == 0 and said == 'stopped watching\n'
+
+
+def test_a_folder_of_runs_is_no_run(tmp_path):
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'a' / 'record.jsonl').write_text('')
+    with pytest.raises(InputError, match='holds runs, and is none; give one of them, such as .*/a$'):
+        watch.serve(str(tmp_path))
 
 
 def test_what_can_not_be_served_is_one_line(tmp_path, capsys):

@@ -184,13 +184,17 @@ def test_slurm_queues_a_job_again_that_is_told_twice(slurm):
 @pytest.fixture
 def table(tmp_path):
     """A function that runs table.sh where train_imagenet.sh is a stand-in that notes what it is told, and waits."""
-    shutil.copy(str(REPOSITORY / 'scripts' / 'table.sh'), str(tmp_path))
+    for name in ('table.sh', 'environment.sh'):
+        shutil.copy(str(REPOSITORY / 'scripts' / name), str(tmp_path))
+    (tmp_path / 'gluon-bot').write_text('#!/bin/sh\n[ "$2" != odd ] || { echo "unknown recipe" >&2; exit 2; }\n')
+    (tmp_path / 'gluon-bot').chmod(0o755)
     (tmp_path / 'train_imagenet.sh').write_text('#!/bin/bash\necho "$@" ${OUT-}${TEACHER-} >> %s/noted\n'
                                                 'trap "exit 130" TERM\n'
                                                 'for i in $(seq "${TENTHS:-0}"); do sleep 0.1; done\n' % tmp_path)
     (tmp_path / 'train_imagenet.sh').chmod(0o755)
     return lambda *words, **variables: subprocess.Popen(
-        ['bash', str(tmp_path / 'table.sh'), *words], env={**os.environ, **variables}, stderr=subprocess.PIPE, text=True)
+        ['bash', str(tmp_path / 'table.sh'), *words], stderr=subprocess.PIPE, text=True,
+        env={**os.environ, 'PATH': '%s:%s' % (tmp_path, os.environ['PATH']), **variables})
 
 
 def test_a_table_gives_each_recipe_the_options(table, tmp_path):
@@ -201,6 +205,8 @@ def test_a_table_gives_each_recipe_the_options(table, tmp_path):
     for words in ([], ['--dry-run']):
         without = table(*words)
         assert without.wait(20) == 2 and 'usage: ' in without.stderr.read()
+    mistyped = table('a', 'odd')  # found before the first is trained
+    assert mistyped.wait(20) == 2 and mistyped.stderr.read() == 'unknown recipe\n' and not (tmp_path / 'noted').exists()
 
 
 def test_a_table_that_is_stopped_stops_its_training_and_begins_no_other(table, tmp_path):

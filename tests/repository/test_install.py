@@ -55,6 +55,30 @@ def test_an_installation_of_any_kind_satisfies_a_call_without_a_word(tree):
     assert code == 2 and 'no Python 3.8 to 3.11' in said
     code, said = tree('cuda', PYTHON='/nowhere')
     assert code == 2 and said == "install.sh: choose cpu, gpu or existing, not 'cuda'\n"
+    assert tree('cpu', 'gpu', PYTHON='/nowhere') == (2, "install.sh: choose cpu, gpu or existing, not 'cpu gpu'\n")
+
+
+def test_what_a_link_leads_to_is_left_alone(tree, tmp_path):
+    (tree.folder / 'mine/lib').mkdir(parents=True)
+    (tree.folder / '.venv').symlink_to(tree.folder / 'mine')
+    code, said = tree('cpu')
+    assert code == 2 and said.splitlines()[-1].endswith('which would be emptied; remove the link')
+    assert os.listdir(str(tree.folder / 'mine')) == ['lib']
+
+
+@pytest.mark.parametrize('script', ['ladder.sh', 'compare_logs.sh', 'prepare_imagenet.sh x', 'train_imagenet.sh x',
+                                    'table6.sh', 'finetune_voc.sh x', 'gpu_smoke.sh', 'mutate.sh'])
+def test_a_script_of_a_clone_that_is_not_installed_says_so(script, tree):
+    done = subprocess.run('scripts/' + script, shell=True, cwd=str(tree.folder), env={'PATH': '/usr/bin:/bin'},
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.endswith(': gluon_bot is not installed here; run scripts/install.sh\n')
+
+
+@pytest.mark.parametrize('script', ['install.sh', 'quickstart.sh', 'test.sh', 'table6.sh'])
+def test_help_installs_nothing_and_trains_nothing(script, tree):
+    said = subprocess.run(['scripts/' + script, '--help'], cwd=str(tree.folder), stdout=subprocess.PIPE, text=True,
+                          check=True, timeout=60).stdout
+    assert 1 <= said.count('\n') < 10 and '#' not in said and not (tree.folder / '.venv').exists()
 
 
 def test_a_decoder_that_could_not_be_compiled_is_compiled_by_a_later_call(tree):

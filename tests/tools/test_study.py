@@ -140,6 +140,9 @@ def test_dry_run_says_what_and_how_long(place, undisturbed, capsys, monkeypatch)
     shared = capsys.readouterr().out.splitlines()
     assert shared[1].split()[-1] == '8s' and shared[4].startswith('3 runs, 3 left: about 12s, 2 at a time, estimated from')
     assert not (place / 'nothing').exists()
+    (place / 'rates.json').write_text(json.dumps({'extends': 'tiny.json', 'images_per_second': {'resnet18': None}}))
+    assert main(['study', str(place / 'rates.json'), *words(place, place / 'nothing', '--dry-run')[2:]]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == '3 runs, 3 left: how long is not known, one after the other'
 
     assert main(words(place, undisturbed[0], '--dry-run', '--seeds', '0,4')) == 0
     said = capsys.readouterr().out.splitlines()
@@ -208,7 +211,7 @@ def test_a_dry_run_finds_a_batch_that_is_too_large(place, tmp_path, capsys):
     (tmp_path / 'large.json').write_text(json.dumps(values))
     assert main(['study', str(tmp_path / 'large.json'), *words(place, tmp_path / 'runs', '--dry-run')[2:]]) == 2
     said = capsys.readouterr().err
-    assert "row 'plain': %d training images do not fill a batch of 1024" % STUDY['limit'] in said and said.count('\n') == 1
+    assert "row 'plain': %d images do not fill a batch of 1024" % STUDY['limit'] in said and said.count('\n') == 1
 
 
 def test_a_record_of_another_run_is_not_taken_for_this_one(place, undisturbed, tmp_path, capsys):
@@ -280,6 +283,21 @@ def test_a_record_alone_is_no_teacher(place, undisturbed, tmp_path, capsys):
     assert main(words(place, tmp_path)) == 2
     said = capsys.readouterr().err
     assert said.count('\n') == 1 and 'plain-seed0' in said
+
+
+@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir, lambda path: os.symlink('elsewhere', path)])
+def test_what_is_in_the_way_of_a_runs_messages_is_named(make, place, tmp_path, capsys):
+    make(str(tmp_path / 'plain-seed0.txt'))
+    for more in ([], ['--dry-run']):
+        assert main(words(place, tmp_path, *more)) == 2
+        assert 'plain-seed0.txt: is no file' in capsys.readouterr().err
+    assert os.listdir(str(tmp_path)) == ['plain-seed0.txt']
+
+
+def test_a_dry_run_finds_a_device_that_is_not_there(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('GLUON_BOT_DEVICE', 'gpu')
+    assert main(words(place, tmp_path / 'out', '--dry-run')) == 2
+    assert '--device gpu: ' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('more, said', [
