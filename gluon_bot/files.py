@@ -24,7 +24,6 @@ from gluon_bot.console import say_once
 MOST_NAME_BYTES = 200  # of a file's name, to which something may be added: file systems allow 255
 LOCK = '.lock'  # in a folder that a process owns
 PARTIAL = re.compile(r'\.partial-\w+$')
-DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # errors of a path that the user gave, as opposed to a full disk
 BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
              errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
@@ -325,8 +324,8 @@ def parse_json(text: str, by_hand: bool = False) -> Any:
 
 
 def not_written(path: str, what: str, error: OSError) -> Exception:
-    """The error for a failure to write at `path`: RunError of a full or broken disk, InputError of a bad place."""
-    return (RunError if error.errno in DISK_FAILURES else InputError)('%s: %s: %s' % (path, what, error.strerror))
+    """The error for a failure to write at `path`: InputError of a bad place, RunError of a full or broken disk."""
+    return (InputError if error.errno in BAD_PLACE else RunError)('%s: %s: %s' % (path, what, error.strerror))
 
 
 def not_through_links(path: str, flags: int) -> int:

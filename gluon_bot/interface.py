@@ -87,13 +87,11 @@ def evaluate(path: Path, data: Path, limit: Optional[int] = None) -> Dict[str, A
     environment.prepare(1)
     environment.prepare_device(any_size=True)
     from gluon_bot.runs import checkpoint
-    task = checkpoint.find(path).meta.get('task', 'classify')
+    task = checkpoint.find(path).meta['task']
     if task == 'classify':
         from gluon_bot.tools import evaluation
         return evaluation.run(path, data, limit=limit).result
     from gluon_bot.tasks import detection, segmentation
-    if task not in ('detect', 'segment'):
-        raise InputError('%s: was trained for no task that is known here' % path)
     result = detection.run(path, data, limit) if task == 'detect' else segmentation.run(path, data, limit)
     return cast(Dict[str, Any], result)
 

@@ -82,7 +82,7 @@ def evaluate(options: argparse.Namespace) -> int:
     few = task == 'classify' and len(meta['classes']) <= 5
     detailed = bool(options.per_class or options.out or options.predictions)
     if task == 'classify' and 'HOROVOD_RANK' not in os.environ:
-        if detailed or not _are_its_records(options.data, options.checkpoint):
+        if detailed or not _are_records(options.data, meta['classes']):
             if _is_launcher(options):
                 raise InputError('--workers: one worker evaluates images that are not packed, some of the classes, or each '
                                  'class; leave it out')
@@ -120,25 +120,21 @@ def task_of(options: argparse.Namespace, tasks_of: Dict[str, Tuple[str, ...]]) -
 
     tasks_of: by option, the tasks that it is for; InputError where it is given for another.
     """
-    from gluon_bot.recipes.tasks import TASKS
     from gluon_bot.runs import checkpoint
     path, words = options.checkpoint, given(options)
     meta = checkpoint.find(path).meta
-    task = meta.get('task', 'classify')
-    if task not in TASKS:
-        raise InputError("%s: was trained to '%s', which this version does not know" % (path, task))
+    task = meta['task']
     for word, tasks in tasks_of.items():
         if word in words and task not in tasks:
             raise InputError('%s is for checkpoints that %s; %s was trained to %s' % (word, ' or '.join(tasks), path, task))
     return task, meta
 
 
-def _are_its_records(data: str, path: str) -> bool:
-    """Whether `data` is a folder of records with exactly the classes of the checkpoint at `path`."""
+def _are_records(data: str, classes: List[str]) -> bool:
+    """Whether `data` is a folder of records with exactly these classes."""
     from gluon_bot.data.records import manifest
-    from gluon_bot.runs import checkpoint
     return os.path.exists(os.path.join(data, 'val.json')) \
-        and list(manifest.load(data, 'val').classes) == checkpoint.find(path).meta['classes']
+        and list(manifest.load(data, 'val').classes) == classes
 
 
 def _evaluate_images(options: argparse.Namespace, wording: str) -> int:

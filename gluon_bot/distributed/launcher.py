@@ -21,6 +21,7 @@ from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Tuple, c
 from gluon_bot import InputError, console
 from gluon_bot.console import duration, say, say_once
 from gluon_bot.distributed import environment, heartbeat, rendezvous, ssh
+from gluon_bot.distributed.signals import answered
 from gluon_bot.files import size_text
 
 LOST = 70  # exit code of a worker that lost another one
@@ -36,7 +37,6 @@ MOST_PAUSE_SECONDS = 60  # before a restart: 1, 2, 4 ... seconds
 NEAR_STEPS = 3  # that the record of a run may differ by when a worker dies in the same update again
 END = b'e'  # tells a worker on another machine through its input to end at once; the end of the input, to stop as by SIGTERM
 END_SECONDS = 10  # for these workers to end before their ssh is killed, which would leave them
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Outcome(NamedTuple):
@@ -114,15 +114,10 @@ def _wait_unless(asked: List[int], seconds: float) -> None:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[List[int]]:
-    """Within the block, the signals that ask the job to stop are collected in the list. SIGHUP stays ignored under nohup."""
+    """Within the block, the signals that ask the job to stop are collected in the list."""
     asked: List[int] = []
-    before = {number: signal.signal(number, lambda number, _: asked.append(number))
-              for number in STOPS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
-    try:
+    with answered(lambda number, _: asked.append(number)):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def check(workers: int, hosts: str) -> None:

@@ -119,7 +119,7 @@ def scored(run: str) -> List[Scored]:
     for path in paths_of(run):
         with suppress(InputError, KeyError, TypeError, ValueError):
             meta = _read_meta(path)
-            score = float(meta['line'][TASKS[meta.get('task', 'classify')].best])
+            score = float(meta['line'][TASKS[meta['task']].best])
             found += [Scored(score, path, meta['epoch'])] if math.isfinite(score) else []
     return sorted(found, reverse=True)
 
@@ -277,7 +277,8 @@ def _object(value: Any) -> bool:
 
 
 FIELDS: Dict[str, Callable[[Any], bool]] = {
-    'task': lambda value: isinstance(value, str), 'recipe': _object, 'classes': _names, 'data': _object, 'line': _object,
+    'task': lambda value: isinstance(value, str) and value in TASKS,
+    'recipe': _object, 'classes': _names, 'data': _object, 'line': _object,
     'names': lambda value: _object(value) and all(isinstance(name, str) for name in value.values()),
     'epoch': _whole, 'step': _whole, 'between_epochs': lambda value: isinstance(value, bool),
     'world_size': lambda value: _whole(value) and 1 <= value <= MOST_RANKS,
@@ -289,7 +290,7 @@ FIELDS: Dict[str, Callable[[Any], bool]] = {
     'files': lambda value: _object(value) and all(
         _object(entry) and _whole(entry.get('bytes')) and isinstance(entry.get('sha256'), str) for entry in value.values()),
 }
-REQUIRED = ('recipe', 'classes', 'epoch', 'step', 'files')
+REQUIRED = ('task', 'recipe', 'classes', 'epoch', 'step', 'files')
 RESUMABLE = ('data', 'between_epochs', 'world_size', 'precision', 'tally', 'loss_scale')
 
 
@@ -312,15 +313,15 @@ def check_consistent(path: str, meta: Dict[str, Any], steps_an_epoch: int, recip
     else:
         agree = (0 < done <= steps_an_epoch and set(tally) == {'images', *quantities}
                  and tally['images'] == done * recipe.batch_size)
-    if not agree or meta.get('task') != recipe.task or meta['epoch'] + (not meta['between_epochs']) > recipe.epochs:
+    if not agree or meta['task'] != recipe.task or meta['epoch'] + (not meta['between_epochs']) > recipe.epochs:
         raise InputError('%s: checkpoint.json is damaged: its step %d does not agree with its other fields'
                          % (path, meta['step']))
 
 
 def check_task(found: Checkpoint, task: str) -> None:
     """InputError where a checkpoint is of another task than 'classify', 'detect' or 'segment'."""
-    if found.meta.get('task') != task:
-        raise InputError('%s: is a checkpoint to %s, not to %s' % (found.path, found.meta.get('task'), task))
+    if found.meta['task'] != task:
+        raise InputError('%s: is a checkpoint to %s, not to %s' % (found.path, found.meta['task'], task))
 
 
 def check_classes(found: Checkpoint, class_names: Optional[Sequence[str]]) -> None:

@@ -110,7 +110,7 @@ def _imported(run: str, name: str) -> List[Status]:
     except OSError as error:
         return [_unreadable(name, '%s: %s' % (error.filename, error.strerror))]
     scores = _scores(newest.meta.get('line') or {})
-    return [Status(name, IMPORTED, str(recipe.get('name', '')), str(newest.meta.get('task', '')), 0, None, newest.step, None,
+    return [Status(name, IMPORTED, str(recipe.get('name', '')), newest.meta['task'], 0, None, newest.step, None,
                    scores, None, None, None, None, quiet, '')]
 
 

@@ -154,17 +154,21 @@ def evaluation_network(recipe: Detection, classes: Sequence[str], context: mx.Co
     return Trained(detector, recipe, context)
 
 
+def pixels(recipe: Detection, image: np.ndarray, context: Optional[mx.Context] = None) -> mx.nd.NDArray:
+    """What the network is given of an image, uint8 RGB (height, width, 3): float32 (1, 3, h, w) of the recipe's size."""
+    resized = resize_short_within(mx.nd.array(image, dtype='uint8'), recipe.short_side, recipe.long_side, interp=1)
+    return transforms.normalised_batch(resized).expand_dims(0).as_in_context(context or mx.cpu())
+
+
 def detections(tested: Trained, image: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What is found on an image, uint8 RGB (height, width, 3): classes (n,), scores (n,), boxes (n, 4), best first.
 
     Boxes are xmin, ymin, xmax, ymax in pixels of the image given.
     """
-    recipe = tested.recipe
-    resized = resize_short_within(mx.nd.array(image, dtype='uint8'), recipe.short_side, recipe.long_side, interp=1)
-    pixels = transforms.normalised_batch(resized).expand_dims(0).as_in_context(tested.context)
-    classes, scores, boxes = tested.network(pixels)
-    down, across = (image.shape[axis] / resized.shape[axis] for axis in (0, 1))  # differ: both sides are whole pixels
-    boxes = BBoxClipToImage()(boxes, pixels).asnumpy()[0] * (across, down, across, down)
+    given = pixels(tested.recipe, image, tested.context)
+    classes, scores, boxes = tested.network(given)
+    down, across = (image.shape[axis] / given.shape[axis + 2] for axis in (0, 1))  # differ: both sides are whole pixels
+    boxes = BBoxClipToImage()(boxes, given).asnumpy()[0] * (across, down, across, down)
     classes, scores = classes.asnumpy()[0, :, 0], scores.asnumpy()[0, :, 0]
     order = np.argsort(-scores, kind='stable')
     order = order[classes[order] != -1]

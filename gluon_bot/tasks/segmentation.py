@@ -139,22 +139,27 @@ def evaluation_network(recipe: Segmentation, classes: int, context: mx.Context) 
     return Trained(segmenter, recipe, context)
 
 
+def pixels(image: np.ndarray, context: Optional[mx.Context] = None) -> mx.nd.NDArray:
+    """What the network is given of an image, uint8 RGB (height, width, 3): float32 (1, 3, height, width)."""
+    return transforms.normalised_batch(mx.nd.array(image, context or mx.cpu(), 'uint8')).expand_dims(0)
+
+
 def probabilities(tested: Trained, image: np.ndarray, multi_scale: bool = False) -> mx.nd.NDArray:
     """Each class's probability at each pixel of an image, uint8 RGB (height, width, 3): (1, classes, height, width).
 
     The whole image at its own size; multi_scale: the mean over the image and its mirror image with a long side of base_size
     times each of SCALES, enlarged to the image's size.
     """
-    pixels = transforms.normalised_batch(mx.nd.array(image, tested.context, 'uint8')).expand_dims(0)
+    whole = pixels(image, tested.context)
     if not multi_scale:
-        return mx.nd.softmax(tested.network(pixels)[0], axis=1)
+        return mx.nd.softmax(tested.network(whole)[0], axis=1)
     height, width = image.shape[:2]
     total = 0
     for scale in SCALES:
         factor = tested.recipe.base_size * scale / max(height, width)
         size = {'height': max(Segmentation.least_side, round(height * factor)),
                 'width': max(Segmentation.least_side, round(width * factor))}
-        resized = mx.nd.contrib.BilinearResize2D(pixels, **size)
+        resized = mx.nd.contrib.BilinearResize2D(whole, **size)
         for direct in (True, False):
             seen = mx.nd.softmax(tested.network(resized if direct else resized.flip(axis=3))[0], axis=1)
             total = total + mx.nd.contrib.BilinearResize2D(seen if direct else seen.flip(axis=3), height=height, width=width)

@@ -85,7 +85,7 @@ def run(path: str, kind: str, out: str) -> List[str]:
     if kind == 'onnx':
         _onnx()
     found = checkpoint.find(path)
-    task = str(found.meta.get('task'))
+    task = found.meta['task']
     if kind not in FORMATS.get(task, ()):
         raise InputError('%s: is a checkpoint to %s, which --format %s has no form for; use %s'
                          % (found.path, task, kind, ' or '.join(FORMATS.get(task, ())) or 'a classifier'))

@@ -18,7 +18,7 @@ BILINEAR = 'bilinear, OpenCV INTER_LINEAR, without antialiasing'
 
 def metadata(recipe: Any, meta: Dict[str, Any], names: Optional[List[str]] = None) -> Dict[str, Any]:
     """What a program must do to an image, in order, what the numbers it gets back mean, and where they come from."""
-    task, data, line = meta.get('task', 'classify'), meta.get('data'), meta.get('line')
+    task, data, line = meta['task'], meta.get('data'), meta.get('line')
     scores = line if isinstance(line, dict) else {}
     fed: Dict[str, Callable[..., Dict[str, Any]]] = {
         'classify': _of_classifier, 'segment': _of_segmenter, 'detect': _of_detector}

@@ -13,7 +13,6 @@ from PIL import Image
 from gluon_bot import InputError, RunError
 from gluon_bot.console import Progress, counted, one_line, say
 from gluon_bot.data import transforms, trees
-from gluon_bot.data.records import images
 from gluon_bot.data.records.layout import EXTENSIONS
 from gluon_bot.distributed import horovod
 from gluon_bot.files import shortened, walk
@@ -66,14 +65,11 @@ def run(paths: Sequence[str], path: str, out: str, score_threshold: float = 0.5)
 def opened(path: str, context: mx.Context, score_threshold: float = 0.5) -> Opened:
     """A run or checkpoint of any task, ready to predict."""
     found = checkpoint.find(path)
-    task = found.meta.get('task', 'classify')
-    if task == 'classify':
+    if found.meta['task'] == 'classify':
         return classifier(found, context)
-    if task == 'detect':
+    if found.meta['task'] == 'detect':
         return detector(found.path, context, score_threshold)
-    if task == 'segment':
-        return segmenter(found.path, context)
-    raise InputError('%s: was trained for no task that is known here' % found.path)
+    return segmenter(found.path, context)
 
 
 def _files(paths: Sequence[str], out: str) -> List[str]:
@@ -135,12 +131,7 @@ def detector(path: str, context: mx.Context, score_threshold: float) -> Opened:
         return {'boxes': [{'class': names[index], 'score': float(score), 'box': box.tolist()}
                           for index, score, box in zip(classes, scores, boxes)]}
 
-    def preprocess(image: np.ndarray) -> mx.nd.NDArray:
-        array = mx.nd.array(image, dtype='uint8')
-        resized = detection.resize_short_within(array, recipe.short_side, recipe.long_side, interp=1)
-        return transforms.normalised_batch(resized).expand_dims(0)
-
-    return Opened('detect', predict, trained.network, recipe, preprocess)
+    return Opened('detect', predict, trained.network, recipe, lambda image: detection.pixels(recipe, image))
 
 
 def segmenter(path: str, context: mx.Context) -> Opened:
@@ -150,12 +141,13 @@ def segmenter(path: str, context: mx.Context) -> Opened:
     """
     trained = segmentation.load(path, context)
     recipe, names = trained.recipe, trained.meta['classes']
+    most = round(recipe.base_size * recipe.scale_max)
 
     def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
-        shown = _at_most(image, round(recipe.base_size * recipe.scale_max))
+        shown = _at_most(image, most)
         if min(shown.shape[:2]) < recipe.least_side:
             raise InputError('%d x %d pixels are too narrow: this network needs %d a side, of at most %d' % (
-                image.shape[1], image.shape[0], recipe.least_side, round(recipe.base_size * recipe.scale_max)))
+                image.shape[1], image.shape[0], recipe.least_side, most))
         probabilities = segmentation.probabilities(trained, shown)
         _finite(probabilities.sum().asnumpy())
         mask = probabilities.argmax(axis=1).asnumpy()[0].astype(int)
@@ -166,15 +158,12 @@ def segmenter(path: str, context: mx.Context) -> Opened:
                           for place in np.argsort(-areas, kind='stable')]}
 
     return Opened('segment', predict, trained.network, recipe,
-                  lambda image: transforms.normalised_batch(mx.nd.array(image, dtype='uint8')).expand_dims(0))
+                  lambda image: segmentation.pixels(_at_most(image, most)))
 
 
 def read(path: str) -> np.ndarray:
     """An image file as it is meant to be seen: uint8 RGB (height, width, 3). InputError if it is no whole image."""
-    try:
-        return np.asarray(images.upright_rgb(trees.open_image(path, 'image')))
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    return np.asarray(trees.open_upright(path))
 
 
 def validation_pixels(image: np.ndarray, recipe: Recipe) -> mx.nd.NDArray:

@@ -5,25 +5,26 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+from gluon_bot.distributed.signals import answered
+
 
 class Interrupted(Exception):
     """The run was asked to stop and has written the checkpoint that the message names."""
 
 
 class Interruption:
-    """Within the block, notes that a stop was asked for instead of stopping. SIGHUP stays ignored under nohup."""
+    """Within the block, notes that a stop was asked for instead of stopping, in the main thread alone."""
 
     def __init__(self) -> None:
         self.requested = False
+        self._answered = answered(self._note)
 
     def __enter__(self) -> 'Interruption':
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-                       if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
+        self._answered.__enter__()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        self._answered.__exit__(None, None, None)
 
     def _note(self, number: int, _: Any) -> None:
         if self.requested and number == signal.SIGINT:

@@ -91,8 +91,8 @@ def a_manifest(folder):
 
 
 def a_checkpoint(folder):
-    path = checkpoint.save(folder, {'recipe': as_dict(RECIPES['digits']), 'classes': ['a', 'b'], 'epoch': 1,
-                                    'step': 7},
+    path = checkpoint.save(folder, {'task': 'classify', 'recipe': as_dict(RECIPES['digits']), 'classes': ['a', 'b'],
+                                    'epoch': 1, 'step': 7},
                            {'a': np.zeros(3, 'float32')}, {'b': np.zeros((2, 3), 'float32')})
     for name in ('parameters.safetensors', 'training.safetensors'):  # beside where the trials write checkpoint.json
         os.replace(os.path.join(path, name), os.path.join(folder, '..', name))

@@ -19,7 +19,8 @@ from gluon_bot.tasks import finetuning
 
 
 def meta(step, **more):
-    return {'recipe': as_dict(RECIPES['digits']), 'classes': ['0', '1'], 'epoch': step, 'step': step, **more}
+    return {'task': 'classify', 'recipe': as_dict(RECIPES['digits']), 'classes': ['0', '1'], 'epoch': step, 'step': step,
+            **more}
 
 
 def write(run, step, value=1.0, **more):

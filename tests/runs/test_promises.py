@@ -54,7 +54,7 @@ class Disk:
 
 
 def saved(run, step, value):
-    meta = {'recipe': as_dict(RECIPES['digits']), 'classes': ['0', '1'], 'epoch': step, 'step': step}
+    meta = {'task': 'classify', 'recipe': as_dict(RECIPES['digits']), 'classes': ['0', '1'], 'epoch': step, 'step': step}
     return checkpoint.save(str(run), meta, {'weight': np.full(5, value, 'float32')},
                            {'momentum/weight': np.zeros(5, 'float32')})
 

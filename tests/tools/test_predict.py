@@ -104,6 +104,23 @@ def test_each_task_has_results_and_pictures(task, entries, samples, checkpoints,
         assert sum(entry['share'] for entry in results[0]['areas']) == pytest.approx(1)
 
 
+@pytest.mark.parametrize('task', ['detect', 'segment'])
+def test_preprocessing_is_what_predictions_are_of(task, checkpoints, monkeypatch):
+    """Also of an image that is larger than any that training showed."""
+    given, module = [], detection if task == 'detect' else segmentation
+    pixels = module.pixels
+
+    def note(*words):
+        given.append(pixels(*words))
+        return given[-1]
+    monkeypatch.setattr(module, 'pixels', note)
+    model, image = gluon_bot.load(checkpoints[task]), noise(5, 480, 640)
+    model.predict(image)
+    seen = model.preprocess(image)
+    assert len(given) == 2 and seen.shape == given[0].shape and max(seen.shape[2:]) <= 240
+    np.testing.assert_array_equal(seen.asnumpy(), given[0].asnumpy())
+
+
 def test_the_five_likeliest_classes_of_an_image_that_needs_no_resizing(checkpoints, tmp_path):
     """Short side 48 / 0.875 = 55 pixels: the centre, normalised here, through the checkpoint's arrays in a bare network."""
     image = np.random.default_rng(0).integers(0, 256, (55, 70, 3)).astype(np.uint8)

@@ -1,6 +1,7 @@
 """Requests to stop while an update is computed."""
 
 import signal
+import threading
 
 import pytest
 
@@ -25,3 +26,19 @@ def test_another_ctrl_c_leaves_at_once_and_another_sigterm_does_not(first):
         assert interruption.requested
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_thread_that_trains_leaves_signals_to_the_main_one():
+    """As in a notebook's worker: Python lets the main thread alone answer signals."""
+    raised, before = [], signal.getsignal(signal.SIGTERM)
+
+    def train():
+        try:
+            with Interruption() as interruption:
+                raised.append(interruption.requested)
+        except ValueError as error:
+            raised.append(error)
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert raised == [False] and signal.getsignal(signal.SIGTERM) == before

@@ -93,8 +93,8 @@ def test_masters_are_resumed_bit_for_bit(tmp_path):
     for network, steps in zip(networks, (8, 0)):
         trainer = trained(network, recipe, [[1e-3, 0.0]] * steps, scale=128.0)
         states.append(state.State(network, trainer, LossScale(128.0, fixed=False), Ranks(), mx.cpu(), 'float16'))
-    meta = {'recipe': as_dict(recipe), 'classes': ['a'], 'epoch': 1, 'step': 8, 'precision': 'float16', 'world_size': 1,
-            'between_epochs': True}
+    meta = {'task': 'classify', 'recipe': as_dict(recipe), 'classes': ['a'], 'epoch': 1, 'step': 8, 'precision': 'float16',
+            'world_size': 1, 'between_epochs': True}
     found = checkpoint.find(state.save(states[0], str(tmp_path), meta, between_epochs=True))
     state.restore(states[1], found, found.meta)
     first, second = (state_arrays(each.trainer, each.network) for each in states)

@@ -10,12 +10,12 @@ from typing import IO, Iterable, Iterator, List, Optional, Sequence
 
 import numpy as np
 
-from gluon_bot import InputError, RunError
+from gluon_bot import InputError
 from gluon_bot.console import is_plain_text
 from gluon_bot.data.records import manifest, recordio
 from gluon_bot.data.records.images import Packed
 from gluon_bot.data.records.manifest import SPLITS, Manifest
-from gluon_bot.files import BAD_PLACE, fsync, fsync_folder, locked, not_written, rename, sha256_of
+from gluon_bot.files import fsync, fsync_folder, locked, not_written, rename, sha256_of
 
 PARTIAL = '.partial'
 
@@ -48,8 +48,7 @@ def writing_into(folder: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            kind = InputError if error.errno in BAD_PLACE else RunError
-            raise kind('%s: %s' % (error.filename or folder, error.strerror)) from None
+            raise not_written(error.filename or folder, 'cannot be written', error) from None
         finally:
             _remove_partial(folder)
 
