@@ -11,11 +11,10 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union, cast
 
 from gluon_bot import InputError
 from gluon_bot.distributed import environment
-from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import override
-from gluon_bot.recipes.finetuning import FINE_TUNINGS, recipe_named
+from gluon_bot.recipes.finetuning import NAMED, recipe_named
 
-named_recipes: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}  # every named run of the paper
+named_recipes = NAMED  # every named run of the paper
 
 
 class Model(NamedTuple):

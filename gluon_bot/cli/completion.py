@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Dict, List
+from typing import List
 
 import shtab
 
 from gluon_bot.cli.parser import commands_of
-from gluon_bot.recipes.classification import MODELS, RECIPES
-from gluon_bot.recipes.finetuning import FINE_TUNINGS, TASKS
+from gluon_bot.recipes.classification import MODELS
+from gluon_bot.recipes.finetuning import recipes_for
 from gluon_bot.recipes.study import shipped
 
 FILES = ('DIR', 'SOURCE', 'OUT', 'PATH', 'FILE', 'CHECKPOINT', 'WEIGHTS', 'RUN', 'IMAGE', 'LOG')
@@ -32,6 +32,4 @@ def script(shell: str, top: argparse.ArgumentParser) -> str:
 
 def recipes_of(command: str) -> List[str]:
     """The recipes that a command takes."""
-    named: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}
-    command = 'train' if command == 'benchmark' else command
-    return [name for name, recipe in named.items() if TASKS.get(command, recipe.task) == recipe.task]
+    return list(recipes_for('train' if command == 'benchmark' else command))

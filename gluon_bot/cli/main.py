@@ -100,12 +100,11 @@ def _sets_environment(options: argparse.Namespace) -> bool:
 
 
 def _recipes(options: argparse.Namespace) -> None:
-    from gluon_bot.recipes.classification import RECIPES
     from gluon_bot.recipes.fields import as_dict, override
-    from gluon_bot.recipes.finetuning import FINE_TUNINGS, recipe_named
+    from gluon_bot.recipes.finetuning import NAMED, recipe_named
     if options.set and not options.recipe and not options.json:
         raise InputError('recipes --set: name the recipe that it changes, or give --json for all of them')
-    names = [options.recipe] if options.recipe else [*RECIPES, *FINE_TUNINGS]
+    names = [options.recipe] if options.recipe else list(NAMED)
     chosen = [override(recipe_named(name), options.set) for name in names]
     if options.json:
         tell(json_text([as_dict(recipe) for recipe in chosen], indent=1))

@@ -33,6 +33,8 @@ from gluon_bot.recipes.classification import Recipe
 
 Batches = Iterator[Tuple[mx.nd.NDArray, mx.nd.NDArray]]
 Item = TypeVar('Item')
+Batch = TypeVar('Batch')
+Begun = Tuple[List['Future[Any]'], Callable[[List[Any]], Batch]]  # what is computed, and the batch that is made of it
 PHOTOGRAPH_BYTES = 32 << 10  # smaller images are decoded as fast whole
 
 
@@ -203,20 +205,7 @@ def prefetched(load: Callable[[int], Item], wanted: Iterable[Sequence[int]],
 
     What `load` raises is raised here, when it is the batch's turn.
     """
-    queued: Deque[List[Future[Item]]] = collections.deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for numbers in wanted:
-            queued.append([pool.submit(load, number) for number in numbers])
-            if len(queued) > BATCHES_AHEAD:
-                yield [task.result() for task in queued.popleft()]
-        while queued:
-            yield [task.result() for task in queued.popleft()]
-    finally:  # also where nobody asks for the rest
-        for tasks in queued:
-            for task in tasks:
-                task.cancel()
-        pool.shutdown()
+    return _ahead(lambda pool, numbers: ([pool.submit(load, number) for number in numbers], list), wanted, threads)
 
 
 def each(load: Callable[[int, np.ndarray], float]) -> Load:
@@ -225,36 +214,42 @@ def each(load: Callable[[int, np.ndarray], float]) -> Load:
 
 
 def loaded(load: Load, wanted: Iterable[Sequence[int]], image_size: int,
-           threads: int) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+           threads: int) -> Generator[Tuple[np.ndarray, np.ndarray], None, None]:
     """Images float32 (n, 3, image_size, image_size) and labels float32 (n,) of each n items wanted, in new arrays.
 
     What `load` raises is raised here, when it is the batch's turn.
     """
-    queued: Deque[Any] = collections.deque()
-    pool = ThreadPoolExecutor(threads)
-
     def fill(images: np.ndarray, labels: np.ndarray, numbers: Sequence[int]) -> None:
         labels[:] = load(numbers, images)
 
+    def begin(pool: ThreadPoolExecutor, numbers: Sequence[int]) -> Begun[Tuple[np.ndarray, np.ndarray]]:
+        images = np.empty((len(numbers), 3, image_size, image_size), np.float32)
+        labels = np.empty(len(numbers), np.float32)
+        items = min(-(-len(numbers) // threads), MOST_ITEMS_A_TASK)
+        cuts = [slice(begin, begin + items) for begin in range(0, len(numbers), items)]
+        return [pool.submit(fill, images[cut], labels[cut], numbers[cut]) for cut in cuts], lambda _: (images, labels)
+    return _ahead(begin, wanted, threads)
+
+
+def _ahead(begin: Callable[[ThreadPoolExecutor, Sequence[int]], Begun[Batch]], wanted: Iterable[Sequence[int]],
+           threads: int) -> Generator[Batch, None, None]:
+    """What `begin` begins for each batch of numbers, BATCHES_AHEAD of them before they are asked for, in order."""
+    queued: Deque[Begun[Batch]] = collections.deque()
+    pool = ThreadPoolExecutor(threads)
+
+    def finished() -> Batch:
+        tasks, made = queued.popleft()
+        return made([task.result() for task in tasks])
+
     try:
         for numbers in wanted:
-            images = np.empty((len(numbers), 3, image_size, image_size), np.float32)
-            labels = np.empty(len(numbers), np.float32)
-            items = min(-(-len(numbers) // threads), MOST_ITEMS_A_TASK)
-            cuts = [slice(begin, begin + items) for begin in range(0, len(numbers), items)]
-            queued.append((images, labels, [pool.submit(fill, images[cut], labels[cut], numbers[cut]) for cut in cuts]))
+            queued.append(begin(pool, numbers))
             if len(queued) > BATCHES_AHEAD:
-                yield _finished(*queued.popleft())
+                yield finished()
         while queued:
-            yield _finished(*queued.popleft())
+            yield finished()
     finally:  # also where nobody asks for the rest
-        for _, _, tasks in queued:
+        for tasks, _ in queued:
             for task in tasks:
                 task.cancel()
         pool.shutdown()
-
-
-def _finished(images: np.ndarray, labels: np.ndarray, tasks: Sequence[Future[None]]) -> Tuple[np.ndarray, np.ndarray]:
-    for task in tasks:
-        task.result()
-    return images, labels

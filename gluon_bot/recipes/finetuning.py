@@ -23,6 +23,7 @@ BACKBONES = ('resnet50b-baseline', 'resnet50d-efficient', 'resnet50d-cosine', 'r
              'resnet50d-mixup', 'resnet50d-distill-mixup')  # the rows of Tables 8 and 9, in their order
 
 TASKS = {'train': 'classify', 'detect': 'detect', 'segment': 'segment'}  # by command
+COMMANDS = {task: command for command, task in TASKS.items()}
 
 
 @dataclass(frozen=True)
@@ -138,17 +139,21 @@ class Segmentation(FineTuning):
     auxiliary_weight: float = 1.0
 
 
+def recipes_for(command: str) -> Dict[str, Any]:
+    """The recipes that a command takes, by name; all of them for one that trains none."""
+    return {name: recipe for name, recipe in NAMED.items() if TASKS.get(command, recipe.task) == recipe.task}
+
+
 def recipe_named(name: str, command: str = '') -> Any:
     """The recipe of that name, of either kind, for 'train', 'detect', 'segment' or any command.
 
     InputError with the command that takes it, or with the nearest names where there is none.
     """
-    known: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}
-    fitting = {one: recipe for one, recipe in known.items() if TASKS.get(command, recipe.task) == recipe.task}
+    fitting = recipes_for(command)
     if name in fitting:
         return fitting[name]
-    if name in known:
-        right = next(one for one, task in TASKS.items() if task == known[name].task)
+    if name in NAMED:
+        right = COMMANDS[NAMED[name].task]
         raise InputError("recipe '%s' is not for '%s': run 'gluon-bot %s %s%s'" % (
             name, command, right, name, ' --backbone CHECKPOINT ...' if name in FINE_TUNINGS else ' ...'))
     raise InputError("unknown recipe '%s'%s; 'gluon-bot recipes' lists them all" % (name, did_you_mean(name, fitting)))
@@ -202,3 +207,5 @@ for _recipe in [Detection('voc-' + _backbone, _backbone, clip_gradient=5.0) for 
         Segmentation('scenes-segmentation', 'digits', epochs=8, batch_size=8, base_lr=0.08, lr_batch_size=8, base_size=128,
                      crop_size=128, scale_min=0.8, scale_max=1.25, random_flip=False)]:
     FINE_TUNINGS[_recipe.name] = _recipe
+
+NAMED: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}  # every recipe of either kind

@@ -27,12 +27,11 @@ from gluon_bot.files import parse_json, read_bounded, reading
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import override
-from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.recipes.finetuning import COMMANDS, NAMED
 
 SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'studies')
 MOST_BYTES = 1 << 20
 MOST_SEEDS = 1000
-COMMANDS = {'classify': 'train', 'detect': 'detect', 'segment': 'segment'}  # of a row's task
 ROW_NAME = re.compile(r'[a-z0-9][a-z0-9-]{0,60}')  # names the folder of a run
 KINDS: Dict[str, Tuple[type, ...]] = {
     'title': (str,), 'seeds': (list,), 'limit': (int, type(None)), 'settings': (dict,), 'rows': (dict,), 'tables': (list,),
@@ -217,12 +216,11 @@ def _row(name: str, values: Any, study: Dict[str, Any], rows: Dict[str, Row], pl
     if not ROW_NAME.fullmatch(name):
         raise InputError('%s: a name must be of small letters, digits and dashes, and at most 61 of them' % place)
     _check(values, ROW_KINDS, place)
-    named: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}
     recipe = values.get('recipe', '')
     if not recipe:
         raise InputError('%s: has no recipe' % place)
-    if recipe not in named:
-        raise InputError("%s: unknown recipe '%s'%s" % (place, recipe, did_you_mean(recipe, named)))
+    if recipe not in NAMED:
+        raise InputError("%s: unknown recipe '%s'%s" % (place, recipe, did_you_mean(recipe, NAMED)))
     settings: List[str] = []
     groups = study.get('settings', {})
     for group in values.get('settings', '').split():
@@ -234,7 +232,7 @@ def _row(name: str, values: Any, study: Dict[str, Any], rows: Dict[str, Row], pl
             raise InputError("%s: settings '%s' have a seed; the runs' seeds are those of the study's field seeds"
                              % (place, group))
         settings += ['%s=%s' % (field, _text(value)) for field, value in groups[group].items()]
-    role = 'teacher' if named[recipe].task == 'classify' else 'backbone'
+    role = 'teacher' if NAMED[recipe].task == 'classify' else 'backbone'
     if set(values) & {'teacher', 'backbone'} - {role}:
         raise InputError("%s: recipe '%s' takes a %s" % (place, recipe, role))
     needs = values.get(role, '')
@@ -253,7 +251,7 @@ def _row(name: str, values: Any, study: Dict[str, Any], rows: Dict[str, Row], pl
     if limit is not None and not 1 <= limit < 1 << 31:
         raise InputError('%s: limit must be above 0 and below 2147483648' % place)
     try:
-        changed = override(named[recipe], settings)
+        changed = override(NAMED[recipe], settings)
     except InputError as error:
         raise InputError('%s: %s' % (place, error)) from None
     if changed.task == 'classify' and changed.teacher and not needs:

@@ -13,14 +13,13 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict
-from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.recipes.finetuning import FINE_TUNINGS, NAMED
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.runs.gluoncv_arguments import NO_FIELD
 from gluon_bot.runs.record import Run
 
 FILLS, PUBLISHED, DIFFERS, OTHER_DATA, SUSPECT, UNKNOWN = (
     'fills', 'published', 'differs', 'other data', 'suspect', 'unknown')
-NAMED: Dict[str, Any] = {**RECIPES, **FINE_TUNINGS}
 FILLING = {cell.recipe for cell in paper.CELLS if cell.recipe}
 Difference = Tuple[str, Any, Any]  # field, the run's value, the recipe's
 

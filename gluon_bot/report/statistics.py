@@ -7,6 +7,8 @@ A trick's gain is a row minus its parent, paired by seed; its 95 % interval deci
 from __future__ import annotations
 
 import math
+from statistics import fmean as mean
+from statistics import stdev as deviation
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 REPRODUCED, ABOVE, BELOW = 'reproduced', 'above', 'below'
@@ -123,17 +125,6 @@ def paired_differences(row: BySeed, parent: BySeed) -> Tuple[float, ...]:
     """Row minus parent for each seed that both have, in the order of seeds; of several runs with one seed, their mean."""
     ours, theirs = _by_seed(row), _by_seed(parent)
     return tuple(mean(ours[seed]) - mean(theirs[seed]) for seed in sorted(set(ours) & set(theirs)))
-
-
-def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean."""
-    return math.fsum(values) / len(values)
-
-
-def deviation(values: Sequence[float]) -> float:
-    """Sample standard deviation (n - 1) of two values or more."""
-    centre = mean(values)
-    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
 
 
 def student_quantile(degrees: int) -> float:

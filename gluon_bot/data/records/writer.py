@@ -15,9 +15,9 @@ from gluon_bot.console import is_plain_text
 from gluon_bot.data.records import manifest, recordio
 from gluon_bot.data.records.images import Packed
 from gluon_bot.data.records.manifest import SPLITS, Manifest
-from gluon_bot.files import fsync, fsync_folder, locked, not_written, rename, sha256_of
+from gluon_bot.files import fsync, fsync_folder, not_written, owned, rename, sha256_of
 
-PARTIAL = '.partial'
+PARTIAL = '.partial-new'  # which `owned` removes
 
 
 @contextmanager
@@ -29,12 +29,9 @@ def writing_into(folder: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            os.makedirs(folder, exist_ok=True)
-            waited = stack.enter_context(locked(folder))
+            stack.enter_context(owned(folder))
         except OSError as error:
             raise not_written(folder, 'cannot be made a folder', error) from None
-        if waited is None:
-            raise InputError('%s: another process is writing records here; wait for it' % folder)
         finished = [split + '.json' for split in SPLITS if os.path.exists(os.path.join(folder, split + '.json'))]
         if finished:
             raise InputError('%s: holds finished records already (%s); delete them or choose another folder'
@@ -44,13 +41,10 @@ def writing_into(folder: str) -> Iterator[None]:
         if others:
             raise InputError('%s: holds records without a manifest (%s), which would be replaced; move them away or choose '
                              'another folder' % (folder, ', '.join(others)))
-        _remove_partial(folder)
         try:
             yield
         except OSError as error:
             raise not_written(error.filename or folder, 'cannot be written', error) from None
-        finally:
-            _remove_partial(folder)
 
 
 class SplitWriter:
@@ -124,14 +118,6 @@ def _to_disk(file: IO) -> None:
     file.flush()
     fsync(file.fileno(), file.name)
     file.close()
-
-
-def _remove_partial(folder: str) -> None:
-    """Remove what a writer that died left behind, and nothing else."""
-    ours = tuple('%s.%s%s' % (split, kind, PARTIAL) for split in SPLITS for kind in ('rec', 'idx', 'json'))
-    for name in os.listdir(folder):
-        if name.startswith(ours):
-            os.unlink(os.path.join(folder, name))
 
 
 def _printable(text: str) -> str:

@@ -308,7 +308,7 @@ def test_names_of_a_user_are_not_replaced_by_the_sources(tmp_path):
 def test_only_one_process_writes_into_a_folder(tmp_path):
     from gluon_bot.data.records.writer import writing_into
     with writing_into(str(tmp_path / 'out')):
-        with pytest.raises(InputError, match='another process is writing'):
+        with pytest.raises(InputError, match='another process writes here'):
             packed(write_tree(tmp_path / 'pets', dataset()), tmp_path / 'out')
 
 
@@ -321,7 +321,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
 def test_what_a_killed_pack_left_is_removed_and_nothing_else(tmp_path):
     out = tmp_path / 'out'
     out.mkdir()
-    for name in ('train.rec.partial', 'val.idx.partial', 'val.json.partial-123', 'notes.partial'):
+    for name in ('train.rec.partial-new', 'val.idx.partial-new', 'val.json.partial-123', 'names.txt.partial-9', 'notes.partial'):
         (out / name).write_text('half')
     packed(write_tree(tmp_path / 'pets', dataset()), out)
     assert [name for name in left_in(out) if 'partial' in name] == ['notes.partial']
