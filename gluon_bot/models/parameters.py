@@ -1,4 +1,4 @@
-"""A classifier's ResNet as the base of another network: the same layers, the same parameters, none of its classes."""
+"""Parameters of networks by structural names: copied, loaded, and those of a classifier's ResNet into another network."""
 
 from __future__ import annotations
 

@@ -32,11 +32,9 @@ from gluon_bot.files import atomic_write, fsync, not_through_links, open_regular
 from gluon_bot.recipes.tasks import METRICS
 
 RECORD = 'record.jsonl'
-MOST_LINE_BYTES = 64 << 20  # of a record: the first one has the names of all classes
+MOST_LINE_BYTES = 64 << 20  # of a record: the first one may have the names of all classes
 RESUMED_ALIKE = ('precision', 'world_size', 'accumulate', 'teacher')  # what a resumed run goes on with
 ENDS_BYTES = 4 << 20  # of which the end is read to know how a run is doing
-# fields that differ between two runs that are otherwise the same, bit for bit
-TIMES = ('time', 'seconds', 'training_seconds', 'images_per_second')
 PERCENT = tuple(name for name, metric in METRICS.items() if metric.unit == '%')
 QUANTITIES = PERCENT + ('step', 'lr', 'loss', 'images_per_second', 'training_seconds', 'seconds')
 MOST_EPOCHS, MOST_RUNS, MOST_TEXT, MOST_ITEMS = 100_000, 1000, 300, 300  # what is kept of an untrusted file
@@ -270,11 +268,6 @@ def rewind(run: str, step: int, between_epochs: bool) -> None:
             and (between_epochs or line['event'] != 'epoch' or line.get('step') != step))
     with atomic_write(path) as file:
         file.writelines(json.dumps(line) + '\n' for line in kept)
-
-
-def comparable(lines: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
-    """A record without what may differ between two equal runs: the restarts and the times."""
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines if line['event'] != 'resume']
 
 
 def otherwise(run: str, now: Dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Losses for soft targets, always in float32 whatever the network computes in."""
+"""The losses of segmentation and detection, always in float32 whatever the network computes in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of (recipe, step, steps an epoch): Sections 3.1, 3.2 and 5.1; FCN's for Table 9.
+"""The learning rate as a pure function of (recipe, step, steps an epoch): Sections 2.1, 3.1 and 5.1; FCN's for Table 9.
 
 Nothing here has state, so a resumed run continues its schedule and never restarts its warmup.
 """

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from processes import comparable
 
 from gluon_bot.runs import checkpoint
-from gluon_bot.runs.record import RECORD, comparable, read_lines
+from gluon_bot.runs.record import RECORD, read_lines
 
 # three epochs of twelve updates, of a network whose checkpoints are small
 TINY = ['--limit', '96', '--log-every', '1', '--set', 'model=mobilenet', '--set', 'epochs=3', '--set', 'warmup_epochs=1',

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import runs
 from old_checkpoints import as_version_0_1
+from processes import comparable
 
 from gluon_bot.cli.main import main
 from gluon_bot.files import size_text
 from gluon_bot.runs import checkpoint
 from gluon_bot.runs.read import read
-from gluon_bot.runs.record import RunLog, comparable
+from gluon_bot.runs.record import RunLog
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gluon_bot.runs import checkpoint
-from gluon_bot.runs.record import RECORD, comparable, read_lines
+from gluon_bot.runs.record import RECORD, read_lines
 
 
 def gluon_bot(*arguments, threads=1, **options):
@@ -37,6 +37,12 @@ def children(process):
 
 def record(run):
     return read_lines(os.path.join(run, RECORD))
+
+
+def comparable(lines):
+    """A record without what may differ between two equal runs: the restarts and the times."""
+    times = ('time', 'seconds', 'training_seconds', 'images_per_second')
+    return [{key: value for key, value in line.items() if key not in times} for line in lines if line['event'] != 'resume']
 
 
 def wait_for_step(run, step, process):

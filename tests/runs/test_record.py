@@ -17,7 +17,6 @@ from gluon_bot.runs.record import (
     Run,
     RunLog,
     cleaned,
-    comparable,
     each_line,
     read_lines,
     rewind,
@@ -105,11 +104,6 @@ def test_what_a_resumed_run_has_otherwise_is_said(tmp_path):
     assert record.otherwise(str(tmp_path), dict(began)) == ''
     assert record.otherwise(str(tmp_path), {**began, 'world_size': 4, 'teacher': {'step': 5}}) \
         == 'workers: 4, before 8, another teacher'
-
-
-def test_comparable_leaves_out_times_and_restarts():
-    lines = [{'event': 'epoch', 'loss': 1, 'seconds': 3, 'images_per_second': 7}, {'event': 'resume', 'step': 1}]
-    assert comparable(lines) == [{'event': 'epoch', 'loss': 1}]
 
 
 def test_header_goes_where_it_belongs():
