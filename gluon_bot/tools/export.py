@@ -86,9 +86,9 @@ def run(path: str, kind: str, out: str) -> List[str]:
         _onnx()
     found = checkpoint.find(path)
     task = found.meta['task']
-    if kind not in FORMATS.get(task, ()):
+    if kind not in FORMATS[task]:
         raise InputError('%s: is a checkpoint to %s, which --format %s has no form for; use %s'
-                         % (found.path, task, kind, ' or '.join(FORMATS.get(task, ())) or 'a classifier'))
+                         % (found.path, task, kind, ' or '.join(FORMATS[task])))
     trained = _loaded(found, task)
     network, recipe, meta = trained.network, trained.recipe, trained.meta
     described = metadata(recipe, meta, class_names.of_checkpoint(found))

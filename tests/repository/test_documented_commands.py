@@ -115,6 +115,8 @@ def look_at(command):
             subprocess.run(['bash', '-n', str(REPOSITORY / word)], check=True)
     if words[:2] == ['python', '-m']:
         assert importlib.util.find_spec(words[2])
+    elif words[:2] == ['python', '-c']:
+        compile(words[2], 'a command', 'exec')
     elif words[0] == 'python':
         source = (REPOSITORY / words[1]).read_text(encoding='utf-8')
         compile(source, words[1], 'exec')
