@@ -285,7 +285,7 @@ def test_a_record_alone_is_no_teacher(place, undisturbed, tmp_path, capsys):
     assert said.count('\n') == 1 and 'plain-seed0' in said
 
 
-@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir, lambda path: os.symlink('elsewhere', path)])
+@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir, lambda path: os.symlink(__file__, path)])
 def test_what_is_in_the_way_of_a_runs_messages_is_named(make, place, tmp_path, capsys):
     make(str(tmp_path / 'plain-seed0.txt'))
     for more in ([], ['--dry-run']):
