@@ -3,8 +3,10 @@
 # Without LOGS: the records in logs/. The page goes to OUT (report); open OUT/report.html in a browser.
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
-. "$(dirname "$0")/environment.sh"
-logs=()
-while [ $# -gt 0 ] && [[ $1 != -* ]]; do logs+=("$1"); shift; done
-[ ${#logs[@]} -gt 0 ] || logs=("$(cd "$(dirname "$0")/.." && pwd)/logs")
-exec gluon-bot report "${logs[@]}" --out "${OUT:-report}" "$@"
+. "$(dirname "$(readlink -f "$0")")/environment.sh"
+given='' value=''
+for word; do  # of LOGS, and not of an option
+  case $word in --out|--study|--update) value=yes ;; -*) value='' ;; *) [ -n "$value" ] || given=yes; value='' ;; esac
+done
+[ -n "$given" ] || set -- "$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)/logs" "$@"
+exec gluon-bot report --out "${OUT:-report}" "$@"

@@ -5,5 +5,5 @@
 # the CPU (to 1e-4 of its size), evaluate, detect and segment on the scenes, benchmark step in NCHW and NHWC, benchmark scaling.
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
-. "$(dirname "$0")/environment.sh"
-exec python -W ignore -m gluon_bot.tools.smoke "$@"
+. "$(dirname "$(readlink -f "$0")")/environment.sh"
+exec "$python" -W ignore -m gluon_bot.tools.smoke "$@"

@@ -3,7 +3,7 @@
 # From the environment: STUDY (imagenette-64), DATA (data/imagenette), OUT (runs/STUDY). The same command again goes on.
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
-. "$(dirname "$0")/environment.sh"
+. "$(dirname "$(readlink -f "$0")")/environment.sh"
 study=${STUDY:-imagenette-64}
 rows=()
 while [ $# -gt 0 ] && [[ $1 != -* ]]; do rows+=("$1"); shift; done

@@ -3,5 +3,5 @@
 # All of tests/mutations/mutations.txt takes an hour or two; WORDS choose those whose file or description has one of them.
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
-. "$(dirname "$0")/environment.sh"
-exec python "$(dirname "$0")/../tests/mutations/mutate.py" "$@"
+. "$(dirname "$(readlink -f "$0")")/environment.sh"
+exec "$python" "$(dirname "$(readlink -f "$0")")/../tests/mutations/mutate.py" "$@"

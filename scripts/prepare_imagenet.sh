@@ -6,5 +6,5 @@ set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
 [ $# -gt 0 ] || { echo "usage: $0 FOLDER_WITH_THE_TARS [options of gluon-bot pack]" >&2; exit 2; }
 tars=$1; shift
-. "$(dirname "$0")/environment.sh"
+. "$(dirname "$(readlink -f "$0")")/environment.sh"
 exec gluon-bot pack "$tars" "${DATA:-data/imagenet}" --name imagenet "$@"

@@ -14,7 +14,8 @@ while [ $# -gt 0 ] && [[ $1 != -* ]]; do recipes+=("$1"); shift; done
 [ "${1:-}" != -- ] || shift
 [ ${#recipes[@]} -gt 0 ] || { echo "usage: $0 RECIPE... [options of gluon-bot train]" >&2; exit 2; }
 for recipe in "${recipes[@]}"; do  # before the first is trained, for days
-  gluon-bot recipes "$recipe" >/dev/null
+  fields=$(gluon-bot recipes "$recipe")
+  [[ $fields = *label_smoothing* ]] || { echo "$0: '$recipe' does not train a classifier" >&2; exit 2; }
 done
 for recipe in "${recipes[@]}"; do
   "$here/train_imagenet.sh" "$recipe" "$@" & training=$!

@@ -6,5 +6,5 @@
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
 [ $# -gt 1 ] || { echo "usage: $0 COMMAND RECIPE [options of gluon-bot COMMAND]" >&2; exit 2; }
-. "$(dirname "$0")/environment.sh"
-exec python -W ignore -m gluon_bot.cli.workers "$@"
+. "$(dirname "$(readlink -f "$0")")/environment.sh"
+exec "$python" -W ignore -m gluon_bot.cli.workers "$@"

@@ -62,17 +62,17 @@ GPU = {'HOROVOD_FUSION_THRESHOLD': str(64 << 20), 'HOROVOD_CYCLE_TIME': '0.1', '
 CPU = {'HOROVOD_CYCLE_TIME': '10', 'HOROVOD_FUSION_THRESHOLD': '0'}
 GPU_FIXED_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '2'}
 GPU_ANY_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '0', 'MXNET_GPU_MEM_POOL_TYPE': 'Round'}
-THREADS = ('OMP_NUM_THREADS', 'MXNET_CPU_WORKER_NTHREADS', 'MXNET_CPU_PRIORITY_NTHREADS')
+MOST_THREADS = {'OMP_NUM_THREADS': 1 << 20, 'MXNET_CPU_WORKER_NTHREADS': 1 << 10, 'MXNET_CPU_PRIORITY_NTHREADS': 1 << 10}
 RANKS = ('HOROVOD_RANK', 'HOROVOD_SIZE', 'HOROVOD_LOCAL_RANK', 'HOROVOD_LOCAL_SIZE')
-ENGINES = ('ThreadedEnginePerDevice', 'ThreadedEngine', 'NaiveEngine', 'ThreadedEnginePooled')
+ENGINES = ('ThreadedEnginePerDevice', 'ThreadedEngine', 'NaiveEngine')
 LEAST_ADDRESS_SPACE_BYTES = 2 << 30  # MXNet and its modules take half of it before they have done anything
 
 
 def check() -> None:
     """InputError where a variable that is set would end MXNet or Horovod without a word."""
-    for name in THREADS:
-        threads = _threads(name)
-        if threads and not (re.fullmatch('[0-9]{1,7}', threads) and 0 < int(threads) < 1 << 20):
+    for name in MOST_THREADS:
+        threads = _openmp_threads() if name == 'OMP_NUM_THREADS' else os.environ.get(name, '')
+        if threads and not (re.fullmatch('[0-9]{1,7}', threads) and 0 < int(threads) < MOST_THREADS[name]):
             raise InputError("%s: '%s' is not a number of threads; unset it, or set it to 1 or more"
                              % (name, one_line(os.environ[name], 80)))
     for name in RANKS:
@@ -84,13 +84,14 @@ def check() -> None:
         raise InputError("MXNET_ENGINE_TYPE: '%s' is no engine of MXNet; unset it" % one_line(engine, 80))
 
 
-def _threads(name: str) -> str:
-    return os.environ.get(name, '').split(',')[0].strip()  # a list has the threads of nested regions behind
+def _openmp_threads() -> str:
+    return os.environ.get('OMP_NUM_THREADS', '').split(',')[0].strip()  # a list has the threads of nested regions behind
 
 
 def prepare(workers: int) -> None:
-    """Before MXNet is imported: set what is not set yet, for one of `workers` on this machine."""
-    threads = _threads('OMP_NUM_THREADS')
+    """Before MXNet is imported: set what is not set yet, for one of `workers` on this machine. InputError as by `check`."""
+    check()
+    threads = _openmp_threads()
     os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # which libraries may read when they are loaded
     os.environ['OMP_NUM_THREADS'] = threads or str(max(1, cores() // workers))
     _keep_memory()

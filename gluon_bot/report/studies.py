@@ -32,12 +32,13 @@ class StudyResult(NamedTuple):
     claimed: Optional[float]  # the paper's gain over that parent, in points
     gain: Optional[Gain]
     model: str  # that the row trains; '' where it is fine-tuned
-    planned: Optional[Gain] = None  # by the study's own seeds alone, where `gain` has others too
+    planned: Optional[Gain] = None  # by the study's own seeds alone, where `gain` has others too and these have any pair
+    added: bool = False  # whether `gain` has pairs of other seeds than the study's own
 
     @property
     def deciding(self) -> Optional[Gain]:
-        """The gain that the verdict is of: by the study's own seeds where these give an interval."""
-        return self.planned if self.planned is not None and self.planned.low is not None else self.gain
+        """The gain that the verdict is of: by the study's own seeds alone."""
+        return self.planned if self.added else self.gain
 
 
 class StudyTime(NamedTuple):
@@ -205,7 +206,7 @@ def _result(cell: Cell, parent: Optional[Cell], table: StudyTable, study: Study,
         row_values, parent_values = [_by_seed(side, cell.metric) for side in sides]
         return gain(row_values, parent_values, claimed, same_data=False)
     return StudyResult(cell, row.name, values, parent, claimed, gained(pairs), model,
-                       gained(planned) if planned != pairs else None)
+                       gained(planned) if planned != pairs else None, planned != pairs)
 
 
 def _by_seed(runs: Sequence[Placed], metric: str) -> BySeed:
@@ -250,11 +251,12 @@ def as_json(report: StudyReport) -> Dict[str, Any]:
     """Everything, for machines."""
     return {
         'study': report.study.name, 'title': report.study.title, 'data': report.all_data,
-        'runs': [one.run.source for one in report.runs],
+        'runs': [one.run.source for one in report.runs], 'own_runs': report.own, 'planned_runs': len(report.study.runs()),
         'results': [{'table': result.cell.table, 'group': result.cell.group, 'row': result.cell.row, 'study_row': result.row,
                      'metric': result.cell.metric, 'paper': result.cell.value, 'values': result.values,
                      'parent': result.parent and result.parent.row, 'paper_gain': result.claimed,
                      'gain': result.gain and {**result.gain._asdict(), 'n': result.gain.n},
+                     'verdict': result.deciding and result.deciding.verdict,
                      'gain_of_own_seeds': result.planned and {**result.planned._asdict(), 'n': result.planned.n}}
                     for result in report.results],
         'times': [{'group': time.cell.group, 'row': time.cell.row, 'parent': time.parent.row, 'minutes': time.minutes,

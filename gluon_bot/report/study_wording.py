@@ -18,7 +18,7 @@ SHORT_SCALE = "Such a scale can show the sign of a gain that is larger than the 
 FIGURE_NOTE = ("◇ the paper's gain, ● ours with its 95 % interval over seeds; n is the number of pairs of runs, "
                "as 3+2 where two were added to the study's own.")
 HEADS = ('Row', 'Paper', 'Here', 'Seeds', "Paper's gain", 'Gain here', '95 % interval', 'Standard error', 'Pairs', 'Verdict')
-MORE_SEEDS, EQUAL = 'one pair of runs, no verdict', 'equal differences, no interval'
+MORE_SEEDS, EQUAL, NO_PAIR = 'one pair of runs, no verdict', 'equal differences, no interval', 'no pair of runs, no verdict'
 MOST_BYTES = 1 << 20  # of a benchmark's result
 
 
@@ -37,8 +37,9 @@ def together_text(report: StudyReport) -> str:
         return ''
     left = ['%s of Table %d' % (result.cell.row, result.cell.table)
             for (result, _), kept in zip(named, all_together([found for _, found in named])) if kept]
-    return "Each interval is of 95 %% by itself; of these %d taken together, by Holm's correction, %s zero." % (
-        len(named), 'only %s exclude%s' % (' and '.join(left), 's' * (len(left) == 1)) if left else 'none excludes')
+    return "Each interval is of 95 %% by itself; of these %d taken together%s, by Holm's correction, %s zero." % (
+        len(named), ", by the study's own seeds" if any(result.added for result, _ in named) else '',
+        'only %s exclude%s' % (' and '.join(left), 's' * (len(left) == 1)) if left else 'none excludes')
 
 
 def heading(results: Sequence[StudyResult]) -> str:
@@ -74,9 +75,10 @@ def gain_text(result: StudyResult) -> str:
 
 def pairs(result: StudyResult) -> str:
     """'3', or '3+2' where some are of seeds that were added to the study's own; '' where there is no gain."""
-    if result.gain is None or result.planned is None:
+    if result.gain is None or not result.added:
         return '' if result.gain is None else '%d' % result.gain.n
-    return '%d+%d' % (result.planned.n, result.gain.n - result.planned.n)
+    own = 0 if result.planned is None else result.planned.n
+    return '%d+%d' % (own, result.gain.n - own)
 
 
 def interval(gained: Optional[Gain]) -> str:
@@ -90,17 +92,18 @@ def verdict(result: StudyResult) -> str:
     """The verdict on a gain; '-' for none."""
     found = result.deciding
     if found is None:
-        return '-'
+        return '-' if result.gain is None else NO_PAIR
     return found.verdict if found.verdict != NO_INTERVAL else EQUAL if found.n > 1 else MORE_SEEDS
 
 
 def verdict_text(result: StudyResult) -> str:
     """The verdict; where seeds were added to the study's own, which may be because of what these showed, also with them."""
     planned = result.planned
-    if result.gain is None or planned is None or result.deciding is not planned:
+    if result.gain is None or not result.added:
         return verdict(result)
-    return "%s by the study's own %d seeds (%s); %s with those added" % (
-        planned.verdict, planned.n, interval(planned), result.gain.verdict)
+    told = "%s by the study's own %d seeds (%s)" % (planned.verdict, planned.n, interval(planned)) \
+        if planned is not None and interval(planned) else verdict(result) + " by the study's own seeds"
+    return '%s; %s with those added' % (told, result.gain.verdict)
 
 
 def needed_text(report: StudyReport) -> str:

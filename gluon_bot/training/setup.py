@@ -15,7 +15,7 @@ from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.report import place, wording
 from gluon_bot.runs import checkpoint
-from gluon_bot.runs.record import RECORD, Run, each_line
+from gluon_bot.runs.record import RECORD, Run, each_line, otherwise
 from gluon_bot.runs.status import DONE, status_of
 
 OWNER_SECONDS = 120  # for the workers of a launcher that was killed to write their checkpoint, before a resume
@@ -175,14 +175,21 @@ def planned(job: Job, plan: Plan, workers: int) -> str:
         ('start', 'from %s' % (found.path if found else plan.start)),
         ('output', job.options.out)]
     if recipe.name.split('+')[0] in place.FILLING:
-        lines.append(('counts for', counts_for(job, workers)))
+        lines.append(('counts for', counts_for(job, workers, resumed=bool(found))))
     return '\n'.join('%-14s %s' % line for line in lines)
 
 
-def counts_for(job: Job, workers: int) -> str:
+def counts_for(job: Job, workers: int, resumed: bool = False) -> str:
     """Whether the run will fill its cell of the paper, as the report decides by what is known now; else why not."""
     recipe, used = job.recipe, getattr(job.recipe, 'precision', 'float32')
     told = {'world_size': workers, 'accumulate': job.options.accumulate, 'limit': job.options.limit, **job.origin}
+    if resumed:
+        record = os.path.join(job.options.out, RECORD)
+        began = next(each_line(record), {}) if os.path.exists(record) else {}
+        changed = otherwise(job.options.out, {**told, 'precision': began.get('precision')})
+        if changed:
+            return 'no cell of the paper: it goes on otherwise than it began (%s)' % changed
+        told.update({'init': began['init']} if 'init' in began else {})
     last = {recipe.epochs: {TASKS[recipe.task].best: 0.0}}  # as if it were trained to its end
     placed = place.place(Run('', 'gluon_bot', recipe.task, as_dict(recipe), job.manifest, told, last), '')
     if placed.kind == place.FILLS:

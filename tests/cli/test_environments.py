@@ -54,10 +54,14 @@ def test_warnings_of_libraries_are_no_errors():
 
 @pytest.mark.parametrize('name, value', [
     ('OMP_NUM_THREADS', 'abc'), ('OMP_NUM_THREADS', '99999999999'), ('MXNET_CPU_WORKER_NTHREADS', 'abc'),
-    ('HOROVOD_LOCAL_SIZE', 'abc'), ('HOROVOD_RANK', '-1'), ('MXNET_ENGINE_TYPE', 'foo')])
+    ('HOROVOD_LOCAL_SIZE', 'abc'), ('HOROVOD_RANK', '-1'), ('MXNET_ENGINE_TYPE', 'ThreadedEnginePooled'),
+    ('MXNET_CPU_PRIORITY_NTHREADS', '1,2')])
 def test_variables_that_would_end_mxnet_are_named(name, value, tmp_path):
     for words in (['study', 'imagenette-64', '--data', 'x', '--out', str(tmp_path / 'y')], ['models', 'resnet18'],
                   ['benchmark', 'step', 'digits', '--steps', '1']):
         done = gluon_bot(*words, **{name: value})
         assert done.returncode == 2 and done.stderr.count(b'\n') == 1, done.stderr
         assert done.stderr.startswith(('gluon-bot: %s: ' % name).encode())
+    done = subprocess.run([sys.executable, '-c', 'import gluon_bot; gluon_bot.load("x")'], cwd=str(REPOSITORY),
+                          env={**os.environ, name: value}, stderr=subprocess.PIPE)
+    assert ('InputError: %s: ' % name).encode() in done.stderr

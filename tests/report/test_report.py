@@ -695,9 +695,10 @@ def test_reporting_is_fast_and_needs_neither_mxnet_nor_numpy(shared_data):
 
 
 @pytest.mark.parametrize('given, expected', [
-    (['compare_logs.sh'], 'report {}/logs --out report'),
-    (['compare_logs.sh', 'a b', '--json'], 'report a b --out report --json'),
-    (['compare_logs.sh', '--csv', '--out', 'mine'], 'report {}/logs --out report --csv --out mine'),  # the last one counts
+    (['compare_logs.sh'], 'report --out report {}/logs'),
+    (['compare_logs.sh', 'a b', '--json'], 'report --out report a b --json'),
+    (['compare_logs.sh', '--json', 'a'], 'report --out report --json a'),
+    (['compare_logs.sh', '--csv', '--out', 'mine'], 'report --out report {}/logs --csv --out mine'),  # the last one counts
     (['ladder.sh', 'a', 'b', '--dry-run', '--out', 'mine'],
      'study imagenette-64 a b --data data/imagenette --out runs/imagenette-64 --dry-run --out mine')])
 def test_the_script_is_the_command(tmp_path, given, expected):

@@ -153,6 +153,16 @@ def test_seeds_that_were_added_are_told_with_what_the_studys_own_say(ladder):
     write(ladder, 't6-cosine', 1, 90.0)
     noisy = of(compared(ladder).studies[0], 6, '+ cosine decay')
     assert study_wording.verdict(noisy) == noisy.planned.verdict == 'not distinguishable'
+    for own, told in ((1, 'one pair of runs'), (0, 'no pair of runs')):  # whoever adds seeds decides nothing by them alone
+        for seed in range(own, 3):
+            for path in ladder.glob('t6-cosine-%d-*' % seed):
+                path.unlink()
+            write(ladder, 't6-efficient', seed + 4, 70.0)
+            write(ladder, 't6-cosine', seed + 4, 77.0 + seed)
+        few = of(compared(ladder).studies[0], 6, '+ cosine decay')
+        assert study_wording.cells_of(few)['Verdict'] == (
+            "%s, no verdict by the study's own seeds; %s with those added" % (told, few.gain.verdict))
+        assert study_wording.pairs(few).startswith('%d+' % own)
 
 
 def test_what_is_missing_and_what_was_added_is_counted(ladder):

@@ -186,7 +186,8 @@ def table(tmp_path):
     """A function that runs table.sh where train_imagenet.sh is a stand-in that notes what it is told, and waits."""
     for name in ('table.sh', 'environment.sh'):
         shutil.copy(str(REPOSITORY / 'scripts' / name), str(tmp_path))
-    (tmp_path / 'gluon-bot').write_text('#!/bin/sh\n[ "$2" != odd ] || { echo "unknown recipe" >&2; exit 2; }\n')
+    (tmp_path / 'gluon-bot').write_text('#!/bin/sh\n[ "$2" != odd ] || { echo "unknown recipe" >&2; exit 2; }\n'
+                                        '[ "$2" = voc-a ] || echo label_smoothing\n')
     (tmp_path / 'gluon-bot').chmod(0o755)
     (tmp_path / 'train_imagenet.sh').write_text('#!/bin/bash\necho "$@" ${OUT-}${TEACHER-} >> %s/noted\n'
                                                 'trap "exit 130" TERM\n'
@@ -207,6 +208,9 @@ def test_a_table_gives_each_recipe_the_options(table, tmp_path):
         assert without.wait(20) == 2 and 'usage: ' in without.stderr.read()
     mistyped = table('a', 'odd')  # found before the first is trained
     assert mistyped.wait(20) == 2 and mistyped.stderr.read() == 'unknown recipe\n' and not (tmp_path / 'noted').exists()
+    tuned = table('a', 'voc-a')
+    assert tuned.wait(20) == 2 and "'voc-a' does not train a classifier" in tuned.stderr.read()
+    assert not (tmp_path / 'noted').exists()
 
 
 def test_a_table_that_is_stopped_stops_its_training_and_begins_no_other(table, tmp_path):

@@ -1,5 +1,6 @@
 """What the plan of a run says before the first update."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -37,3 +38,15 @@ def job(recipe, data=IMAGENET, origin=None, accumulate=1, limit=None, **changed)
 def test_a_plan_says_whether_the_run_will_count(changes, workers, said):
     """As the report decides, days later."""
     assert counts_for(job(**{'recipe': 'resnet50d-distill', 'origin': {'teacher': TEACHER}, **changes}), workers) == said
+
+
+@pytest.mark.parametrize('began, said', [
+    ({}, 'a cell of the paper, where the device computes in float16'),
+    ({'world_size': 4}, 'no cell of the paper: it goes on otherwise than it began (workers: 8, before 4)'),
+    ({'init': {'file': 'x.params'}}, 'no cell of the paper: started from weights that were trained before')])
+def test_a_resumed_run_counts_as_it_began(began, said, tmp_path):
+    start = {'event': 'start', 'precision': 'float16', 'world_size': 8, 'accumulate': 1, **began}
+    (tmp_path / 'record.jsonl').write_text(json.dumps(start) + '\n')
+    resumed = job('resnet50d-mixup')
+    resumed = resumed._replace(options=resumed.options._replace(out=str(tmp_path)))
+    assert counts_for(resumed, 8, resumed=True) == said

@@ -44,7 +44,7 @@ def writing_into(folder: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise not_written(error.filename or folder, 'cannot be written', error) from None
+            raise not_written(error.filename or folder, 'packing failed', error) from None
 
 
 class SplitWriter:
