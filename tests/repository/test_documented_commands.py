@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from itertools import takewhile
 from pathlib import Path
 
@@ -92,6 +93,9 @@ def train_table(command, sandbox, folder):
     # after -W ignore -m gluon_bot.cli.workers
     stand_in.write_text('#!/bin/sh\nshift 4\n{ printf "%s\\t" "$@"; echo; } >> noted\n')
     stand_in.chmod(0o755)
+    named = stand_in.parent / 'gluon-bot'  # which knows the recipes
+    named.write_text('#!/bin/sh\nexec %s -m gluon_bot "$@"\n' % shlex.quote(sys.executable))
+    named.chmod(0o755)
     subprocess.run(command.text.split(), check=True, cwd=str(folder), timeout=60, env=sandbox.environment)
     noted = (folder / 'noted').read_text().splitlines()
     told = [parser().parse_args(line[:-1].split('\t')) for line in noted]
