@@ -13,7 +13,8 @@
 # Trains a recipe on all GPUs of the nodes that Slurm gives, from the repository's folder on a file system that all nodes share:
 #   sbatch deploy/slurm.sh RECIPE [options of gluon-bot train]
 # Options of sbatch before the script's name go over those above: sbatch --nodes=2 --gpus-per-node=4 deploy/slurm.sh resnet50d-mixup
-# SCRIPT names another script to run, as scripts/finetune_voc.sh; DATA, OUT, TEACHER and RESTARTS are those of the script. Nodes reach one another by ssh within the job.
+# SCRIPT names another script to run, as scripts/finetune_voc.sh; DATA, OUT, TEACHER and RESTARTS are those of the script.
+# Nodes reach one another by ssh within the job.
 # Five minutes before its time is over the run is asked to stop, writes a checkpoint, and the job queues itself again until it is done.
 # After scancel it writes a checkpoint too, and stays out of the queue.
 set -euo pipefail

@@ -8,5 +8,5 @@ given='' value=''
 for word; do  # of LOGS, and not of an option
   case $word in --out|--study|--update) value=yes ;; -*) value='' ;; *) [ -n "$value" ] || given=yes; value='' ;; esac
 done
-[ -n "$given" ] || set -- "$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)/logs" "$@"
+[ -n "$given" ] || set -- "$top/logs" "$@"
 exec gluon-bot report --out "${OUT:-report}" "$@"

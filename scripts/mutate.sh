@@ -4,4 +4,4 @@
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
 . "$(dirname "$(readlink -f "$0")")/environment.sh"
-exec "$python" "$(dirname "$(readlink -f "$0")")/../tests/mutations/mutate.py" "$@"
+exec "$python" "$top/tests/mutations/mutate.py" "$@"
