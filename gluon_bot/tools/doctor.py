@@ -5,13 +5,14 @@ Libraries are loaded, not looked up, and MXNet is imported in a process of its o
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
 import subprocess
 import sys
 from importlib import metadata
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, cast
 
 from gluon_bot import InputError
 from gluon_bot.data import jpeg
@@ -45,9 +46,27 @@ def must_run() -> None:
     if sys.flags.optimize > 1:
         raise InputError('PYTHONOPTIMIZE=2, or python -OO, removes the docstrings that MXNet needs to load; unset it')
     try:
-        import mxnet  # noqa: F401
+        _load_mxnet()
     except Exception as error:  # OSError for a library, AttributeError for another numpy
         raise InputError("mxnet cannot be loaded (%s); 'gluon-bot doctor' says what is missing" % error) from None
+
+
+def _load_mxnet() -> None:
+    """Import MXNet in two thirds of the time: without scikit-learn and scipy.stats, which it takes where it finds them.
+
+    It needs them for classes that are not used here. Among the thousands of functions that it makes nothing is garbage.
+    """
+    hidden = {name: cast(Any, None) for name in ('sklearn', 'scipy.stats') if name not in sys.modules}
+    sys.modules.update(hidden)  # what is None there cannot be found
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        import mxnet  # noqa: F401
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+        if collects:
+            gc.enable()
 
 
 def text(findings: List[Finding]) -> str:

@@ -198,6 +198,15 @@ def test_cores(monkeypatch):
     assert doctor.cores().state == doctor.NOTE and 'unset' in doctor.cores().advice
 
 
+def test_mxnet_is_loaded_without_what_only_slows_it_and_which_others_find_afterwards():
+    script = ('import gc, sys; from gluon_bot.tools import doctor; doctor.must_run(); '
+              "print(gc.isenabled(), 'mxnet' in sys.modules, 'sklearn' in sys.modules, 'scipy.stats' in sys.modules); "
+              'from scipy import stats; from sklearn import datasets; '
+              'print(stats.norm.cdf(0), len(datasets.load_digits().target))')
+    told = subprocess.run([sys.executable, '-c', script], stdout=subprocess.PIPE, universal_newlines=True, check=True)
+    assert told.stdout == 'True True False False\n0.5 1797\n'
+
+
 def test_an_mxnet_that_does_not_load_is_told_by_doctor_and_by_train(broken_mxnet):
     told = gluon_bot(['doctor'], broken_mxnet)
     assert told.returncode == 1 and told.stderr == ''
