@@ -58,6 +58,12 @@ def listing() -> List[Gpu]:
     return [gpu for gpu in chosen if gpu.uuid.startswith('MIG-')][:1] or chosen
 
 
+def name_of(device: str) -> str:
+    """The name of MXNet's device 'gpu(1)', such as 'Tesla V100-SXM2-16GB'; '' of a CPU, and where it is not known."""
+    number = re.fullmatch(r'gpu\((\d+)\)', device)
+    return ''.join(gpu.name for gpu in listing()[int(number.group(1)):][:1]) if number else ''
+
+
 def _chosen(found: List[Gpu], visible: Optional[str]) -> List[Gpu]:
     """Those that CUDA_VISIBLE_DEVICES names, by number or beginning of the UUID, up to the first it does not know."""
     if visible is None:

@@ -64,3 +64,12 @@ TASKS: Dict[str, TaskFacts] = {
                'mIoU %(val_miou).2f %% (%(val_labelled_pixels)d pixels of %(val_images)d images, %(precision)s)'),
 }
 SCORES: Dict[str, Metric] = {name: METRICS[name] for facts in TASKS.values() for name in facts.scores}
+
+
+def images_normalised(task: str, micro_batch: int, workers: int) -> int:
+    """Images of whose values one batch normalisation takes the mean and the variance in training.
+
+    Those of one worker's forward pass; of all workers' where it is synchronised, as a segmenter's is; none in a detector,
+    where both are constant.
+    """
+    return {'classify': micro_batch, 'detect': 0, 'segment': micro_batch * workers}[task]

@@ -63,12 +63,14 @@ class Placed:
 
     @property
     def devices(self) -> str:
-        """'8 x gpu(0)', '4 GPUs'; '' where the log doesn't say."""
+        """'8 x Tesla V100-SXM2-16GB', '1 x cpu(0)', '4 GPUs'; '' where the log doesn't say."""
         header, said = self.run.header, arguments(self.run)
         listed = said.get('gpus')  # '0,1,2,3' of the detection script
         gpus = len(listed.split(',')) if isinstance(listed, str) else header.get('num_gpus', said.get('num_gpus'))
-        return '%s GPUs' % gpus if gpus else '%s x %s' % (header['world_size'], header['device']) \
-            if 'world_size' in header and 'device' in header else ''
+        if gpus:
+            return '%s GPUs' % gpus
+        device = header.get('device_name', header.get('device'))
+        return '%s x %s' % (header['world_size'], device) if 'world_size' in header and device else ''
 
 
 def place(run: Run, name: str, position: int = 0) -> Placed:
@@ -143,6 +145,8 @@ def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
         why.append('trained on the first %s images only' % run.header['limit'])
     if run.header.get('init'):
         why.append('started from weights that were trained before')
+    if 'continues_step' in run.header:
+        why.append('its record before step %s was lost' % run.header['continues_step'])
     if type(run.recipe.get('seed', 0)) is not int:
         why.append('its seed is not a whole number')
     if run.resumed_with:

@@ -94,7 +94,7 @@ def find(path: str) -> Checkpoint:
 
     Damaged ones of a run are said. Raises InputError where there is no good one, or the checkpoint folder is damaged.
     """
-    if os.path.exists(os.path.join(path, 'checkpoint.json')):
+    if is_one(path):
         return _open(path)
     run, last = os.path.split(path.rstrip('/'))
     if last == BEST and not os.path.exists(path):
@@ -103,6 +103,11 @@ def find(path: str) -> Checkpoint:
     if found is None:
         raise InputError('%s: no checkpoint here; give a run folder or one of its %s/step-* folders' % (path, FOLDER))
     return found
+
+
+def is_one(folder: str) -> bool:
+    """Whether a folder is that of a checkpoint, good or damaged."""
+    return os.path.exists(os.path.join(folder, 'checkpoint.json'))
 
 
 class Scored(NamedTuple):

@@ -127,7 +127,7 @@ def describe(recipe: Recipe, options: RunOptions, workers: int) -> Job:
     if train.classes != val.classes:
         raise InputError('%s: train and val records have different classes; pack them together' % options.data)
     images = min(train.images, options.limit or train.images)
-    resized = {'packed': {'resize': train.resize, 'quality': train.quality}} if train.resize else {}
+    encoded = {'packed': {'resize': train.resize, 'quality': train.quality}} if any(train.reencoded.values()) else {}
     return Job(
         recipe=recipe, options=options, class_names=list(train.classes),
         manifest={'name': train.name, 'classes': len(train.classes), 'train_images': images,
@@ -135,7 +135,7 @@ def describe(recipe: Recipe, options: RunOptions, workers: int) -> Job:
                   'train_sha256': train.sha256, 'val_sha256': val.sha256},
         train_data=train, val_data=val, steps_an_epoch=steps_an_epoch(images, recipe.batch_size),
         micro_batch=micro_batch(recipe.batch_size, workers, options.accumulate),
-        origin={**pretrained.origin(options.weights), **resized}, names=names.in_folder(options.data))
+        origin={**pretrained.origin(options.weights), **encoded}, names=names.in_folder(options.data))
 
 
 def find_teacher(recipe: Recipe, path: str, class_names: List[str], context: mx.Context) -> Optional[Trained]:

@@ -13,8 +13,9 @@ import mxnet as mx
 
 from gluon_bot import RunError
 from gluon_bot.console import PLAIN_SECONDS, Progress, counted, decoration, say, short_name, three_digits
+from gluon_bot.distributed import gpus
 from gluon_bot.recipes.fields import as_dict
-from gluon_bot.recipes.tasks import METRICS, TASKS
+from gluon_bot.recipes.tasks import METRICS, TASKS, images_normalised
 from gluon_bot.runs import checkpoint, curves
 from gluon_bot.runs.heartbeat import Heartbeat
 from gluon_bot.runs.record import RECORD, RunLog, provenance, read_ends, rewind
@@ -44,8 +45,9 @@ class Journal:
         recipe, first = job.recipe, training.ranks.first
         self.job, self.first = job, first
         self.tally = Tally(TASKS[recipe.task].means, resumed['tally'] if resumed else {})
-        self.log = _open_record(job, training, resumed)
-        _introduce(job, training)
+        self.device_name = gpus.name_of(str(training.context)) if first else ''
+        self.log = _open_record(job, training, resumed, self.device_name)
+        _introduce(job, training, self.device_name)
         self.heartbeat = Heartbeat(job.options.out, enabled=first)
         self.events = Events(job.options.out, job.options.tensorboard and first)
         self.to_draw, self.drawn = False, time.monotonic()
@@ -148,7 +150,7 @@ def finished(job: Job, training: State, meta: Dict[str, Any]) -> Dict[str, Any]:
     path = os.path.join(job.options.out, RECORD)
     lines = read_ends(path) if os.path.exists(path) else []
     if not lines or lines[-1]['event'] != 'done':
-        log = _open_record(job, training, meta)
+        log = _open_record(job, training, meta, gpus.name_of(str(training.context)))
         log.write('done', step=meta['step'])
         log.close()
     say('%s: finished before, after %s' % (job.options.out, counted(job.recipe.epochs, 'epoch')))
@@ -163,7 +165,7 @@ def meta_of(job: Job, training: State, epoch: int, step: int, **more: Any) -> Di
             **({'init': job.origin['init']} if 'init' in job.origin else {}), **more}
 
 
-def _open_record(job: Job, training: State, resumed: Optional[Dict[str, Any]]) -> RunLog:
+def _open_record(job: Job, training: State, resumed: Optional[Dict[str, Any]], device_name: str) -> RunLog:
     """The record, rewound to the checkpoint at resume; new, with its start line, in a new run or where it was lost."""
     recipe, options, ranks = job.recipe, job.options, training.ranks
     if not ranks.first:
@@ -177,7 +179,10 @@ def _open_record(job: Job, training: State, resumed: Optional[Dict[str, Any]]) -
     log = RunLog(options.out)
     place = {'precision': training.precision, 'layout': training.layout, 'device': str(training.context),
              'nvidia_tf32_override': os.environ.get('NVIDIA_TF32_OVERRIDE'),  # '0': float32 is not computed in TF32
-             'world_size': ranks.size, 'accumulate': options.accumulate, 'time': time.time(), **provenance()}
+             **({'device_name': device_name} if device_name else {}),
+             'world_size': ranks.size, 'accumulate': options.accumulate,
+             'images_normalised': images_normalised(recipe.task, job.micro_batch, ranks.size),
+             'time': time.time(), **provenance()}
     if fresh:
         continued = {'continues_step': resumed['step']} if resumed else {}
         log.write('start', task=recipe.task, recipe=as_dict(recipe), data=job.manifest, limit=options.limit,
@@ -189,11 +194,12 @@ def _open_record(job: Job, training: State, resumed: Optional[Dict[str, Any]]) -
     return log
 
 
-def _introduce(job: Job, training: State) -> None:
+def _introduce(job: Job, training: State, device_name: str) -> None:
     """Print what is trained, where, and how its batch is divided."""
     recipe, ranks = job.recipe, training.ranks
     if ranks.first:
+        device = '%s, %s' % (training.context, device_name) if device_name else training.context
         say('%s: %s on %s, %s%s, batch %d = %d x %d x %d, %s an epoch' % (
-            recipe.name, counted(ranks.size, 'worker'), training.context, training.precision,
+            recipe.name, counted(ranks.size, 'worker'), device, training.precision,
             ' (this device has no float16)' if training.precision != recipe.precision else '',
             recipe.batch_size, ranks.size, job.options.accumulate, job.micro_batch, counted(job.steps_an_epoch, 'step')))

@@ -21,7 +21,7 @@ from gluon_bot.runs.record import check_agrees, otherwise
 from gluon_bot.training import state
 from gluon_bot.training.interrupt import Interrupted, Interruption
 from gluon_bot.training.journal import Journal, Update, finished, meta_of
-from gluon_bot.training.setup import Job, check_resumed, owned_by
+from gluon_bot.training.setup import Job, check_resumed, continued, owned_by
 from gluon_bot.training.state import State
 from gluon_bot.tricks.learning_rate import learning_rate
 
@@ -55,6 +55,8 @@ def run(task: Task) -> Optional[Dict[str, Any]]:
     line: Dict[str, Any] = {}
     with owned_by(job, ranks):
         meta = _restore(task)
+        if meta:
+            task.job = job = continued(job, meta)
         if meta and meta['epoch'] == job.recipe.epochs:
             return finished(job, task.state, meta) if ranks.first else None
         start = meta or {'epoch': 0, 'step': 0}
@@ -141,7 +143,7 @@ def _restore(task: Task) -> Optional[Dict[str, Any]]:
             changed = otherwise(job.options.out, {**job.origin, 'precision': training.precision,
                                                   'world_size': training.ranks.size, 'accumulate': job.options.accumulate})
             if changed:
-                say('it goes on otherwise than it began (%s), and fills no cell of the paper any more' % changed)
+                say('it began with other settings (%s), and fills no cell of the paper any more' % changed)
         checkpoint.set_aside(job.options.out, found.step if found else -1)
     meta = training.ranks.broadcast_object(found.meta if found else None, 'meta')
     state.restore(training, found, meta)

@@ -79,6 +79,8 @@ def check_out(out: str, resume: bool) -> None:
         above = os.path.dirname(above)
     if not out or not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
         raise InputError("'%s': cannot be written to; --out wants a folder for the run" % out)
+    if checkpoint.is_one(out):
+        raise InputError('%s: is a checkpoint; --out wants the folder of a run' % out)
     for path in (os.path.join(out, name) for name in (RECORD, checkpoint.FOLDER)):
         if os.path.lexists(path) and not os.path.exists(path):
             raise InputError('%s: is a link that leads nowhere; remove it' % path)
@@ -135,6 +137,8 @@ def _check_same_data(job: Job, ranks: Ranks) -> None:
 
 def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
     """Raise InputError where the checkpoint at `path` belongs to another recipe or to other data than the job."""
+    if meta['task'] != job.recipe.task:
+        raise InputError('%s: is of a run to %s, not to %s; choose another --out' % (path, meta['task'], job.recipe.task))
     checkpoint.check_complete(path, meta)
     saved = as_dict(from_dict(meta['recipe'], type(job.recipe)))
     changed = ['%s=%s (now %s)' % (field, saved[field], value)
@@ -144,6 +148,11 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
     if changed:
         raise InputError('%s: was made with %s; resume with the same, or choose another --out' % (path, ', '.join(changed)))
     checkpoint.check_consistent(path, meta, job.steps_an_epoch, job.recipe, TASKS[job.recipe.task].means)
+
+
+def continued(job: Job, meta: Dict[str, Any]) -> Job:
+    """The job as it goes on from a checkpoint: with the first values that its run began with, if it names any."""
+    return job._replace(origin={**job.origin, 'init': meta['init']}) if 'init' in meta else job
 
 
 class Plan(NamedTuple):
@@ -160,6 +169,7 @@ def planned(job: Job, plan: Plan, workers: int) -> str:
     found = checkpoint.newest(job.options.out)[0] if job.options.resume else None
     if found:
         check_resumed(job, found.meta, found.path)
+        job = continued(job, found.meta)
     recipe, classes = job.recipe, len(job.class_names)
     lines = [
         ('recipe', '%s: %s' % (recipe.name, plan.what)),
@@ -175,21 +185,25 @@ def planned(job: Job, plan: Plan, workers: int) -> str:
         ('start', 'from %s' % (found.path if found else plan.start)),
         ('output', job.options.out)]
     if recipe.name.split('+')[0] in place.FILLING:
-        lines.append(('counts for', counts_for(job, workers, resumed=bool(found))))
+        lines.append(('counts for', counts_for(job, workers, found.step if found else None)))
     return '\n'.join('%-14s %s' % line for line in lines)
 
 
-def counts_for(job: Job, workers: int, resumed: bool = False) -> str:
-    """Whether the run will fill its cell of the paper, as the report decides by what is known now; else why not."""
+def counts_for(job: Job, workers: int, resumed_step: Optional[int] = None) -> str:
+    """Whether the run will fill its cell of the paper, as the report decides by what is known now; else why not.
+
+    resumed_step: of the checkpoint from which it goes on.
+    """
     recipe, used = job.recipe, getattr(job.recipe, 'precision', 'float32')
     told = {'world_size': workers, 'accumulate': job.options.accumulate, 'limit': job.options.limit, **job.origin}
-    if resumed:
+    if resumed_step is not None:
         record = os.path.join(job.options.out, RECORD)
         began = next(each_line(record), {}) if os.path.exists(record) else {}
         changed = otherwise(job.options.out, {**told, 'precision': began.get('precision')})
         if changed:
-            return 'no cell of the paper: it goes on otherwise than it began (%s)' % changed
-        told.update({'init': began['init']} if 'init' in began else {})
+            return 'no cell of the paper: it began with other settings (%s)' % changed
+        told.update({name: began[name] for name in ('init', 'continues_step') if name in began}
+                    if began else {'continues_step': resumed_step})
     last = {recipe.epochs: {TASKS[recipe.task].best: 0.0}}  # as if it were trained to its end
     placed = place.place(Run('', 'gluon_bot', recipe.task, as_dict(recipe), job.manifest, told, last), '')
     if placed.kind == place.FILLS:

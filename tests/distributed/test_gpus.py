@@ -38,6 +38,7 @@ def test_eight_gpus(nvidia_smi):
     nvidia_smi(list=(EIGHT, 0), cap=(V100 + ', 7.0\n' + 7 * (V100 + ', 7.0\n'), 0), driver=('515.65.01\n' * 8, 0))
     assert gpus.summary(gpus.listing()) == '8 x Tesla V100-SXM2-16GB (compute capability 7.0)'
     assert gpus.driver() == '515.65.01'
+    assert gpus.name_of('gpu(7)') == V100 and gpus.name_of('gpu(8)') == gpus.name_of('cpu(0)') == ''
 
 
 @pytest.mark.parametrize('visible, numbers', [

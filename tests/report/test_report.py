@@ -194,6 +194,13 @@ def test_minutes_an_epoch_and_their_ratio(tmp_path):
     assert result(comparison, 3, 'efficient', 'MobileNet', 'minutes_an_epoch').verdict == 'no verdict'
 
 
+def test_two_kinds_of_gpus_have_no_ratio(tmp_path):
+    comparison = compared(classified(tmp_path / 'a', 'mobilenet-efficient', 71.9, seconds=240.0, device_name='A100'),
+                          classified(tmp_path / 'b', 'mobilenet-baseline', 69.0, seconds=360.0, device_name='V100'))
+    ratio, = [one for one in comparison.ratios if one.network == 'MobileNet']
+    assert ratio.measured is None and ratio.devices == ('8 x A100', '8 x V100')
+
+
 def test_the_header_decides_not_the_file_name(tmp_path):
     path = classified(tmp_path / 'inception-v3-mixup', 'mobilenet-cosine', 72.8)
     lying = tmp_path / 'resnet50d-distill-mixup-best.jsonl'

@@ -281,7 +281,7 @@ def test_a_run_end_to_end(digits_folder, tmp_path, capsys):
     assert [line['event'] for line in lines if line['event'] != 'step'] == ['start', 'epoch', 'epoch', 'epoch', 'done']
     start, last = lines[0], [line for line in lines if line['event'] == 'epoch'][-1]
     assert start['recipe']['epochs'] == 3 and start['data']['name'] == 'digits' and start['data']['train_images'] == 96
-    assert start['recipe']['name'].startswith('digits+epochs=3')
+    assert start['recipe']['name'].startswith('digits+epochs=3') and start['images_normalised'] == 8
     assert last['val_images'] == 96 and last['step'] == 36
     assert last['val_top1'] == pytest.approx(100 * last['val_correct_top1'] / 96)
     assert Path(run, 'curves.png').read_bytes()[:4] == b'\x89PNG' and list(Path(run, 'tensorboard').iterdir())

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import shutil
 import struct
 import tracemalloc
 
@@ -168,7 +169,7 @@ def test_fine_tuning_starts_from_the_weights_but_for_another_classifier(tmp_path
     theirs, _ = zoo_network('resnet18', classes=12)
     path = str(tmp_path / 'zoo.params')
     theirs.save_parameters(path)
-    settings = ['model=resnet18', 'epochs=1', 'warmup_epochs=0', 'batch_size=16', 'image_size=32', 'base_lr=1e-12']
+    settings = ['model=resnet18', 'epochs=2', 'warmup_epochs=0', 'batch_size=16', 'image_size=32', 'base_lr=1e-12']
     recipe = override(RECIPES['digits'], settings)
     started = network_arrays(classification.new_state(recipe, 10, Ranks(), weights=path).network)
     assert 'output.weight and output.bias start at random' in capsys.readouterr().err
@@ -182,6 +183,14 @@ def test_fine_tuning_starts_from_the_weights_but_for_another_classifier(tmp_path
     assert trained['output.weight'].shape == (10, 512)
     start = json.loads((tmp_path / 'run/record.jsonl').read_text().splitlines()[0])
     assert start['init']['name'] == 'zoo.params' and len(start['init']['sha256']) == 64
+    # what it began with is known without --init and without its record
+    shutil.rmtree(str(tmp_path / 'run/checkpoints/step-00000004'))
+    (tmp_path / 'run/record.jsonl').unlink()
+    words = [word for word in words if word not in ('--init', path)]
+    assert main(['train', *words, '--resume']) == 0
+    assert checkpoint.find(str(tmp_path / 'run')).meta['init'] == start['init']
+    assert json.loads((tmp_path / 'run/record.jsonl').read_text().splitlines()[0])['init'] == start['init']
+    capsys.readouterr()
     assert main(['report', str(tmp_path / 'run/record.jsonl'), '--json']) == 0
     assert 'started from weights that were trained before' in capsys.readouterr().out
 

@@ -8,6 +8,7 @@ import pytest
 from gluon_bot.recipes import paper
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.recipes.tasks import images_normalised
 from gluon_bot.training.setup import Job, RunOptions, counts_for
 
 IMAGENET = {'name': 'imagenet', **paper.data_of('resnet50d-distill', 'classify').counts}
@@ -40,13 +41,25 @@ def test_a_plan_says_whether_the_run_will_count(changes, workers, said):
     assert counts_for(job(**{'recipe': 'resnet50d-distill', 'origin': {'teacher': TEACHER}, **changes}), workers) == said
 
 
+def test_images_of_one_normalisation():
+    """Of eight images a worker and four workers: a segmenter's is synchronised, a detector's constant."""
+    assert [images_normalised(task, 8, 4) for task in ('classify', 'segment', 'detect')] == [8, 32, 0]
+
+
 @pytest.mark.parametrize('began, said', [
     ({}, 'a cell of the paper, where the device computes in float16'),
-    ({'world_size': 4}, 'no cell of the paper: it goes on otherwise than it began (workers: 8, before 4)'),
-    ({'init': {'file': 'x.params'}}, 'no cell of the paper: started from weights that were trained before')])
+    ({'world_size': 4}, 'no cell of the paper: it began with other settings (workers: 8, before 4)'),
+    ({'init': {'file': 'x.params'}}, 'no cell of the paper: started from weights that were trained before'),
+    ({'continues_step': 1251}, 'no cell of the paper: its record before step 1251 was lost')])
 def test_a_resumed_run_counts_as_it_began(began, said, tmp_path):
     start = {'event': 'start', 'precision': 'float16', 'world_size': 8, 'accumulate': 1, **began}
     (tmp_path / 'record.jsonl').write_text(json.dumps(start) + '\n')
     resumed = job('resnet50d-mixup')
     resumed = resumed._replace(options=resumed.options._replace(out=str(tmp_path)))
-    assert counts_for(resumed, 8, resumed=True) == said
+    assert counts_for(resumed, 8, resumed_step=5004) == said
+
+
+def test_a_run_whose_record_is_lost_does_not_count(tmp_path):
+    resumed = job('resnet50d-mixup')
+    resumed = resumed._replace(options=resumed.options._replace(out=str(tmp_path)))
+    assert counts_for(resumed, 8, resumed_step=5004) == 'no cell of the paper: its record before step 5004 was lost'
