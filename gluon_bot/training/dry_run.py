@@ -13,6 +13,7 @@ import mxnet as mx
 
 from gluon_bot.console import counted, duration, without_native_lines
 from gluon_bot.distributed import gpus
+from gluon_bot.runs import checkpoint
 from gluon_bot.training.loop import Task
 from gluon_bot.training.setup import Job, RunOptions
 
@@ -36,11 +37,15 @@ class Measured(NamedTuple):
 
 
 def estimate(whole: Job, workers: int, prepare: Prepare) -> str:
-    """Two lines on time and memory of the job `whole` over `workers`.
+    """Two lines on time and memory of the job `whole` over `workers`, or one where a resumed run has nothing left to train.
 
     Measured with FEW_IMAGES at a time, then with as many of the real batch as BUDGET_SECONDS allow, then scaled up. On a GPU
     with the real batch in any case: few images leave it idle, so that their time cannot be scaled up.
     """
+    found = checkpoint.newest(whole.options.out)[0] if whole.options.resume else None
+    left = whole.recipe.epochs * whole.steps_an_epoch - (found.step if found else 0)
+    if not left:
+        return '%-14s %s' % ('time', 'none: all epochs are trained')
     few, options = min(FEW_IMAGES, whole.micro_batch), whole.options._replace(accumulate=1)
     with contextlib.nullcontext() if gpus.usable() else without_native_lines('MKLDNN Pooling'):
         measured = _measure(prepare(replace(whole.recipe, batch_size=few), options))
@@ -48,7 +53,7 @@ def estimate(whole: Job, workers: int, prepare: Prepare) -> str:
         images = whole.micro_batch if measured.on_gpu else min(whole.micro_batch, affordable)
         if images > few:
             measured = _measure(prepare(replace(whole.recipe, batch_size=images), options))
-    return '\n'.join('%-14s %s' % line for line in _lines(whole, workers, measured))
+    return '\n'.join('%-14s %s' % line for line in _lines(whole, workers, measured, left))
 
 
 def _measure(task: Task) -> Measured:
@@ -74,18 +79,18 @@ def _gigabytes(context: mx.Context) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def _lines(whole: Job, workers: int, measured: Measured) -> List[Tuple[str, str]]:
+def _lines(whole: Job, workers: int, measured: Measured, left: int) -> List[Tuple[str, str]]:
     real = measured.images == whole.micro_batch
     update = measured.seconds * whole.micro_batch / measured.images * whole.options.accumulate
-    epoch = update * whole.steps_an_epoch
+    epoch, in_all = update * whole.steps_an_epoch, left == whole.recipe.epochs * whole.steps_an_epoch
     images = counted(measured.images, 'image')
     how = 'from %s of %s' % (counted(measured.updates, 'update'), images)
     how += '' if real else ', scaled up'
     if workers > 1:
         how += ', by one worker alone'
-    times = ['%.2g s' % time if time < 10 else duration(time) for time in (update, epoch, epoch * whole.recipe.epochs)]
+    times = ['%.2g s' % time if time < 10 else duration(time) for time in (update, epoch, update * left)]
     return [
-        ('time', 'about %s an update, %s an epoch, %s in all, without evaluations (%s on %s)' % (
-            *times, how, measured.place)),
+        ('time', 'about %s an update, %s an epoch, %s %s, without evaluations (%s on %s)' % (
+            *times, 'in all' if in_all else 'for the %d updates left' % left, how, measured.place)),
         ('memory', '%s %.1f GB a worker (%s at a time)' % (
             'about' if real else 'more than', measured.gigabytes, images))]

@@ -31,10 +31,12 @@ class Machine:
             state=SimpleNamespace(context=self.context, precision='float32'), batches=lambda epoch, done: iter(()))
 
 
-def estimated(machine, micro_batch, monkeypatch, accumulate=1, workers=1):
+def estimated(machine, micro_batch, monkeypatch, accumulate=1, workers=1, done=None):
+    found = SimpleNamespace(step=done) if done else None
+    monkeypatch.setattr(dry_run.checkpoint, 'newest', lambda out: (found, []))
     monkeypatch.setattr(dry_run.time, 'monotonic', lambda: machine.now)
     recipe = override(RECIPES['digits'], ['batch_size=%d' % (micro_batch * accumulate * workers), 'epochs=10'])
-    options = RunOptions(data='', out='', accumulate=accumulate)
+    options = RunOptions(data='', out='', accumulate=accumulate, resume=bool(done))
     whole = SimpleNamespace(recipe=recipe, micro_batch=micro_batch, options=options, steps_an_epoch=100)
     return dry_run.estimate(whole, workers, machine.prepare).splitlines()
 
@@ -47,6 +49,13 @@ def test_the_real_batch_is_measured_where_it_fits(monkeypatch):
     assert 'about 0.5 s an update, 50s an epoch, 8m20s in all' in time
     assert '5 updates of 32 images on cpu(0) in float32' in time
     assert memory.startswith('memory         about') and '32 images at a time' in memory
+
+
+def test_of_a_resumed_run_what_is_left_is_told(monkeypatch):
+    machine = Machine(image_seconds=1 / 64, compile_seconds=1.0)
+    time, _ = estimated(machine, 32, monkeypatch, done=760)
+    assert 'about 0.5 s an update, 50s an epoch, 2m00s for the 240 updates left' in time
+    assert estimated(machine, 32, monkeypatch, done=1000) == ['time           none: all epochs are trained']
 
 
 def test_a_batch_that_would_take_too_long_is_scaled_up(monkeypatch):
