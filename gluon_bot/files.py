@@ -87,10 +87,14 @@ def walk(root: str, unreadable: Callable[[str], None], again: Callable[[str], No
         yield folder, folders, files
 
 
-def check_file(path: str, option: str) -> None:
-    """InputError, before anything is computed, where the file that an option names could not be written."""
+def check_file(path: str, option: str, is_ours: Callable[[str], bool]) -> None:
+    """InputError, before anything is computed, where the file that an option names could not be written, or would replace
+    one that is not ours.
+    """
     if os.path.isdir(path) or not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
         raise InputError('%s: cannot be written; %s wants a file in a folder that is there' % (path, option))
+    if os.path.lexists(path) and not is_ours(path):
+        raise InputError('%s: exists, and was not written by %s; remove it, or choose another name' % (path, option))
 
 
 @contextmanager

@@ -30,8 +30,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options.arguments = arguments
     if options.command not in TRAINING and 'HOROVOD_RANK' not in os.environ:
         process.interrupt_when_told_to_end()
-    launcher.follow_parent()
     try:
+        launcher.follow_parent()
         if hasattr(options, 'hosts') and options.workers is None:
             options.workers = sum(ssh.machines(options.hosts).values()) if options.hosts else 1
         _prepare(options)
@@ -156,14 +156,14 @@ def _verify(options: argparse.Namespace) -> None:
         doctor.must_run()
         if options.path.endswith('.rec'):
             raise InputError('--picture shows a folder of records: give %s' % (os.path.dirname(options.path) or '.'))
-        check_file(options.picture, '--picture')
+        from gluon_bot.tools import pictures
+        check_file(options.picture, '--picture', pictures.is_sheet)
     tell(verify.verify(options.path, options.workers, options.skip_broken, options.ignore_label))
     if options.picture and verify.trees_in(options.path):
         from gluon_bot.tools import tree_picture
         tree_picture.tree_picture(options.path, options.picture, options.skip_broken, options.ignore_label)
     elif options.picture:
         from gluon_bot.recipes.classification import RECIPES
-        from gluon_bot.tools import pictures
         pictures.picture(options.path, options.picture, RECIPES['resnet50-baseline'])
     if options.picture:
         say('wrote %s' % options.picture)

@@ -19,7 +19,7 @@ from gluon_bot.data import transforms
 from gluon_bot.data.classification import Records, each, loaded
 from gluon_bot.data.records import images, layout, sources, verify
 from gluon_bot.distributed import environment, horovod
-from gluon_bot.files import atomic_write, check_file, not_written
+from gluon_bot.files import atomic_write, check_file, not_written, open_regular
 from gluon_bot.models import class_names
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import classification
@@ -28,6 +28,7 @@ from gluon_bot.training.metrics import percent
 from gluon_bot.tricks import low_precision
 
 TOP = 5
+IMAGE_COLUMNS = ('image', 'class', 'name', 'predicted', 'predicted_name', 'probability', 'correct')
 
 
 class Source(NamedTuple):
@@ -104,12 +105,21 @@ def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None)
 def check_places(out: str, predictions: str) -> None:
     """InputError, before anything is computed, where `write_files` could not write."""
     if predictions:
-        check_file(predictions, '--predictions')
+        check_file(predictions, '--predictions', _has_lines_of_images)
     if out:
         try:
             os.makedirs(out, exist_ok=True)
         except OSError as error:
             raise not_written(out, 'cannot be made a folder', error) from None
+
+
+def _has_lines_of_images(path: str) -> bool:
+    """Whether the file at `path` begins as `image_lines` are written, or is empty."""
+    try:
+        with open_regular(path, 1 << 62) as file:
+            return file.readline(1 << 10).decode('utf-8', 'replace').rstrip('\r\n') in ('', ','.join(IMAGE_COLUMNS))
+    except OSError:
+        return False
 
 
 def write_files(evaluated: Evaluated, out: str, predictions: str) -> None:
@@ -176,9 +186,9 @@ def image_lines(answers: Answers, classes: Sequence[str], names: Sequence[str]) 
     """A line an image: its class, the likeliest class and its probability, and whether they are the same."""
     for image, label, logits in zip(answers.names, answers.labels, answers.logits.astype(np.float64)):
         best = int(logits.argmax())
-        yield {'image': image, 'class': classes[label], 'name': names[label], 'predicted': classes[best],
-               'predicted_name': names[best], 'probability': round(1 / np.exp(logits - logits[best]).sum(), 6),
-               'correct': int(best == label)}
+        probability = round(1 / np.exp(logits - logits[best]).sum(), 6)
+        yield dict(zip(IMAGE_COLUMNS, (
+            image, classes[label], names[label], classes[best], names[best], probability, int(best == label))))
 
 
 def write_csv(path: str, lines: Sequence[Dict[str, Any]]) -> None:

@@ -33,6 +33,7 @@ DOTS_PER_INCH = 130
 NAME_LENGTH = 32
 CONFUSION_CLASSES = 30
 SOFTWARE = 'gluon_bot predict'  # in a picture of a prediction
+SHEET = 'gluon_bot verify'  # in a picture of data
 
 Color = Tuple[float, float, float]
 
@@ -124,11 +125,20 @@ def save_confusion(path: str, counts: np.ndarray, order: Sequence[int], names: S
 
 def is_ours(path: str) -> bool:
     """Whether the file at `path` is a picture of a prediction, which the next one may replace."""
+    return _software(path) == SOFTWARE
+
+
+def is_sheet(path: str) -> bool:
+    """Whether the file at `path` is a picture of data, which the next one may replace."""
+    return _software(path) == SHEET
+
+
+def _software(path: str) -> str:
     try:
         with Image.open(path) as image:
-            return image.info.get('Software') == SOFTWARE
+            return str(image.info.get('Software'))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
+        return ''
 
 
 def color(index: int) -> Color:
@@ -185,4 +195,4 @@ def picture(folder: str, out_png: str, recipe: Recipe) -> None:
         place.imshow(np.uint8(np.clip(np.round(image), 0, 255)))
         place.set_title('%.24s' % names[int(label)], fontsize=9, parse_math=False)
     with atomic_write(out_png, 'wb') as file:
-        figure.savefig(file, format='png', dpi=110)
+        figure.savefig(file, format='png', dpi=110, metadata={'Software': SHEET})

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Iterator, Optional
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from gluon_bot.data import ade20k, verify, voc
 from gluon_bot.files import atomic_write
@@ -30,8 +31,10 @@ def tree_picture(path: str, out_png: str, skip_broken: bool = False, ignore_labe
     for top, line in zip(tops, lines):
         for column, tile in enumerate(line):
             sheet.paste(tile, (column * TILE_PIXELS, top))
+    told = PngInfo()
+    told.add_text('Software', pictures.SHEET)
     with atomic_write(out_png, 'wb') as file:
-        sheet.save(file, 'PNG')
+        sheet.save(file, 'PNG', pnginfo=told)
 
 
 def _boxes(path: str, folder: str, skip_broken: bool) -> Iterator[Image.Image]:

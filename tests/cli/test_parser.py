@@ -10,6 +10,7 @@ from gluon_bot.cli.main import COMMANDS, main
 from gluon_bot.cli.parser import commands_of, parser
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
+from gluon_bot.tools import pictures
 
 TRAINING = 'recipe --data --out --resume --set --seed --accumulate --limit --log-every --keep --tensorboard --dry-run ' \
     '--workers --hosts --stall-minutes --device --restarts'
@@ -90,6 +91,7 @@ def test_verify_knows_trees(shared_data, tmp_path, capsys):
     assert main(['verify', str(tmp_path / 'scenes'), '--picture', str(tmp_path / 'scenes.png')]) == 0
     assert capsys.readouterr().out.count(', sound') == 2
     assert Image.open(tmp_path / 'scenes.png').width == 4 * 420
+    assert pictures.is_sheet(str(tmp_path / 'scenes.png'))  # which the next one may replace
     next((tmp_path / 'scenes').rglob('Annotations/*.xml')).write_text('<annotation>')
     capsys.readouterr()
     assert main(['verify', str(tmp_path / 'scenes')]) == 2
