@@ -62,9 +62,7 @@ def train(recipe: Union[str, Any], data: Path, out: Path, **settings: Any) -> Op
     for other in ('backbone',) if chosen.task == 'classify' else ('init', 'teacher'):
         if other in settings:
             raise InputError("recipe '%s' takes no %s" % (chosen.name, other))
-    for name in ('accumulate', 'limit', 'log_every', 'keep'):
-        if settings.get(name) is not None and not (type(settings[name]) is int and settings[name] >= 1):
-            raise InputError('%s=%r: must be a whole number above 0' % (name, settings[name]))
+    _check_counts({name: settings.get(name) for name in ('accumulate', 'limit', 'log_every', 'keep')})
     given = {'weights' if name in ('init', 'backbone') else name: settings.pop(name) for name in places if name in settings}
     given.update((name, os.fspath(given[name])) for name in ('weights', 'teacher') if given.get(name))
     chosen = override(chosen, ['%s=%s' % (field, ','.join(map(str, value)) if isinstance(value, (list, tuple)) else value)
@@ -83,6 +81,7 @@ def evaluate(path: Path, data: Path, limit: Optional[int] = None) -> Dict[str, A
     A classifier takes records, or a folder or tar of class folders, also of some of its classes, and has 'per_class' too.
     """
     path, data = os.fspath(path), os.fspath(data)
+    _check_counts({'limit': limit})
     environment.prepare(1)
     environment.prepare_device(any_size=True)
     from gluon_bot.runs import checkpoint
@@ -93,6 +92,12 @@ def evaluate(path: Path, data: Path, limit: Optional[int] = None) -> Dict[str, A
     from gluon_bot.tasks import detection, segmentation
     result = detection.run(path, data, limit) if task == 'detect' else segmentation.run(path, data, limit)
     return cast(Dict[str, Any], result)
+
+
+def _check_counts(given: Dict[str, Any]) -> None:
+    for name, value in given.items():
+        if value is not None and not (type(value) is int and value >= 1):
+            raise InputError('%s=%r: must be a whole number above 0' % (name, value))
 
 
 def _pixels(image: Any) -> Any:

@@ -75,6 +75,9 @@ def test_the_example_of_the_page(tmp_path, monkeypatch):
     assert same[0][0]['probability'] == pytest.approx(1 / np.exp(logits - logits.max()).sum(), abs=1e-5)
     result = gluon_bot.evaluate('runs/python/best', 'data/digits', limit=20)
     assert result['val_images'] == 20 and sum(line['images'] for line in result['per_class']) == 20
+    for odd_limit in (0, -3, 2.5):
+        with pytest.raises(gluon_bot.InputError, match='limit=%s: must be a whole number above 0' % odd_limit):
+            gluon_bot.evaluate('runs/python/best', 'data/digits', limit=odd_limit)
     for odd in (np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(gluon_bot.InputError, match='an image is a file name, a PIL image'):
             model.predict(odd)

@@ -76,9 +76,10 @@ def check() -> None:
             raise InputError("%s: '%s' is not a number of threads; unset it, or set it to 1 or more"
                              % (name, one_line(os.environ[name], 80)))
     for name in RANKS:
-        if not re.fullmatch('[0-9]{1,7}', os.environ.get(name, '0')):
-            raise InputError("%s: '%s' is not a number; it is the launcher's to set: unset it"
-                             % (name, one_line(os.environ[name], 80)))
+        given = os.environ.get(name, '1')
+        if not re.fullmatch('[0-9]{1,7}', given) or name.endswith('SIZE') and not int(given):
+            raise InputError("%s: '%s' is not a number of %s; it is the launcher's to set: unset it" % (
+                name, one_line(given, 80), 'workers' if name.endswith('SIZE') else 'a worker'))
     engine = os.environ.get('MXNET_ENGINE_TYPE', ENGINES[0])
     if engine not in ENGINES:
         raise InputError("MXNET_ENGINE_TYPE: '%s' is no engine of MXNet; unset it" % one_line(engine, 80))

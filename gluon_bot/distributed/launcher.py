@@ -19,7 +19,7 @@ import time
 from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Tuple, cast
 
 from gluon_bot import InputError, console
-from gluon_bot.console import duration, say, say_once
+from gluon_bot.console import duration, one_line, say, say_once
 from gluon_bot.distributed import environment, heartbeat, rendezvous, ssh
 from gluon_bot.distributed.signals import answered
 from gluon_bot.files import size_text
@@ -141,6 +141,9 @@ def follow_parent() -> None:
         ssh.use_interface_to(rendezvous.address_of(os.environ['HOROVOD_GLOO_RENDEZVOUS_ADDR']))
         threading.Thread(target=_follow_input, daemon=True).start()
     elif launcher and sys.platform == 'linux':
+        if not launcher.isdecimal():
+            raise InputError("GLUON_BOT_LAUNCHER: '%s' is not a process; it is the launcher's to set: unset it"
+                             % one_line(launcher, 80))
         import ctypes
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
         if os.getppid() != int(launcher):  # it died before we asked

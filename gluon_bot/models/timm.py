@@ -203,9 +203,9 @@ def renamed(network: mx.gluon.HybridBlock, given: Mapping[str, np.ndarray], sour
              if not name.endswith(COUNTER) and not SURPLUS.match(name)}
     for trouble, names in (('lacks', set(expected) - set(given)), ('has an unknown', set(given) - set(expected))):
         if names:
-            raise InputError("%s: %s '%.100s' (%d such): not the parameters of %s in PyTorch, which are those of %s; take "
-                             'the file of the same depth and variant'
-                             % (source, trouble, min(names), len(names), network.name, called))
+            raise InputError("%s: %s '%.100s' (%d such): not the parameters of %s in PyTorch%s; take the file of the same "
+                             'depth and variant' % (source, trouble, min(names), len(names), network.name,
+                                                    ', which are those of ' + called if called != network.name else ''))
     return {expected[name]: array for name, array in given.items()}
 
 

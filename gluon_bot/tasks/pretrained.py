@@ -31,6 +31,8 @@ def read(path: str, network: mx.gluon.HybridBlock) -> Mapping[str, np.ndarray]:
         raise InputError('%s: no such file or folder; give a .params file of GluonCV, a .safetensors file of timm, a run '
                          'or a checkpoint' % path)
     if os.path.isfile(path):
+        if checkpoint.is_one(os.path.dirname(path)):
+            raise InputError('%s: is a file of a checkpoint; give its folder, %s' % (path, os.path.dirname(path) or '.'))
         if timm.is_state_dict(path):
             timm.check_config(path, network.name)
             return timm.renamed(network, timm.read_state_dict(path), path)

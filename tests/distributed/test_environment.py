@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -95,6 +97,16 @@ def test_what_is_not_a_number_of_threads_is_one_line(monkeypatch, given, capsys)
     assert main(['recipes', 'digits']) == 2
     said = capsys.readouterr().err
     assert said.startswith("gluon-bot: OMP_NUM_THREADS: '%s' is not a number of threads" % given) and said.count('\n') == 1
+
+
+@pytest.mark.parametrize('name, given, said', [
+    ('HOROVOD_LOCAL_SIZE', '0', 'a number of workers'), ('HOROVOD_RANK', 'x', 'a number of a worker'),
+    ('GLUON_BOT_LAUNCHER', 'abc', 'a process')])
+def test_what_only_a_launcher_sets_is_one_line_where_it_is_wrong(monkeypatch, name, given, said):
+    told = subprocess.run([sys.executable, '-m', 'gluon_bot', 'recipes', 'digits'], env={**os.environ, name: given},
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    assert told.stderr == "gluon-bot: %s: '%s' is not %s; it is the launcher's to set: unset it\n" % (name, given, said)
+    assert told.returncode == 2
 
 
 @pytest.mark.parametrize('own, files, limit', [

@@ -1,4 +1,4 @@
-"""A worker that stands still is noticed, named and replaced."""
+"""A worker that makes no progress is noticed, named and replaced."""
 
 import os
 import re
