@@ -14,17 +14,20 @@ from gluon_bot.distributed import gpus, launcher
 
 
 def train(options: argparse.Namespace) -> int:
+    """The command `train`: the exit code."""
     from gluon_bot.tasks import classification
     return _fit(options, classification, classification,
                 _run_options(options, weights=options.init, teacher=options.teacher))
 
 
 def detect(options: argparse.Namespace) -> int:
+    """The command `detect`: the exit code."""
     from gluon_bot.tasks import detection, finetuning
     return _fit(options, detection, finetuning, _run_options(options, weights=options.backbone))
 
 
 def segment(options: argparse.Namespace) -> int:
+    """The command `segment`: the exit code."""
     from gluon_bot.tasks import finetuning, segmentation
     return _fit(options, segmentation, finetuning, _run_options(options, weights=options.backbone))
 
@@ -74,6 +77,7 @@ def _run_options(options: argparse.Namespace, weights: str, teacher: str = '') -
 
 
 def evaluate(options: argparse.Namespace) -> int:
+    """The command `evaluate`, of any task: the exit code. Raises InputError for an option of another task."""
     from gluon_bot.recipes.tasks import RESULT_OF_FEW_CLASSES, TASKS
     choose(options)
     task, meta = task_of(options, {
@@ -158,6 +162,7 @@ def _is_launcher(options: argparse.Namespace) -> bool:
 
 
 def launch(options: argparse.Namespace) -> int:
+    """Start the workers of a command and wait for them: one exit code for all."""
     from gluon_bot.runs import checkpoint
     from gluon_bot.runs.status import status_of
     trains = options.command != 'evaluate'

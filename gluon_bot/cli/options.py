@@ -16,6 +16,7 @@ class Parser(argparse.ArgumentParser):
     """argparse's, with errors of one line that say what may have been meant."""
 
     def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2 after one line, with what may have been meant."""
         command = re.match(r'argument COMMAND: invalid choice: (.*) \(choose from', message, re.DOTALL)
         if command:
             word = command.group(1).strip("'")

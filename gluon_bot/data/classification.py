@@ -61,6 +61,7 @@ class Part(NamedTuple):
     threads: int = 0  # that decode; 0 for as many as environment.decoding_threads says
 
     def decoding_threads(self) -> int:
+        """Threads that decode: those asked for, or what the cores beside the device allow."""
         return self.threads or environment.decoding_threads((self.context or mx.cpu()).device_type)
 
 
@@ -170,10 +171,12 @@ class Records:
         return data, label
 
     def changed(self, number: int, error: Exception) -> InputError:
+        """What to raise where record `number` is not what was verified."""
         return InputError('%s: record %d: %s; the file changed since it was verified: copy or pack it again'
                           % (self.path, number, error))
 
     def close(self) -> None:
+        """Close the file."""
         self.file.close()
 
 

@@ -156,6 +156,7 @@ class Jitter(NamedTuple):
     mean_grey: float
 
     def affine(self) -> Affine:
+        """Brightness, contrast and saturation as one map of the colours."""
         red, green, blue = (self.grey * share for share in GREY)
         return Affine(((self.own + red, green, blue), (red, self.own + green, blue), (red, green, self.own + blue)),
                       (self.mean_grey,) * 3, NOTHING)

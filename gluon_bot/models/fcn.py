@@ -31,6 +31,7 @@ class FCN(HybridBlock):
         self.fixed_size: Optional[Tuple[int, int]] = None  # height and width of all images, for programs that must know them
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
+        """Scores of the head and of the auxiliary one, (n, classes, h, w) each, of images (n, 3, h, w)."""
         middle = self.stage3(self.stage2(self.stage1(self.stem(x))))
         scores = self.head(self.stage4(middle)), self.auxiliary_head(middle)
         if self.fixed_size:

@@ -17,6 +17,7 @@ from gluon_bot.recipes.paper import CELLS
 
 
 class Figures(NamedTuple):
+    """The size of a network, as Table 5 has it."""
     parameters: int  # learned ones: without the running statistics
     flops: int  # multiply-adds of convolutions and dense layers for one image
 

@@ -95,6 +95,7 @@ def _layer_in_v1(layer: str) -> str:
 
 
 def layer_in_tweaked(layer: str, variant: str) -> str:
+    """The name of a ResNet's layer in GluonCV's resnet50_v1b to v1d."""
     stem_norm = 'stem.7' if variant >= 'c' else 'stem.1'
     if layer in ('output', stem_norm):
         return {'output': 'fc', stem_norm: 'bn1'}[layer]

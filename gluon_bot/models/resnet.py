@@ -85,6 +85,7 @@ class ResNet(HybridBlock):
         return _sequential(self.stem, self.stage1, self.stage2, self.stage3, self.stage4)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
+        """Logits (n, classes) of images (n, 3, h, w)."""
         x = x if self.layout == 'NCHW' else F.transpose(x, axes=TO_NHWC)
         return self.output(self.pool(self.features(x)))
 
@@ -145,6 +146,7 @@ class ChannelsLastConv2D(nn.Conv2D):
         self._kwargs['layout'] = 'NHWC'
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any = None) -> Any:
+        """The convolution of x by weights that are kept in the order of NCHW."""
         return super().hybrid_forward(F, x, F.transpose(weight, axes=TO_NHWC), bias)
 
 
@@ -156,6 +158,7 @@ class Residual(HybridBlock):
         self.body, self.shortcut = body, shortcut
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
+        """The sum of both paths, rectified; of the shape of either."""
         return F.Activation(self.body(x) + self.shortcut(x), act_type='relu')
 
 

@@ -45,6 +45,7 @@ class SynchronisedBatchNorm(nn.BatchNorm):
         mx.operator.register(self._operator)(partial(_Declaration, settings))
 
     def hybrid_forward(self, F: Any, x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any) -> Any:
+        """x, (n, channels, h, w), normalised by mean and variance over all ranks."""
         # oneDNN's memory layouts, which convolutions give and want, would reach the operator as garbage: this copies
         # into plain arrays, and an operator that works in place would not
         plain = partial(F.slice_axis, axis=0, begin=0, end=None)

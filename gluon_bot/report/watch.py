@@ -71,6 +71,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say what failed in a line; a reader that went away is no failure."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             say(one_line('watch: the page could not be made: %s: %s' % (type(error).__name__, error)))
@@ -83,9 +84,11 @@ class Request(io.RawIOBase):
         self.connection, self.deadline = connection, time.monotonic() + REQUEST_SECONDS
 
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Bytes received, by the deadline; TimeoutError after it."""
         self.connection.settimeout(max(self.deadline - time.monotonic(), 1e-3))
         return self.connection.recv_into(buffer)
 

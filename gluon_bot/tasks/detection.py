@@ -125,6 +125,7 @@ class Transformed(FasterRCNNDefaultTrainTransform):
     drawing: ClassVar[threading.Lock] = threading.Lock()
 
     def __call__(self, image: np.ndarray, objects: np.ndarray, seed: int) -> Tuple[Any, ...]:
+        """An augmented image, its objects and the targets of the RPN, by the random numbers of `seed`."""
         with self.drawing:
             np.random.seed(seed)
             return super().__call__(mx.nd.array(image, dtype='uint8'), objects)
@@ -134,6 +135,7 @@ class Padded(FasterRCNNTrainBatchify):
     """Items to one small batch, padded to the largest: images (n, 3, h, w), objects (n, most, 6), and the RPN's targets."""
 
     def __call__(self, items: List[Any]) -> List[mx.nd.NDArray]:
+        """The small batch of these items."""
         # of the only device
         return [part[0] if isinstance(part, (list, tuple)) else part for part in super().__call__(items)]
 

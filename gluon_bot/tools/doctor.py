@@ -80,12 +80,14 @@ def text(findings: List[Finding]) -> str:
 
 
 def python() -> Finding:
+    """Whether MXNet 1.9.1 runs on this Python."""
     fits = (3, 8) <= sys.version_info[:2] <= (3, 11)
     return Finding('python', OK if fits else WRONG, '%s at %s' % (platform.python_version(), sys.executable),
                    '' if fits else 'MXNet 1.9.1 runs on Python 3.8 to 3.11: PYTHON=python3.11 scripts/install.sh')
 
 
 def numpy() -> Finding:
+    """Whether MXNet takes this NumPy."""
     version = _version('numpy')
     fits = version is not None and tuple(int(part) for part in version.split('.')[:2]) < (1, 24)
     return Finding('numpy', OK if fits else WRONG, version or 'not installed',
@@ -93,6 +95,7 @@ def numpy() -> Finding:
 
 
 def gluoncv() -> Finding:
+    """Whether GluonCV is installed."""
     version = _version('gluoncv')
     return Finding('gluoncv', OK if version else WRONG, version or 'not installed',
                    '' if version else 'pip install --no-deps gluoncv==0.10.5.post0')
@@ -115,6 +118,7 @@ def probe() -> Dict[str, Any]:
 
 
 def mxnet(wheel: str, built: Dict[str, Any]) -> Finding:
+    """Whether MXNet loads, and decodes images; `built` is what `probe` found."""
     if not wheel and 'mxnet' not in built:  # NVIDIA's may be imported without being a package
         return Finding('mxnet', WRONG, 'not installed', 'run scripts/install.sh')
     if 'error' in built:
@@ -127,6 +131,7 @@ def mxnet(wheel: str, built: Dict[str, Any]) -> Finding:
 
 
 def horovod(built: Dict[str, Any]) -> Finding:
+    """Whether several workers can train, and how they exchange gradients."""
     try:
         ssh.check_own_name()
     except InputError as error:

@@ -86,6 +86,7 @@ class CachedStep:
         self(self.cached, WARM_UP_STEPS)
 
     def __call__(self, batches: Iterator[Any], steps: int) -> float:
+        """Images a second over all ranks, of `steps` updates."""
         import mxnet as mx
         mx.nd.waitall()
         began = time.perf_counter()

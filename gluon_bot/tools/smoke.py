@@ -44,6 +44,7 @@ class Smoke(NamedTuple):
     quick: bool
 
     def path(self, *names: str) -> str:
+        """The path of something in the folder of this trial."""
         return os.path.join(self.folder, *names)
 
     def run(self, *words: Any, module: str = 'gluon_bot', environment: Mapping[str, str] = {}) -> str:
@@ -91,15 +92,18 @@ def doctor(smoke: Smoke) -> Any:
 
 
 def pack(smoke: Smoke) -> Any:
+    """Pack the embedded data."""
     smoke.run('pack', 'digits', smoke.path('digits'))
     smoke.run('pack', 'scenes', smoke.path('scenes'))
 
 
 def one_in_float16(smoke: Smoke) -> Any:
+    """Train on one GPU."""
     return smoke.train('one', '--set', 'precision=float16', '--set', 'loss_scale=128')
 
 
 def all_in_float16(smoke: Smoke) -> Any:
+    """Train on all GPUs."""
     batch_size = divisible(16 if smoke.quick else 64, [smoke.workers])
     return smoke.train('all', '--set', 'precision=float16', '--set', 'loss_scale=128', '--set', 'batch_size=%d' % batch_size,
                        workers=smoke.workers)
@@ -189,18 +193,22 @@ def parameters(run: str) -> Dict[str, np.ndarray]:
 
 
 def norm(arrays: List[np.ndarray]) -> float:
+    """The Euclidean norm of all values."""
     return float(np.sqrt(sum(float((array ** 2).sum()) for array in arrays)))
 
 
 def evaluate(smoke: Smoke) -> Any:
+    """Evaluate what one GPU has trained."""
     return parse_json(smoke.run('evaluate', smoke.path('one'), '--data', smoke.path('digits'), '--json'))
 
 
 def detect(smoke: Smoke) -> Any:
+    """Train a detector for a few updates."""
     return fine_tune(smoke, 'detect', 'scenes-detection', 'boxes', SMALL_BOXES)
 
 
 def segment(smoke: Smoke) -> Any:
+    """Train a segmenter for a few updates."""
     return fine_tune(smoke, 'segment', 'scenes-segmentation', 'masks', SMALL_MASKS)
 
 
@@ -222,10 +230,12 @@ def step(smoke: Smoke, layout: str) -> Any:
 
 
 def scaling(smoke: Smoke) -> Any:
+    """Measure one GPU, and then more."""
     return benchmark(smoke, 'scaling', smoke.workers)
 
 
 def benchmark(smoke: Smoke, what: str, workers: int, environment: Mapping[str, str] = {}) -> Any:
+    """The rows of a measurement."""
     words = ['--repeats', '1', '--steps', '1', '--set', 'image_size=32'] if smoke.quick else []
     batch_size = divisible(2 if smoke.quick else 64, worker_counts(workers))
     return parse_json(smoke.run('benchmark', what, 'resnet50-efficient', '--set', 'batch_size=%d' % batch_size, '--workers',

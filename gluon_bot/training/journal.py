@@ -122,6 +122,7 @@ class Journal:
             self.log.write('failed', reason=reason)
 
     def close(self) -> None:
+        """Close all that is written, and draw the curves of the last epochs."""
         self.progress.close()
         self.heartbeat.close()
         self.log.close()
