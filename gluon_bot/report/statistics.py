@@ -11,9 +11,8 @@ from statistics import fmean as mean
 from statistics import stdev as deviation
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-REPRODUCED, ABOVE, BELOW = 'reproduced', 'above', 'below'
-CONSISTENT, SAME_SIGN = 'consistent, not significant', 'reproduced in sign'
-NOT_DISTINGUISHABLE, OPPOSITE, NO_INTERVAL = 'not distinguishable', 'opposite', 'no interval'
+REPRODUCED, ABOVE, BELOW, OPPOSITE = 'reproduced', 'above', 'below', 'opposite'
+SAME_SIGN, NOT_DISTINGUISHABLE, NO_INTERVAL = 'reproduced in sign', 'not distinguishable', 'no interval'
 CONFIDENCE = 0.95
 NORMAL_95 = 1.959964  # standard deviations on either side that hold 95 % of a normal distribution
 ROUNDING = 1e-9  # numbers are compared up to this
@@ -34,10 +33,9 @@ GAIN_REASON = (
     "interval is the 95 % interval of Student's t over the differences by seed; otherwise it is 1.96 x 0.15 x "
     'sqrt(1/n + 1/m) on either side, from the seed noise stated above: 0.42 points of top-1 for one run each. '
     "The gain is reproduced if the interval excludes zero on the paper's side and contains the paper's gain, "
-    "above or below if it excludes zero on the paper's side and misses the paper's gain, consistent, not "
-    "significant if it contains zero and the paper's gain, not distinguishable (from zero) if it contains "
-    "zero and misses the paper's gain, and opposite if it excludes zero on the other side. A study at another "
-    'scale compares signs alone: reproduced in sign, not distinguishable or opposite.')
+    "above or below if it excludes zero on the paper's side and misses the paper's gain, not "
+    'distinguishable (from zero) if it contains zero, and opposite if it excludes zero on the other side. '
+    'A study at another scale compares signs alone: reproduced in sign, not distinguishable or opposite.')
 
 BySeed = Sequence[Tuple[int, float]]  # (seed, value) of each run
 
@@ -96,8 +94,7 @@ def gain(row: BySeed, parent: BySeed, claimed: float, noise: Optional[float] = N
 def gain_verdict(low: float, high: float, claimed: float, same_data: bool = True) -> str:
     """What the interval (low, high) of a gain says of the paper's gain `claimed`."""
     if low <= ROUNDING and high >= -ROUNDING:
-        contains = same_data and low - ROUNDING <= claimed <= high + ROUNDING
-        return CONSISTENT if contains else NOT_DISTINGUISHABLE
+        return NOT_DISTINGUISHABLE
     if (low > 0) != (claimed > 0) and claimed != 0:
         return OPPOSITE
     if not same_data:

@@ -37,7 +37,7 @@ def test_one_pair_takes_the_stated_noise():
     found = gain([(0, 78.4)], [(0, 78.0)], claimed=0.4, noise=0.15)
     assert found.standard_error == pytest.approx(0.212132, abs=1e-6)
     assert (found.low, found.high) == pytest.approx((-0.015771, 0.815771), abs=1e-5)
-    assert found.verdict == 'consistent, not significant'
+    assert found.verdict == 'not distinguishable'
     assert '%.2f' % (found.high - found.mean) == '0.42' and '0.42 points' in statistics.GAIN_REASON
 
 
@@ -65,12 +65,12 @@ def test_one_seed_without_stated_noise_has_no_interval():
     (0.1, 0.7, 0.4, 'reproduced', 'reproduced in sign'),
     (0.5, 0.7, 0.4, 'above', 'reproduced in sign'),
     (0.1, 0.3, 0.4, 'below', 'reproduced in sign'),
-    (-0.1, 0.7, 0.4, 'consistent, not significant', 'not distinguishable'),
-    (-0.1, 0.4, 0.4, 'consistent, not significant', 'not distinguishable'),
+    (-0.1, 0.7, 0.4, 'not distinguishable', 'not distinguishable'),
+    (-0.1, 0.4, 0.4, 'not distinguishable', 'not distinguishable'),
     (-0.1, 0.39, 0.4, 'not distinguishable', 'not distinguishable'),
     (-0.3, 0.1, 0.4, 'not distinguishable', 'not distinguishable'),
     (-0.3, -0.1, 0.4, 'opposite', 'opposite'),
-    (0.0, 0.7, 0.4, 'consistent, not significant', 'not distinguishable'),
+    (0.0, 0.7, 0.4, 'not distinguishable', 'not distinguishable'),
     (0.4, 0.4, 0.4, 'reproduced', 'reproduced in sign'),
     (-1.2, -0.8, -0.96, 'reproduced', 'reproduced in sign'),  # a loss in the paper: MobileNet with distillation
     (-0.5, -0.3, -0.96, 'above', 'reproduced in sign'),
