@@ -14,11 +14,14 @@ from gluon_bot.distributed import environment, launcher
 
 
 def failure(error: Exception) -> Tuple[int, str]:
-    """A worker's exit code and one line for an error of memory or of MXNet, without its stack; (0, '') for others."""
+    """A worker's exit code and one line for an error of memory, threads or MXNet, without its stack; (0, '') for others."""
     text = str(error)
     limited = environment.address_space_limit()
     if isinstance(error, MemoryError) or isinstance(error, ImportError) and limited:
         return launcher.OUT_OF_MEMORY, 'out of memory%s' % (' (%s)' % limited if limited else '')
+    if isinstance(error, RuntimeError) and text.startswith("can't start new thread"):
+        return launcher.OUT_OF_MEMORY, ('no more threads can be started: memory, or the number of processes (ulimit -u, '
+                                        "docker's --pids-limit), is used up")
     if 'MXNetError' not in [kind.__name__ for kind in type(error).__mro__]:
         return 0, ''
     if any(words in text for words in ('Horovod has been shut down', 'Connection reset', 'Connection closed by peer')):

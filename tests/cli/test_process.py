@@ -42,6 +42,15 @@ def test_an_interrupt_within_a_destructor_is_not_lost(number, interrupts):
     assert (done.stdout, done.stderr, done.returncode) == ('interrupted\n', '', 0)
 
 
+def test_a_limit_on_threads_is_one_line(monkeypatch, capsys):
+    def fail(options):
+        raise RuntimeError("can't start new thread")
+    monkeypatch.setitem(command_line.COMMANDS, 'recipes', fail)
+    assert command_line.main(['recipes']) == 1
+    said = capsys.readouterr().err
+    assert said.startswith('gluon-bot: no more threads can be started: memory, or') and said.count('\n') == 1
+
+
 @pytest.mark.parametrize('number, code', [(errno.EIO, launcher.AWAY), (errno.ESTALE, launcher.AWAY), (errno.ENOSPC, 1),
                                           (errno.EACCES, 2)])
 def test_a_disk_that_is_away_is_worth_a_restart(number, code, monkeypatch, capsys):
