@@ -96,14 +96,14 @@ def evaluate(options: argparse.Namespace) -> int:
         return launch(options)
     if task == 'detect':
         from gluon_bot.tasks import detection
-        result = detection.run(options.checkpoint, options.data, options.limit, options.skip_broken)
+        result = detection.run(options.checkpoint, options.data, limit=options.limit, skip_broken=options.skip_broken)
     elif task == 'segment':
         from gluon_bot.tasks import segmentation
-        result = segmentation.run(options.checkpoint, options.data, options.limit, options.multi_scale, options.skip_broken,
-                                  options.ignore_label)
+        result = segmentation.run(options.checkpoint, options.data, limit=options.limit, multi_scale=options.multi_scale,
+                                  skip_broken=options.skip_broken, ignore_label=options.ignore_label)
     else:
         from gluon_bot.tasks import classification
-        result = classification.run(options.checkpoint, options.data, options.batch_size, options.limit)
+        result = classification.run(options.checkpoint, options.data, batch_size=options.batch_size, limit=options.limit)
     if result is not None:
         if any(math.isnan(result[name]) for name in TASKS[task].scores):
             raise InputError('%s: the images that are evaluated have no label, so there is nothing to score; label them, or '
@@ -144,7 +144,7 @@ def _are_records(data: str, classes: List[str]) -> bool:
 def _evaluate_images(options: argparse.Namespace, wording: str) -> int:
     from gluon_bot.tools import evaluation
     evaluation.check_places(options.out or '', options.predictions)
-    evaluated = evaluation.run(options.checkpoint, options.data, options.batch_size, options.limit)
+    evaluated = evaluation.run(options.checkpoint, options.data, batch_size=options.batch_size, limit=options.limit)
     result = evaluated.result
     if options.json:
         tell(json_text({key: value for key, value in result.items() if key != 'per_class' or options.per_class}))

@@ -232,7 +232,8 @@ def _watch(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from gluon_bot.report import report
-    report.run(options.logs, options.out, options.json, options.update, options.study, options.csv)
+    report.run(options.logs, out=options.out, as_machine=options.json, update=options.update,
+               described=options.study, as_csv=options.csv)
 
 
 def _benchmark(options: argparse.Namespace) -> None:
@@ -244,7 +245,8 @@ def _benchmark(options: argparse.Namespace) -> None:
         raise InputError("benchmark: takes recipes of classifiers, and '%s' fine-tunes one; 'gluon-bot recipes' lists them"
                          % other)
     chosen = [override(recipe_named(name, 'train'), options.set) for name in options.recipe]
-    result = benchmark.run(options.what, chosen, options.data, options.workers, options.repeats, options.steps)
+    result = benchmark.run(options.what, chosen, data=options.data, workers=options.workers, repeats=options.repeats,
+                           steps=options.steps)
     tell(json_text(result, indent=1) if options.json else benchmark.table(result))
 
 

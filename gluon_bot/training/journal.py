@@ -45,9 +45,9 @@ class Journal:
         recipe, first = job.recipe, training.ranks.first
         self.job, self.first = job, first
         self.tally = Tally(TASKS[recipe.task].means, resumed['tally'] if resumed else {})
-        self.device_name = gpus.name_of(str(training.context)) if first else ''
-        self.log = _open_record(job, training, resumed, self.device_name)
-        _introduce(job, training, self.device_name)
+        device_name = gpus.name_of(str(training.context)) if first else ''
+        self.log = _open_record(job, training, resumed, device_name)
+        _introduce(job, training, device_name)
         self.heartbeat = Heartbeat(job.options.out, enabled=first)
         self.events = Events(job.options.out, job.options.tensorboard and first)
         self.to_draw, self.drawn = False, time.monotonic()
