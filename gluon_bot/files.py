@@ -6,24 +6,18 @@ Bounded reading: of regular files, up to a stated size.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
-import mmap
 import os
-import re
 import shutil
 import stat
-import time
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Set, Tuple
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import say_once
 
 MOST_NAME_BYTES = 200  # of a file's name, to which something may be added: file systems allow 255
-LOCK = '.lock'  # in a folder that a process owns
-PARTIAL = re.compile(r'\.partial-\w+$')
 # errors of a path that the user gave, as opposed to a full disk
 BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
              errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
@@ -97,106 +91,16 @@ def check_file(path: str, option: str, is_ours: Callable[[str], bool]) -> None:
         raise InputError('%s: exists, and was not written by %s; remove it, or choose another name' % (path, option))
 
 
-@contextmanager
-def owned(folder: str, patience_seconds: float = 0) -> Iterator[bool]:
-    """Make `folder`, own it and remove what killed writers left, at the end what this one did; InputError where another
-    process owns it for that long.
-
-    Yields whether another process had to be waited for. Where the file system has no locks, none is noticed.
-    """
-    os.makedirs(folder, exist_ok=True)
-    with locked(folder, patience_seconds) as waited:
-        if waited is None:
-            raise InputError('%s: another process writes here; wait for it, or choose another folder' % folder)
-        _remove_partial(folder)
-        try:
-            yield waited
-        finally:
-            with suppress(OSError):  # that of the block matters more
-                _remove_partial(folder)
-
-
-@contextmanager
-def locked(folder: str, patience_seconds: float = 0) -> Iterator[Optional[bool]]:
-    """Lock `folder` for this process alone, by a file in it: NFS locks files for all machines, folders for each by itself.
-
-    Yields whether another process had to be waited for; None where that one has it still, after so long.
-    """
-    path, deadline, waited = os.path.join(folder, LOCK), time.monotonic() + patience_seconds, False
-    while True:
-        handle = not_through_links(path, os.O_RDWR | os.O_CREAT)
-        try:
-            if not _try_lock(handle, folder):
-                if time.monotonic() > deadline:
-                    yield None
-                    return
-                waited = True
-                time.sleep(0.1)
-            elif _is_at(handle, path):  # and not a file that its last owner has removed meanwhile
-                try:
-                    yield waited
-                finally:
-                    with suppress(OSError):
-                        os.unlink(path)
-                return
-        finally:
-            os.close(handle)
-
-
-def _is_at(handle: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), os.lstat(path))
-    except OSError:
-        return False
-
-
-def _remove_partial(folder: str) -> None:
-    for name in os.listdir(folder):
-        path = os.path.join(folder, name)
-        if PARTIAL.match(name) and os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        elif PARTIAL.search(name):
-            os.unlink(path)
-
-
-def is_owned(folder: str) -> Optional[bool]:
-    """Whether a process owns `folder` by `owned`; None where that is unknown, without locks or permission."""
-    try:
-        handle = not_through_links(os.path.join(folder, LOCK), os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # an owner that starts at this moment waits for it
-        finally:
-            os.close(handle)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    return False
-
-
 # what file systems and containers lack: a full disk, a forbidden place and a broken disk are other errors
 LACKING = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOLCK, errno.EINVAL, errno.ENODEV)
 _said: Set[str] = set()
 
 
-def _lacks(what: str, path: str, consequence: str) -> None:
+def say_lacking(what: str, path: str, consequence: str) -> None:
     """Say once what a file system lacks, and what is lost by it."""
     if what not in _said:
         _said.add(what)
         say_once('%s: the file system has no %s: %s' % (path, what, consequence))
-
-
-def _try_lock(handle: int, path: str) -> bool:
-    """Lock an open file for this process alone; False where another has it. Without locks it counts as locked."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        _lacks('locks', path, 'a second process that writes here is not noticed')
-    return True
 
 
 def fsync(handle: int, path: str) -> None:
@@ -206,7 +110,7 @@ def fsync(handle: int, path: str) -> None:
     except OSError as error:
         if error.errno not in LACKING:
             raise
-        _lacks('fsync', path, 'a power cut may lose what was written last')
+        say_lacking('fsync', path, 'a power cut may lose what was written last')
 
 
 def rename(source: str, target: str) -> None:
@@ -216,43 +120,13 @@ def rename(source: str, target: str) -> None:
     except OSError as error:
         if error.errno not in (*LACKING, errno.EXDEV) or error.errno == errno.EINVAL:
             raise
-        _lacks('renames', target, 'files are copied, and a kill meanwhile leaves half of one')
+        say_lacking('renames', target, 'files are copied, and a kill meanwhile leaves half of one')
         if os.path.isdir(source):
             shutil.copytree(source, target)
             shutil.rmtree(source)
         else:
             shutil.copyfile(source, target)
             os.unlink(source)
-
-
-def lacking(folder: str) -> List[str]:
-    """What the file system under a folder lacks of these calls, tried there. Raises OSError for another reason."""
-    path, found = os.path.join(folder, '.gluon-bot-probe-%d' % os.getpid()), []
-
-    def attempt(what: str, call: Callable[[], Any]) -> None:
-        try:
-            call()
-        except OSError as error:
-            if error.errno not in (*LACKING, errno.EPERM, errno.EXDEV):
-                raise
-            found.append(what)
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with open(path, 'wb+') as file:
-            file.write(b'probe')
-            file.flush()
-            attempt('locks', lambda: fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB))
-            attempt('fsync of files', lambda: os.fsync(file.fileno()))
-            attempt('fsync of folders', lambda: os.fsync(handle))
-            attempt('memory maps', lambda: mmap.mmap(file.fileno(), 5, prot=mmap.PROT_READ).close())
-        attempt('renames', lambda: os.replace(path, path + '.partial-0'))
-    finally:
-        os.close(handle)
-        for left in (path, path + '.partial-0'):
-            if os.path.exists(left):
-                os.unlink(left)
-    return found
 
 
 @contextmanager
@@ -344,7 +218,7 @@ def fsync_folder(folder: str) -> None:
     except OSError as error:
         if error.errno not in (*LACKING, errno.EISDIR, errno.EACCES):
             raise
-        return _lacks('fsync', folder, 'a power cut may lose what was written last')
+        return say_lacking('fsync', folder, 'a power cut may lose what was written last')
     try:
         fsync(handle, folder)
     finally:

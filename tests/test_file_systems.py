@@ -12,6 +12,7 @@ from documents import REPOSITORY
 
 from gluon_bot import InputError, files
 from gluon_bot.data.records import manifest, pack
+from gluon_bot.distributed import locks
 from gluon_bot.tools import doctor_disks
 
 
@@ -47,7 +48,7 @@ def test_records_are_packed_without_locks_fsync_and_renames(tmp_path, monkeypatc
 
 def test_files_and_folders_are_written_and_owned(tmp_path, monkeypatch):
     without(monkeypatch, errno.ENOSYS)
-    with files.owned(str(tmp_path / 'run')):
+    with locks.owned(str(tmp_path / 'run')):
         with files.atomic_write(str(tmp_path / 'run' / 'a')) as file:
             file.write('x')
     assert (tmp_path / 'run' / 'a').read_text() == 'x' and os.listdir(str(tmp_path / 'run')) == ['a']
@@ -69,33 +70,33 @@ def test_a_broken_or_full_disk_is_still_an_error(tmp_path, monkeypatch, code):
 
 
 def test_a_lock_that_another_process_has_is_respected(tmp_path):
-    with files.owned(str(tmp_path)), pytest.raises(InputError, match='another process'), files.owned(str(tmp_path)):
+    with locks.owned(str(tmp_path)), pytest.raises(InputError, match='another process'), locks.owned(str(tmp_path)):
         pass
 
 
 def test_the_lock_is_a_file_that_its_owner_removes_and_a_killed_one_leaves(tmp_path):
     """A folder cannot be locked across machines on NFS. Who had opened the file before it was removed has locked nothing."""
-    lock = tmp_path / files.LOCK
+    lock = tmp_path / locks.LOCK
     lock.touch()  # of a killed process
-    with files.owned(str(tmp_path)) as waited:
-        assert not waited and lock.exists() and files.is_owned(str(tmp_path))
+    with locks.owned(str(tmp_path)) as waited:
+        assert not waited and lock.exists() and locks.is_owned(str(tmp_path))
         other = os.open(str(lock), os.O_RDWR)
-    assert not lock.exists() and files.is_owned(str(tmp_path)) is False
+    assert not lock.exists() and locks.is_owned(str(tmp_path)) is False
     fcntl.flock(other, fcntl.LOCK_EX)
-    with files.owned(str(tmp_path)):
-        assert not files._is_at(other, str(lock)) and files.is_owned(str(tmp_path))
+    with locks.owned(str(tmp_path)):
+        assert not locks._is_at(other, str(lock)) and locks.is_owned(str(tmp_path))
     os.close(other)
     lock.symlink_to(tmp_path / 'elsewhere')
-    with pytest.raises(OSError), files.owned(str(tmp_path)):
+    with pytest.raises(OSError), locks.owned(str(tmp_path)):
         pass
     assert not (tmp_path / 'elsewhere').exists()
 
 
 def test_the_doctor_says_what_is_lacking(tmp_path, monkeypatch):
-    assert files.lacking(str(tmp_path)) == [] and os.listdir(str(tmp_path)) == []
+    assert doctor_disks.lacking(str(tmp_path)) == [] and os.listdir(str(tmp_path)) == []
     assert doctor_disks.file_system(str(tmp_path / 'not' / 'there')).state == 'ok'
     without(monkeypatch, errno.ENOSYS)
-    assert files.lacking(str(tmp_path)) == ['locks', 'fsync of files', 'fsync of folders', 'renames']
+    assert doctor_disks.lacking(str(tmp_path)) == ['locks', 'fsync of files', 'fsync of folders', 'renames']
     finding = doctor_disks.file_system(str(tmp_path))
     assert finding.state == 'note' and 'no locks, no fsync of files' in finding.found
     assert os.listdir(str(tmp_path)) == []

@@ -1,1 +1,1 @@
-"""Several workers: Horovod, the launcher, ssh, heartbeats, the environment of a worker."""
+"""Several workers: Horovod, the launcher, ssh, heartbeats, locks, the environment of a worker."""

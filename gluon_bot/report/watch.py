@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import duration, one_line, say, three_digits
-from gluon_bot.files import is_owned
+from gluon_bot.distributed.locks import is_owned
 from gluon_bot.recipes.tasks import SCORES
 from gluon_bot.report import html, wording
 from gluon_bot.report.place import place

@@ -10,7 +10,8 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from gluon_bot import InputError
 from gluon_bot.console import aligned, duration, one_line, three_digits
-from gluon_bot.files import is_owned, walk
+from gluon_bot.distributed.locks import is_owned
+from gluon_bot.files import walk
 from gluon_bot.recipes.tasks import SCORES, TASKS
 from gluon_bot.runs import checkpoint, heartbeat
 from gluon_bot.runs.record import RECORD, cleaned, read_ends

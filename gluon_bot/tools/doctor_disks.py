@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import math
+import mmap
 import os
 import random
 import shlex
@@ -10,12 +13,13 @@ import shutil
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, List
 
 from gluon_bot import InputError
 from gluon_bot.data.records import manifest, verify
 from gluon_bot.data.verify import trees_in
 from gluon_bot.distributed import environment
-from gluon_bot.files import lacking, size_text
+from gluon_bot.files import LACKING, size_text
 from gluon_bot.tools.findings import NOTE, OK, WRONG, Finding
 
 READ_BYTES, WRITE_BYTES, PIECE = 256 << 20, 64 << 20, 4 << 20
@@ -151,3 +155,33 @@ def _write_speed(path: str) -> float:
             file.write(b'\1' * PIECE)
         os.fsync(file.fileno())
         return WRITE_BYTES / (time.perf_counter() - began)
+
+
+def lacking(folder: str) -> List[str]:
+    """What the file system under a folder lacks of these calls, tried there. Raises OSError for another reason."""
+    path, found = os.path.join(folder, '.gluon-bot-probe-%d' % os.getpid()), []
+
+    def attempt(what: str, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except OSError as error:
+            if error.errno not in (*LACKING, errno.EPERM, errno.EXDEV):
+                raise
+            found.append(what)
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with open(path, 'wb+') as file:
+            file.write(b'probe')
+            file.flush()
+            attempt('locks', lambda: fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB))
+            attempt('fsync of files', lambda: os.fsync(file.fileno()))
+            attempt('fsync of folders', lambda: os.fsync(handle))
+            attempt('memory maps', lambda: mmap.mmap(file.fileno(), 5, prot=mmap.PROT_READ).close())
+        attempt('renames', lambda: os.replace(path, path + '.partial-0'))
+    finally:
+        os.close(handle)
+        for left in (path, path + '.partial-0'):
+            if os.path.exists(left):
+                os.unlink(left)
+    return found

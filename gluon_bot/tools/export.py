@@ -27,7 +27,8 @@ import numpy as np
 
 from gluon_bot import InputError, RunError, __version__
 from gluon_bot.console import json_text, say, without_native_lines
-from gluon_bot.files import atomic_write, owned, rename
+from gluon_bot.distributed.locks import owned
+from gluon_bot.files import atomic_write, rename
 from gluon_bot.models import class_names, timm
 from gluon_bot.models.build import build, initialize
 from gluon_bot.models.parameters import load_parameters

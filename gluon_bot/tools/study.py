@@ -18,7 +18,8 @@ from gluon_bot.data import ade20k, voc
 from gluon_bot.data.records import manifest
 from gluon_bot.distributed import gpus, launcher
 from gluon_bot.distributed.environment import cores as allowed_cores
-from gluon_bot.files import not_through_links, owned, read_bounded
+from gluon_bot.distributed.locks import owned
+from gluon_bot.files import not_through_links, read_bounded
 from gluon_bot.recipes.fields import from_dict
 from gluon_bot.recipes.study import Row, Study, StudyRun, arguments
 from gluon_bot.runs import checkpoint

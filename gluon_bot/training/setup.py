@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 from gluon_bot import InputError
 from gluon_bot.console import counted
 from gluon_bot.distributed.horovod import Ranks
-from gluon_bot.files import owned
+from gluon_bot.distributed.locks import owned
 from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.report import place, wording

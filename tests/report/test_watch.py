@@ -13,8 +13,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from gluon_bot import InputError, files
+from gluon_bot import InputError
 from gluon_bot.cli.main import main
+from gluon_bot.distributed import locks
 from gluon_bot.report import html, watch
 from gluon_bot.runs import curves
 from gluon_bot.runs.read import read_file
@@ -65,7 +66,7 @@ def ask(port, method='GET', path='/', host=None):
 
 def test_the_page_follows_the_record(tmp_path):
     folder = record(tmp_path / 'run', 0)
-    with served(folder) as port, files.owned(str(folder), 0):
+    with served(folder) as port, locks.owned(str(folder), 0):
         text = ask(port)[2]
         assert 'running' in text and '<b>0 / 20</b>' in text and '<img' not in text
         record(folder, 2, end='{"event": "step", "epoch": 3, "st')  # a line that is being written

@@ -13,8 +13,9 @@ import time
 import numpy as np
 import pytest
 
-from gluon_bot import InputError, files
+from gluon_bot import InputError
 from gluon_bot.cli.main import main
+from gluon_bot.distributed import locks
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.recipes.fields import as_dict
 from gluon_bot.runs import checkpoint, heartbeat
@@ -56,14 +57,14 @@ def test_a_run_that_a_process_has_is_running(record):
                               *[epoch(n, seconds) for n, seconds in enumerate((30.0, 8.0, 10.0, 12.0, 10.0, 11.0), 1)],
                               {'event': 'step', 'epoch': 7, 'step': 143, 'images_per_second': 140.0, 'seconds': 5.0}],
                         silent_seconds=3))
-    with files.owned(folder, 0):
-        assert files.is_owned(folder) is True
+    with locks.owned(folder, 0):
+        assert locks.is_owned(folder) is True
         one = status_of(folder)
         assert (one.state, one.epoch, one.epochs, one.step, one.steps) == (RUNNING, 6, 20, 143, 440)
         assert one.images_per_second == 140.0 and one.score == 'top-1 90.00 %'
         # 13.5 of 20 epochs are left, each of the median of the last five, 10 seconds; 3 have passed
         assert one.seconds_left == pytest.approx(132, abs=1)
-    assert files.is_owned(folder) is False
+    assert locks.is_owned(folder) is False
     assert status_of(folder).state == STOPPED
 
 
@@ -74,7 +75,7 @@ def test_the_score_is_the_last_epochs_and_not_the_best(record):
 
 def test_a_failed_run_that_is_started_again_is_running(record):
     folder = str(record('a', [START, {'event': 'failed', 'reason': 'x'}]))
-    with files.owned(folder, 0):
+    with locks.owned(folder, 0):
         assert status_of(folder).state == RUNNING
 
 
@@ -86,9 +87,9 @@ def test_without_locks_the_age_decides(silent_seconds, state, record, monkeypatc
     folder = str(record('a', [START, epoch(1)], silent_seconds))
     slow = str(record('b', [START, epoch(1, seconds=400.0)], silent_seconds))  # two epochs may pass in silence
     for owner in (folder, slow):
-        with open(os.path.join(owner, files.LOCK), 'w'):
+        with open(os.path.join(owner, locks.LOCK), 'w'):
             pass
-    assert files.is_owned(folder) is None and status_of(folder).state == state
+    assert locks.is_owned(folder) is None and status_of(folder).state == state
     assert status_of(slow).state == RUNNING
 
 
@@ -98,7 +99,7 @@ def test_within_an_epoch_the_heartbeat_tells_what_moves(record):
     pulse.beat(epoch=7, step=143, loss=1.25, lr=0.1, images_per_second=140.0)
     pulse.beat(epoch=7, step=144, loss=9.0)  # too soon after the last one to be written
     assert status_of(folder).step == 132  # no process has the run, so this is of one that was killed
-    with files.owned(folder, 0):
+    with locks.owned(folder, 0):
         one = status_of(folder)
         assert (one.epoch, one.step, one.loss, one.images_per_second, one.lr) == (6, 143, 1.25, 140.0, 0.1)
         assert one.silent_seconds < 3 and one.score == 'top-1 90.00 %'
@@ -114,7 +115,7 @@ def test_within_an_epoch_the_heartbeat_tells_what_moves(record):
 
 def test_before_the_first_epoch_the_rate_tells_the_time(record):
     folder = str(record('a', [START, {'event': 'step', 'epoch': 1, 'step': 11, 'images_per_second': 64.0}]))
-    with files.owned(folder, 0):  # an epoch is 22 batches of 64 at 64 images/s: 22 s; 19.5 are left
+    with locks.owned(folder, 0):  # an epoch is 22 batches of 64 at 64 images/s: 22 s; 19.5 are left
         assert status_of(folder).seconds_left == pytest.approx(429, abs=1)
 
 
@@ -212,7 +213,7 @@ def test_any_number_in_any_field_of_a_running_run(record, tmp_path, capsys):
                 odd = {**line, 'recipe': {**line['recipe'], name: number}} if 'recipe' in line else {**line, name: number}
                 folder = str(record('%d' % count, [*lines[:place], odd, *lines[place + 1:]]))
                 count += 1
-                with files.owned(folder, 0):
+                with locks.owned(folder, 0):
                     assert status_of(folder).state in (RUNNING, UNREADABLE)
     assert main(['runs', str(tmp_path)]) == main(['runs', str(tmp_path), '--json']) == 0
     assert len(capsys.readouterr().out.splitlines()) > 2 * count

@@ -15,7 +15,8 @@ from gluon_bot.console import is_plain_text
 from gluon_bot.data.records import manifest, recordio
 from gluon_bot.data.records.images import Packed
 from gluon_bot.data.records.manifest import SPLITS, Manifest
-from gluon_bot.files import fsync, fsync_folder, not_written, owned, rename, sha256_of
+from gluon_bot.distributed.locks import owned
+from gluon_bot.files import fsync, fsync_folder, not_written, rename, sha256_of
 
 PARTIAL = '.partial-new'  # which `owned` removes
 

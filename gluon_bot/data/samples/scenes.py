@@ -25,7 +25,8 @@ from gluon_bot import InputError
 from gluon_bot.console import Progress
 from gluon_bot.data import ade20k, voc
 from gluon_bot.data.samples import digits
-from gluon_bot.files import fsync_folder, is_owned, locked, not_written, rename
+from gluon_bot.distributed.locks import is_owned, locked
+from gluon_bot.files import fsync_folder, not_written, rename
 
 CLASSES = tuple('0123456789')
 PHOTOGRAPH = 'photograph'
