@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_bot import InputError, RunError
-from gluon_bot.console import Progress, counted, say
+from gluon_bot.console import Progress, counted, say_once
 from gluon_bot.data.classification import Batches, Part, steps_an_epoch, train_batches, validation_batches
 from gluon_bot.data.records import names, verify
 from gluon_bot.data.records.manifest import Manifest
@@ -169,8 +169,9 @@ def new_state(recipe: Recipe, classes: int, ranks: horovod.Ranks, accumulate: in
     network = build(recipe.model, classes, zero_gamma=recipe.zero_gamma, layout=layout)
     initialize(network, context, recipe.seed, recipe.image_size)
     kept = pretrained.start_from(network, weights) if weights else []
-    if kept and ranks.first:
-        say('%s: has other classes than the %d of the data: %s start at random' % (weights, classes, ' and '.join(kept)))
+    if kept:
+        say_once('%s: has other classes than the %d of the data: %s start at random'
+                 % (weights, classes, ' and '.join(kept)))
     low_precision.apply(network, precision)
     network.hybridize(static_alloc=True, static_shape=True)
     set_weight_decay(network, recipe.no_bias_decay)

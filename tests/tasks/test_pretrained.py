@@ -11,7 +11,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_bot import InputError
+from gluon_bot import InputError, console
 from gluon_bot.cli.main import main
 from gluon_bot.data.samples import digits
 from gluon_bot.distributed.horovod import Ranks
@@ -176,8 +176,12 @@ def test_fine_tuning_starts_from_the_weights_but_for_another_classifier(tmp_path
     assert (started['stage3.0.body.0.weight'] == theirs.features[6][0].body[0].weight.data()).min().asscalar() == 1
     words = ['digits', '--data', data, '--limit', '32', '--init', path, '--out', str(tmp_path / 'run')]
     words += [word for setting in settings for word in ('--set', setting)]
-    assert main(['train', *words, '--dry-run']) == 0 and 'from %s' % path in capsys.readouterr().out
-    assert main(['train', *words]) == 0 and capsys.readouterr().err.count('start at random') == 1
+    console._said.clear()
+    assert main(['train', *words, '--dry-run']) == 0
+    told = capsys.readouterr()
+    assert 'from %s' % path in told.out and told.err.count('start at random') == 1
+    assert main(['train', *words]) == 0
+    capsys.readouterr()
     trained = checkpoint.arrays(checkpoint.find(str(tmp_path / 'run')), 'parameters')  # at a learning rate next to 0
     assert np.abs(trained['stage3.0.body.0.weight'] - theirs.features[6][0].body[0].weight.data().asnumpy()).max() < 1e-8
     assert trained['output.weight'].shape == (10, 512)
