@@ -88,7 +88,8 @@ def check_file(path: str, option: str, is_ours: Callable[[str], bool]) -> None:
     if os.path.isdir(path) or not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
         raise InputError('%s: cannot be written; %s wants a file in a folder that is there' % (path, option))
     if os.path.lexists(path) and not is_ours(path):
-        raise InputError('%s: exists, and was not written by %s; remove it, or choose another name' % (path, option))
+        raise InputError('%s: exists, and is not known to be written by %s; choose another name, or move it away'
+                         % (path, option))
 
 
 # what file systems and containers lack: a full disk, a forbidden place and a broken disk are other errors

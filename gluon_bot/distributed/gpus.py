@@ -61,7 +61,10 @@ def listing() -> List[Gpu]:
 def name_of(device: str) -> str:
     """The name of MXNet's device 'gpu(1)', such as 'Tesla V100-SXM2-16GB'; '' of a CPU, and where it is not known."""
     number = re.fullmatch(r'gpu\((\d+)\)', device)
-    return ''.join(gpu.name for gpu in listing()[int(number.group(1)):][:1]) if number else ''
+    listed = listing() if number else []
+    if len({gpu.name for gpu in listed}) > 1 and os.environ.get('CUDA_DEVICE_ORDER') != 'PCI_BUS_ID':
+        return ''  # CUDA counts the fastest first, nvidia-smi in the order of the bus
+    return ''.join(gpu.name for gpu in listed[int(number.group(1)):][:1]) if number else ''
 
 
 def _chosen(found: List[Gpu], visible: Optional[str]) -> List[Gpu]:

@@ -127,7 +127,9 @@ def describe(recipe: Recipe, options: RunOptions, workers: int) -> Job:
     if train.classes != val.classes:
         raise InputError('%s: train and val records have different classes; pack them together' % options.data)
     images = min(train.images, options.limit or train.images)
-    encoded = {'packed': {'resize': train.resize, 'quality': train.quality}} if any(train.reencoded.values()) else {}
+    changed = {why: train.reencoded[why] + val.reencoded[why] for why in train.reencoded}
+    packed = {'resize': train.resize if changed['resized'] else None, 'quality': train.quality}
+    encoded = {'packed': packed} if any(changed.values()) else {}
     return Job(
         recipe=recipe, options=options, class_names=list(train.classes),
         manifest={'name': train.name, 'classes': len(train.classes), 'train_images': images,

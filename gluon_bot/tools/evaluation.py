@@ -117,7 +117,8 @@ def _has_lines_of_images(path: str) -> bool:
     """Whether the file at `path` begins as `image_lines` are written, or is empty."""
     try:
         with open_regular(path, 1 << 62) as file:
-            return file.readline(1 << 10).decode('utf-8', 'replace').rstrip('\r\n') in ('', ','.join(IMAGE_COLUMNS))
+            line = file.readline(1 << 10).decode('utf-8', 'replace')
+            return not line or line.rstrip('\r\n') == ','.join(IMAGE_COLUMNS)
     except OSError:
         return False
 

@@ -17,7 +17,7 @@ from gluon_bot.data import transforms
 from gluon_bot.data.classification import Part, train_batches
 from gluon_bot.data.records import verify
 from gluon_bot.data.samples.scenes import PHOTOGRAPH
-from gluon_bot.files import atomic_write
+from gluon_bot.files import atomic_write, open_regular
 from gluon_bot.models import class_names
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.runs.curves import own_matplotlib
@@ -135,7 +135,7 @@ def is_sheet(path: str) -> bool:
 
 def _software(path: str) -> str:
     try:
-        with Image.open(path) as image:
+        with open_regular(path, 1 << 62) as file, Image.open(file) as image:
             return str(image.info.get('Software'))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ''

@@ -151,8 +151,9 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
 
 
 def continued(job: Job, meta: Dict[str, Any]) -> Job:
-    """The job as it goes on from a checkpoint: with the first values that its run began with, if it names any."""
-    return job._replace(origin={**job.origin, 'init': meta['init']}) if 'init' in meta else job
+    """The job as it goes on from a checkpoint: with the first values that its run began with, whatever is given now."""
+    origin = {name: value for name, value in {**job.origin, 'init': meta.get('init')}.items() if value is not None}
+    return job._replace(origin=origin)
 
 
 class Plan(NamedTuple):

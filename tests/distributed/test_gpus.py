@@ -50,6 +50,13 @@ def test_cuda_visible_devices_hides(nvidia_smi, monkeypatch, visible, numbers):
     assert ''.join(gpu.number for gpu in gpus.listing()) == numbers
 
 
+def test_gpus_of_two_names_are_told_apart_only_in_the_order_of_the_bus(nvidia_smi, monkeypatch):
+    nvidia_smi(list=('GPU 0: Quadro P400 (UUID: GPU-1)\nGPU 1: %s (UUID: GPU-2)\n' % V100, 0))
+    assert gpus.name_of('gpu(0)') == ''  # CUDA counts the V100 first
+    monkeypatch.setenv('CUDA_DEVICE_ORDER', 'PCI_BUS_ID')
+    assert gpus.name_of('gpu(0)') == 'Quadro P400' and gpus.name_of('gpu(1)') == V100
+
+
 def test_an_old_nvidia_smi_names_without_capability(nvidia_smi):
     nvidia_smi(list=(EIGHT, 0))
     assert gpus.summary(gpus.listing()) == '8 x Tesla V100-SXM2-16GB' and gpus.driver() == ''

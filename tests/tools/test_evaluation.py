@@ -124,6 +124,8 @@ def test_some_of_the_classes_and_every_file(run, tmp_path, capsys):
     rows = list(csv.DictReader((out / 'predictions.csv').open()))
     assert [row['image'] for row in rows[:2]] == ['val/bee/0.jpg', 'val/bee/1.jpg'] and len(rows) == 6
     assert min(Image.open(out / 'confusion.png').size) > 300
+    (tmp_path / 'notes.txt').write_text('\nnotes of the user\n')
+    assert main([*words[:4], '--predictions', str(tmp_path / 'notes.txt')]) == 2
     assert main([*words[:4], '--predictions', str(tmp_path / 'p.csv')]) == 0
     capsys.readouterr()
     assert main([*words[:4], '--predictions', str(tmp_path / 'p.csv'), '--limit', '2', '--json']) == 0  # in its place

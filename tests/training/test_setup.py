@@ -9,7 +9,7 @@ from gluon_bot.recipes import paper
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.recipes.tasks import images_normalised
-from gluon_bot.training.setup import Job, RunOptions, counts_for
+from gluon_bot.training.setup import Job, RunOptions, continued, counts_for
 
 IMAGENET = {'name': 'imagenet', **paper.data_of('resnet50d-distill', 'classify').counts}
 VOC = {'name': 'voc', **paper.data_of('voc-resnet50d-cosine', 'detect').counts}
@@ -57,6 +57,12 @@ def test_a_resumed_run_counts_as_it_began(began, said, tmp_path):
     resumed = job('resnet50d-mixup')
     resumed = resumed._replace(options=resumed.options._replace(out=str(tmp_path)))
     assert counts_for(resumed, 8, resumed_step=5004) == said
+
+
+def test_what_is_given_at_a_resume_is_not_what_a_run_began_with():
+    given = job('resnet50d-mixup', origin={'init': {'name': 'x'}, 'packed': {}})
+    assert continued(given, {}).origin == {'packed': {}}
+    assert continued(given, {'init': {'name': 'y'}}).origin == {'init': {'name': 'y'}, 'packed': {}}
 
 
 def test_a_run_whose_record_is_lost_does_not_count(tmp_path):
