@@ -112,12 +112,11 @@ def _read(path: str, folder: str, split: str) -> Dict[str, Any]:
         values = None
     except OSError as error:
         raise_if_away(error, path)
-        if os.path.isfile(folder) and folder.endswith(('.json', '.idx', '.rec')):
-            raise InputError('%s: is a file, where a folder of records is wanted; give its folder, %s'
-                             % (folder, os.path.dirname(folder) or '.')) from None
         if os.path.isfile(folder):
-            raise InputError("%s: is a file, where a folder of records is wanted; 'gluon-bot pack %s OUT' makes one of a tar"
-                             % (folder, shlex.quote(folder))) from None
+            of_records = folder.endswith(('.json', '.idx', '.rec'))
+            advice = 'give its folder, %s' % (os.path.dirname(folder) or '.') if of_records else \
+                "'gluon-bot pack %s OUT' makes one of a tar" % shlex.quote(folder)
+            raise InputError('%s: is a file, where a folder of records is wanted; %s' % (folder, advice)) from None
         if not os.path.isdir(folder):
             raise InputError("%s: no such folder; 'gluon-bot pack SOURCE %s' makes one"
                              % (folder, shlex.quote(folder))) from None
