@@ -108,6 +108,7 @@ def owned_by(job: Job, ranks: Ranks) -> Iterator[None]:
             try:
                 waited = stack.enter_context(owned(options.out, OWNER_SECONDS if options.resume else 0))
                 check_out(options.out, options.resume)
+                _check_same_start(job)
                 if waited and status_of(options.out).state == DONE:
                     raise InputError('%s: another process was training here, and is done now' % options.out)
             except InputError as error:
@@ -117,6 +118,17 @@ def owned_by(job: Job, ranks: Ranks) -> Iterator[None]:
             raise InputError(problem) if ranks.first else SystemExit(2)
         _check_same_data(job, ranks)
         yield
+
+
+def _check_same_start(job: Job) -> None:
+    """Raise InputError where a run that has no checkpoint yet, and so begins again, would do so from other weights."""
+    out = job.options.out
+    record = os.path.join(out, RECORD)
+    if job.options.resume and os.path.exists(record) and not checkpoint.paths_of(out):
+        began = next(each_line(record), {}).get('init')
+        if began != job.origin.get('init'):
+            raise InputError('%s: was begun from %s, and has no checkpoint yet; give it the same again, or choose another '
+                             '--out' % (out, began.get('name') if isinstance(began, dict) else 'random values'))
 
 
 def _check_same_data(job: Job, ranks: Ranks) -> None:
@@ -167,6 +179,7 @@ class Plan(NamedTuple):
 def planned(job: Job, plan: Plan, workers: int) -> str:
     """What a run of any task would do, a line each. InputError where the output folder or its checkpoint does not fit."""
     check_out(job.options.out, job.options.resume)
+    _check_same_start(job)
     found = checkpoint.newest(job.options.out)[0] if job.options.resume else None
     if found:
         check_resumed(job, found.meta, found.path)

@@ -197,6 +197,14 @@ def test_fine_tuning_starts_from_the_weights_but_for_another_classifier(tmp_path
     capsys.readouterr()
     assert main(['report', str(tmp_path / 'run/record.jsonl'), '--json']) == 0
     assert 'started from weights that were trained before' in capsys.readouterr().out
+    # stopped before its first checkpoint it begins again, and not without what it began with
+    shutil.rmtree(str(tmp_path / 'run/checkpoints'))
+    (tmp_path / 'run/record.jsonl').write_text(json.dumps(start) + '\n')
+    for more in [['--dry-run'], []]:
+        assert main(['train', *words, '--resume', *more]) == 2
+        assert 'was begun from zoo.params, and has no checkpoint yet; give it the same again' in capsys.readouterr().err
+    assert json.loads((tmp_path / 'run/record.jsonl').read_text()) == start
+    assert main(['train', *words, '--resume', '--init', path, '--dry-run']) == 0
 
 
 def test_a_checkpoint_is_a_start_too(tmp_path, data):
