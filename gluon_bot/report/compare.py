@@ -26,7 +26,7 @@ from gluon_bot.report.statistics import (
     tolerance,
     verdict,
 )
-from gluon_bot.runs.record import Run
+from gluon_bot.runs.logged import Run
 
 NOT_RUN, ANOTHER_PAPER = 'not run', "another paper's"
 

@@ -16,7 +16,7 @@ from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.finetuning import FINE_TUNINGS, NAMED
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.runs.gluoncv_arguments import NO_FIELD
-from gluon_bot.runs.record import Run
+from gluon_bot.runs.logged import Run
 
 FILLS, PUBLISHED, DIFFERS, OTHER_DATA, SUSPECT, UNKNOWN = (
     'fills', 'published', 'differs', 'other data', 'suspect', 'unknown')

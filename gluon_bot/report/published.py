@@ -15,8 +15,8 @@ from gluon_bot.console import one_line, say, tell
 from gluon_bot.files import sha256_of
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.report.place import PUBLISHED, arguments, counted_images, place
+from gluon_bot.runs.logged import Run
 from gluon_bot.runs.read import read
-from gluon_bot.runs.record import Run
 
 REPOSITORY, FOLDER = 'https://github.com/dmlc/web-data', 'gluoncv/logs/'
 # a commit of that repository in which the file was found with the same length and last lines; others were not found there

@@ -23,8 +23,9 @@ from gluon_bot.report import html, wording
 from gluon_bot.report.place import place
 from gluon_bot.report.report import drawing
 from gluon_bot.runs.curves import Curve
+from gluon_bot.runs.logged import Run
 from gluon_bot.runs.read import read_file
-from gluon_bot.runs.record import RECORD, Run
+from gluon_bot.runs.record import RECORD
 from gluon_bot.runs.status import DONE, FAILED, RUNNING, STOPPED, UNREADABLE, Status, rate_text, status_of
 
 HOST = '127.0.0.1'

@@ -11,7 +11,8 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 
 from gluon_bot.files import atomic_write
 from gluon_bot.recipes.tasks import METRICS, TASKS
-from gluon_bot.runs.record import RECORD, Run
+from gluon_bot.runs.logged import Run
+from gluon_bot.runs.record import RECORD
 
 # Okabe and Ito's colours, told apart with any colour vision, without their yellow; then again with another line
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#444444')

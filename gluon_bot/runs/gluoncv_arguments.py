@@ -9,7 +9,7 @@ import re
 from typing import Any, Dict, List
 
 from gluon_bot.recipes.fields import model_named
-from gluon_bot.runs.record import Run, cleaned
+from gluon_bot.runs.logged import Run, cleaned
 
 TEXT_FIELDS = ('model', 'precision', 'lr_schedule', 'teacher')  # all other fields of a recipe are numbers
 WITHOUT_RESIDUAL_BLOCKS = ('inception-v3', 'mobilenet')  # zero gamma has nothing to act on there

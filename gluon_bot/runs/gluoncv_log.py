@@ -13,7 +13,7 @@ import re
 from typing import Any, Dict, List, Optional, Tuple
 
 from gluon_bot.runs.gluoncv_arguments import described, value_of
-from gluon_bot.runs.record import MOST_RUNS, Note, Run, cleaned
+from gluon_bot.runs.logged import MOST_RUNS, Note, Run, cleaned
 
 VALUES = {'training': {'accuracy': 'train_top1', 'err-top1': 'train_top1', 'err-top5': 'train_top5', 'loss': 'loss'},
           'validation': {'err-top1': 'val_top1', 'err-top5': 'val_top5', 'loss': 'val_loss'}}

@@ -11,7 +11,7 @@ from typing import Any, Dict, List
 from gluon_bot import InputError
 from gluon_bot.console import one_line
 from gluon_bot.files import parse_json, read_bounded
-from gluon_bot.runs.record import PERCENT, Note, Run, cleaned
+from gluon_bot.runs.logged import PERCENT, Note, Run, cleaned
 
 NAME = 'published.json'
 MOST_BYTES = 4 << 20

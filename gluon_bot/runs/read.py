@@ -15,7 +15,7 @@ from gluon_bot.console import Progress, counted
 from gluon_bot.files import walk
 from gluon_bot.runs import published
 from gluon_bot.runs.gluoncv_log import LogReader
-from gluon_bot.runs.record import RecordReader, Run, cleaned
+from gluon_bot.runs.logged import RecordReader, Run, cleaned
 
 ENDINGS = ('.log', '.jsonl', '.log.gz', '.jsonl.gz')  # what is a log in a folder; a file that is named is always read
 MOST_CHARACTERS = 32 << 20  # of one file, decompressed: twenty times the longest published log

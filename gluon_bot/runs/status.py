@@ -14,7 +14,8 @@ from gluon_bot.distributed.locks import is_owned
 from gluon_bot.files import walk
 from gluon_bot.recipes.tasks import SCORES, TASKS
 from gluon_bot.runs import checkpoint, heartbeat
-from gluon_bot.runs.record import RECORD, cleaned, read_ends
+from gluon_bot.runs.logged import cleaned
+from gluon_bot.runs.record import RECORD, read_ends
 
 RUNNING, DONE, FAILED, STOPPED, UNREADABLE = 'running', 'done', 'failed', 'stopped', 'unreadable'
 IMPORTED = 'imported'  # a checkpoint that no run of ours has trained

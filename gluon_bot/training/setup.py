@@ -15,7 +15,8 @@ from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.report import place, wording
 from gluon_bot.runs import checkpoint
-from gluon_bot.runs.record import RECORD, Run, each_line, otherwise
+from gluon_bot.runs.logged import Run
+from gluon_bot.runs.record import RECORD, each_line, otherwise
 from gluon_bot.runs.status import DONE, status_of
 
 OWNER_SECONDS = 120  # for the workers of a launcher that was killed to write their checkpoint, before a resume

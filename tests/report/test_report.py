@@ -28,8 +28,9 @@ from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.recipes.tasks import METRICS
 from gluon_bot.report import compare, html, markdown, place, report, wording
 from gluon_bot.runs import curves
+from gluon_bot.runs.logged import Run
 from gluon_bot.runs.read import read
-from gluon_bot.runs.record import Run, RunLog
+from gluon_bot.runs.record import RunLog
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGENET = {'name': 'imagenet', 'classes': 1000, 'train_images': 1281167, 'val_images': 50000}
