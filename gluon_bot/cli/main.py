@@ -14,7 +14,7 @@ from gluon_bot import InputError, RunError
 from gluon_bot.cli import jobs, process
 from gluon_bot.cli.parser import check_folders, parser
 from gluon_bot.console import counted, csv_text, json_text, one_line, reopen_closed, say, tell
-from gluon_bot.distributed import environment, gpus, launcher, ssh
+from gluon_bot.distributed import environment, exit_codes, gpus, launcher, ssh
 from gluon_bot.files import BAD_PLACE, DISK_AWAY, check_file
 from gluon_bot.training.interrupt import Interrupted
 
@@ -61,7 +61,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             process.drop_output()
         say('gluon-bot: ' + one_line('%s: %s' % (error.filename or 'writing', error.strerror or error)))
         if error.errno in DISK_AWAY and 'HOROVOD_RANK' in os.environ:
-            return _leave(launcher.AWAY)
+            return _leave(exit_codes.AWAY)
         return 2 if error.errno in BAD_PLACE else 1
     except Exception as error:
         code, said = process.failure(error)

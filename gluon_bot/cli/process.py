@@ -10,7 +10,7 @@ import threading
 import warnings
 from typing import Any, Tuple
 
-from gluon_bot.distributed import environment, launcher
+from gluon_bot.distributed import environment, exit_codes
 
 
 def failure(error: Exception) -> Tuple[int, str]:
@@ -18,19 +18,19 @@ def failure(error: Exception) -> Tuple[int, str]:
     text = str(error)
     limited = environment.address_space_limit()
     if isinstance(error, MemoryError) or isinstance(error, ImportError) and limited:
-        return launcher.OUT_OF_MEMORY, 'out of memory%s' % (' (%s)' % limited if limited else '')
+        return exit_codes.OUT_OF_MEMORY, 'out of memory%s' % (' (%s)' % limited if limited else '')
     if isinstance(error, RuntimeError) and text.startswith("can't start new thread"):
-        return launcher.OUT_OF_MEMORY, ('no more threads can be started: memory, or the number of processes (ulimit -u, '
+        return exit_codes.OUT_OF_MEMORY, ('no more threads can be started: memory, or the number of processes (ulimit -u, '
                                         "docker's --pids-limit), is used up")
     if 'MXNetError' not in [kind.__name__ for kind in type(error).__mro__]:
         return 0, ''
     if any(words in text for words in ('Horovod has been shut down', 'Connection reset', 'Connection closed by peer')):
-        return launcher.LOST, 'another worker was lost'
+        return exit_codes.LOST, 'another worker was lost'
     if 'FileStream.Write incomplete' in text:
-        return launcher.BROKEN, 'a file could not be written whole, as on a full disk'
+        return exit_codes.BROKEN, 'a file could not be written whole, as on a full disk'
     line = ([line.strip() for line in text.splitlines() if line.strip()] or ['no reason given'])[-1]
     memory = any(words in text for words in ('out of memory', 'bad_alloc', 'Failed to allocate', 'Cannot allocate'))
-    return launcher.OUT_OF_MEMORY if memory else launcher.BROKEN, 'MXNet failed: ' + line
+    return exit_codes.OUT_OF_MEMORY if memory else exit_codes.BROKEN, 'MXNet failed: ' + line
 
 
 class _Output(io.FileIO):

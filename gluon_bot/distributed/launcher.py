@@ -16,35 +16,23 @@ import subprocess
 import sys
 import threading
 import time
-from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Tuple, cast
+from typing import IO, Any, Callable, Dict, Iterator, List, Tuple, cast
 
 from gluon_bot import InputError, console
 from gluon_bot.console import duration, one_line, say, say_once
 from gluon_bot.distributed import environment, heartbeat, rendezvous, ssh
+from gluon_bot.distributed.exit_codes import AWAY, FINAL, LOST, OUT_OF_MEMORY, Outcome, cause, is_repeated, verdict
 from gluon_bot.distributed.signals import answered
 from gluon_bot.files import size_text
 
-LOST = 70  # exit code of a worker that lost another one
-BROKEN, OUT_OF_MEMORY = 71, 72  # of one in which MXNet failed, or whose memory was not enough
-AWAY = 73  # of one whose disk, and of a job one of whose machines, does not answer for now
-FINAL = (0, 1, 2, 130)  # done, failed for good, bad input, interrupted: not worth a restart
 MPI = ('RANK', 'SIZE', 'LOCAL_RANK', 'LOCAL_SIZE')  # what Open MPI's mpirun tells its processes as OMPI_COMM_WORLD_...
 MOST_WORKERS = 64  # on one machine with fewer cores
 GRACE_SECONDS = 20  # for the other workers to notice that one is gone
 LEAST_SHARED_BYTES = 64 << 20  # of a container, unless it is told otherwise
 CHECKPOINT_SECONDS = 300  # for a worker whose launcher is gone to write its checkpoint
 MOST_PAUSE_SECONDS = 60  # before a restart: 1, 2, 4 ... seconds
-NEAR_STEPS = 3  # that the record of a run may differ by when a worker dies in the same update again
 END = b'e'  # tells a worker on another machine through its input to end at once; the end of the input, to stop as by SIGTERM
 END_SECONDS = 10  # for these workers to end before their ssh is killed, which would leave them
-
-
-class Outcome(NamedTuple):
-    """How the workers of a job ended."""
-
-    code: int  # one exit code for all of them
-    rank: int = -1  # the first that ended badly, where one did
-    cause: str = ''  # why it did, in words
 
 
 def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, stall_minutes: float = 30,
@@ -77,7 +65,7 @@ def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, 
                     'gluon-bot: interrupted')
                 return 1 if trains else 130
             deaths.append((outcome, recorded_step()))
-            repeated = len(deaths) > 1 and _is_repeated(*deaths[-2:])
+            repeated = len(deaths) > 1 and is_repeated(*deaths[-2:])
             if repeated or len(deaths) > restarts:
                 break
             if '--resume' not in arguments:
@@ -97,13 +85,6 @@ def run(arguments: List[str], workers: int, hosts: str = '', restarts: int = 0, 
     else:
         say('gluon-bot: %s, so there is no result; evaluate again' % what)
     return 1
-
-
-def _is_repeated(before: Tuple[Outcome, int], now: Tuple[Outcome, int]) -> bool:
-    """Whether a job died of what it died of before: too little memory, or the same rank at the same step."""
-    if OUT_OF_MEMORY == before[0].code == now[0].code:
-        return True
-    return before[0].rank == now[0].rank >= 0 and AWAY != now[0].code and abs(before[1] - now[1]) <= NEAR_STEPS
 
 
 def _wait_unless(asked: List[int], seconds: float) -> None:
@@ -239,7 +220,7 @@ def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int,
         if any(code not in (0, 130) for code in ended) and deadline is None:
             deadline = time.monotonic() + GRACE_SECONDS
         if len(ended) == len(codes) or deadline is not None and time.monotonic() > deadline:
-            code = _verdict(ended if len(ended) == len(codes) else [code for code in ended if code], bool(asked))
+            code = verdict(ended if len(ended) == len(codes) else [code for code in ended if code], bool(asked))
             if worst < 0 or code in FINAL:
                 return Outcome(code)
             if OUT_OF_MEMORY == codes[worst] or -signal.SIGKILL == codes[worst] and _kernel_kills() > kills:
@@ -261,22 +242,6 @@ def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int,
         time.sleep(0.05)
 
 
-def cause(code: Any, machine: str = '') -> str:
-    """What the exit code of a worker, of another machine if that is named, means."""
-    if machine and code == ssh.SSH_FAILED:
-        return 'on %s is lost: the connection ended, or the worker was killed' % machine
-    if code == BROKEN:
-        return 'failed in MXNet'
-    if code == AWAY:
-        return 'could not read or write'
-    if code < 0:
-        try:
-            return 'was killed by signal %d (%s)' % (-code, signal.Signals(-code).name)
-        except ValueError:
-            return 'was killed by signal %d' % -code
-    return 'left with exit code %d' % code
-
-
 def _kernel_kills() -> int:
     """How often the kernel has killed a process because memory ran out (Linux)."""
     with contextlib.suppress(OSError, ValueError), open('/proc/vmstat') as file:
@@ -291,21 +256,6 @@ def _is_halted(process_id: int) -> bool:
             return file.read().rpartition(')')[2].split()[0] == 'T'
     except OSError:
         return False
-
-
-def _verdict(codes: List[int], asked: bool) -> int:
-    """One exit code for the job: bad input and failures for good before crashes, which other workers follow with LOST.
-
-    Where they were asked to stop, those that left after a checkpoint speak for the others.
-    """
-    for final in (2, 1):
-        if final in codes:
-            return final
-    if asked and 130 in codes:
-        return 130
-    if any(code not in FINAL for code in codes):
-        return LOST
-    return max(codes)
 
 
 def _meeting(workers: int, hosts: str, stall_seconds: float) -> Tuple[Any, List[Tuple[str, Dict[str, str]]]]:

@@ -16,7 +16,7 @@ from gluon_bot import InputError, RunError
 from gluon_bot.console import aligned, counted, duration, say
 from gluon_bot.data import ade20k, voc
 from gluon_bot.data.records import manifest
-from gluon_bot.distributed import gpus, launcher
+from gluon_bot.distributed import exit_codes, gpus
 from gluon_bot.distributed.environment import cores as allowed_cores
 from gluon_bot.distributed.locks import owned
 from gluon_bot.files import not_through_links, read_bounded
@@ -236,7 +236,7 @@ def run(study: Study, runs: Sequence[StudyRun], place: Place, at_once: int) -> N
                 elif code:
                     failed.append(one)
                     codes.add(code)
-                    killed = launcher.cause(code) + (', probably out of memory' if code == -signal.SIGKILL else '')
+                    killed = exit_codes.cause(code) + (', probably out of memory' if code == -signal.SIGKILL else '')
                     say('%s: failed: %s' % (one.name, _last_words(_log(place.folder(one))) if code > 0 else killed))
                 else:
                     say('%s: %s; %d more to run' % (one.name, status_of(place.folder(one)).score, len(todo) + len(running)))

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from gluon_bot.cli import main as command_line
-from gluon_bot.distributed import launcher
+from gluon_bot.distributed import exit_codes
 
 WITHIN_A_DESTRUCTOR = '''
 import os, signal, sys, time
@@ -51,7 +51,7 @@ def test_a_limit_on_threads_is_one_line(monkeypatch, capsys):
     assert said.startswith('gluon-bot: no more threads can be started: memory, or') and said.count('\n') == 1
 
 
-@pytest.mark.parametrize('number, code', [(errno.EIO, launcher.AWAY), (errno.ESTALE, launcher.AWAY), (errno.ENOSPC, 1),
+@pytest.mark.parametrize('number, code', [(errno.EIO, exit_codes.AWAY), (errno.ESTALE, exit_codes.AWAY), (errno.ENOSPC, 1),
                                           (errno.EACCES, 2)])
 def test_a_disk_that_is_away_is_worth_a_restart(number, code, monkeypatch, capsys):
     def fail(options):
@@ -67,7 +67,7 @@ def test_a_disk_that_is_away_is_worth_a_restart(number, code, monkeypatch, capsy
         found = command_line.main(['recipes'])
     except SystemExit as left:
         found = left.code
-    assert found == code and (code in launcher.FINAL) == (code != launcher.AWAY)
+    assert found == code and (code in exit_codes.FINAL) == (code != exit_codes.AWAY)
     assert capsys.readouterr().err == 2 * ('gluon-bot: data/train.rec: %s\n' % os.strerror(number))
 
 

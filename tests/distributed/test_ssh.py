@@ -9,7 +9,7 @@ import time
 import pytest
 
 from gluon_bot import InputError
-from gluon_bot.distributed import heartbeat, launcher, rendezvous, ssh
+from gluon_bot.distributed import exit_codes, heartbeat, launcher, rendezvous, ssh
 from gluon_bot.tools import doctor
 
 SSH = '#!/bin/sh\nwhile [ $# -gt 1 ]; do shift; done\n%s\n'  # the last word is what the other machine's shell gets
@@ -151,9 +151,9 @@ def test_the_usual_machine_can_be_used(ssh_script):
 
 
 def test_exit_codes_of_ssh_are_lost_workers():
-    assert launcher._verdict([0, 255], False) == launcher.LOST and launcher._verdict([130, 255], True) == 130
-    assert launcher._verdict([-15, 255], True) == launcher.LOST  # before any checkpoint
-    assert launcher._verdict([launcher.LOST, 2], False) == 2 and launcher._verdict([0, 0], False) == 0
+    assert exit_codes.verdict([0, 255], False) == exit_codes.LOST and exit_codes.verdict([130, 255], True) == 130
+    assert exit_codes.verdict([-15, 255], True) == exit_codes.LOST  # before any checkpoint
+    assert exit_codes.verdict([exit_codes.LOST, 2], False) == 2 and exit_codes.verdict([0, 0], False) == 0
 
 
 @pytest.mark.parametrize('answer, said, rank', [
@@ -165,7 +165,7 @@ def test_a_lost_machine_is_named_and_not_the_worker_that_waits_for_it(answer, sa
     pulse = heartbeat.Pulse()
     pulse.moved = time.monotonic() - 5
     outcome = launcher._wait(processes, [], {0: pulse}, 3, ['', 'other'])
-    assert outcome.code == launcher.LOST and outcome.rank == rank and re.search(said, capsys.readouterr().err)
+    assert outcome.code == exit_codes.LOST and outcome.rank == rank and re.search(said, capsys.readouterr().err)
     for process in processes:
         process.kill()
         process.wait()
@@ -175,4 +175,4 @@ def test_a_lost_machine_is_named_and_not_the_worker_that_waits_for_it(answer, sa
 def test_a_connection_that_ended_is_named():
     process = subprocess.Popen(['sh', '-c', 'exit 255'])
     outcome = launcher._wait([process], [], {}, 60, ['other'])
-    assert outcome == (launcher.LOST, 0, 'on other is lost: the connection ended, or the worker was killed')
+    assert outcome == (exit_codes.LOST, 0, 'on other is lost: the connection ended, or the worker was killed')

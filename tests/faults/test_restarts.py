@@ -15,7 +15,7 @@ from gluon_bot import InputError
 from gluon_bot.cli import jobs
 from gluon_bot.cli.parser import parser
 from gluon_bot.distributed import launcher
-from gluon_bot.distributed.launcher import LOST, OUT_OF_MEMORY, Outcome
+from gluon_bot.distributed.exit_codes import AWAY, LOST, OUT_OF_MEMORY, Outcome
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_machine_that_is_gone_when_a_job_begins_again_is_waited_for(job, monke
 
 
 def test_a_disk_that_is_away_is_waited_for(job):
-    away = Outcome(launcher.AWAY, 0, 'could not read or write')
+    away = Outcome(AWAY, 0, 'could not read or write')
     code, attempts, pauses, _ = job([away, away, away, Outcome(0)], [7, 7, 7])
     assert code == 0 and pauses == [60, 60, 60]
 

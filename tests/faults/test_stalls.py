@@ -13,7 +13,7 @@ import runs
 from processes import children
 
 from gluon_bot import console
-from gluon_bot.distributed import heartbeat, launcher
+from gluon_bot.distributed import exit_codes, heartbeat, launcher
 
 
 def test_a_stopped_worker_is_named_and_the_job_goes_on(digits_folder, undisturbed, tmp_path):
@@ -49,7 +49,7 @@ def test_a_worker_that_hangs_outside_of_horovod_is_named(digits_folder, tmp_path
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     script = str(Path(__file__).with_name('odd_worker.py'))
     words = ['train', 'digits', '--data', digits_folder, '--out', str(tmp_path / 'run'), '--workers', '2', *runs.TINY]
-    assert launcher.start([sys.executable, script, 'hang', *words], 2, stall_seconds=12) == launcher.LOST
+    assert launcher.start([sys.executable, script, 'hang', *words], 2, stall_seconds=12) == exit_codes.LOST
     assert re.search(r'^rank 1 .* has made no progress for \d+s', capfd.readouterr().err, re.M)
 
 
