@@ -9,33 +9,35 @@ Checkpoints of version 0.1 are still read: their arrays are .npz files, and chec
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import math
 import os
 import re
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import say_once
-from gluon_bot.files import fsync, fsync_folder, parse_json, read_bounded, reading, rename, sha256_of
+from gluon_bot.files import fsync, fsync_folder, rename, sha256_of
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.runs.arrays import Arrays, check_beginning, write
+from gluon_bot.runs.checkpoint_json import (
+    ENDINGS,
+    FORMAT,
+    PARAMETERS,
+    TRAINING,
+    answering,
+    array_file,
+    read_meta,
+    signed,
+)
 
-FORMAT = 2
-ENDINGS = {1: '.npz', 2: '.safetensors'}  # of the files of arrays, by format
-PARAMETERS, TRAINING = 'parameters', 'training'
 FOLDER = 'checkpoints'
 BEST = 'best'  # RUN/best stands for the best checkpoint of RUN wherever a checkpoint is named
-JSON_LIMIT_BYTES = 16 << 20
-MOST_CLASSES = 100_000
-MOST_RANKS = 1 << 16
 _STEP = re.compile(r'step-(\d{8,12})$')
 
 
@@ -66,7 +68,7 @@ def save(run: str, meta: Dict[str, Any], parameters: Dict[str, np.ndarray], trai
             write(path, arrays)
             files[os.path.basename(path)] = {'sha256': sha256_of(path), 'bytes': os.path.getsize(path)}
         with open(os.path.join(temporary, 'checkpoint.json'), 'w', encoding='utf-8') as file:
-            json.dump(_signed({'format': FORMAT, **meta, 'files': files}), file, indent=1)
+            json.dump(signed({'format': FORMAT, **meta, 'files': files}), file, indent=1)
             file.flush()
             fsync(file.fileno(), final)
         fsync_folder(temporary)
@@ -80,13 +82,6 @@ def save(run: str, meta: Dict[str, Any], parameters: Dict[str, np.ndarray], trai
         raise RunError('%s: the checkpoint could not be written (%s); earlier ones are untouched'
                        % (final, error.strerror or error)) from None
     return final
-
-
-def _signed(meta: Dict[str, Any]) -> Dict[str, Any]:
-    """`meta` with 'sha256', the checksum of everything else in it as canonical JSON."""
-    rest = {key: value for key, value in meta.items() if key != 'sha256'}
-    text = json.dumps(parse_json(json.dumps(rest)), sort_keys=True, separators=(',', ':'))
-    return {**rest, 'sha256': hashlib.sha256(text.encode()).hexdigest()}
 
 
 def find(path: str) -> Checkpoint:
@@ -123,7 +118,7 @@ def scored(run: str) -> List[Scored]:
     found = []
     for path in paths_of(run):
         with suppress(InputError, KeyError, TypeError, ValueError):
-            meta = _read_meta(path)
+            meta = read_meta(path)
             score = float(meta['line'][TASKS[meta['task']].best])
             found += [Scored(score, path, meta['epoch'])] if math.isfinite(score) else []
     return sorted(found, reverse=True)
@@ -186,12 +181,12 @@ def prune(run: str, keep: int) -> None:
 
 def arrays(checkpoint: Checkpoint, name: str) -> Mapping[str, np.ndarray]:
     """The arrays of PARAMETERS or TRAINING, read when asked for; InputError where the file is not plain, whole arrays."""
-    return Arrays(os.path.join(checkpoint.path, _file_name(checkpoint.meta, name)))
+    return Arrays(os.path.join(checkpoint.path, array_file(checkpoint.meta, name)))
 
 
 def parameters_sha256(meta: Dict[str, Any]) -> str:
     """The checksum of the file of parameters, from checkpoint.json."""
-    return meta['files'][_file_name(meta, PARAMETERS)]['sha256']
+    return meta['files'][array_file(meta, PARAMETERS)]['sha256']
 
 
 def origin(meta: Dict[str, Any]) -> Dict[str, Any]:
@@ -202,10 +197,6 @@ def origin(meta: Dict[str, Any]) -> Dict[str, Any]:
             'sha256': parameters_sha256(meta)}
 
 
-def _file_name(meta: Dict[str, Any], name: str) -> str:
-    return name + ENDINGS[meta['format']]
-
-
 def paths_of(run: str) -> List[str]:
     """The checkpoints of a run, good or damaged, in no order."""
     folder = os.path.join(run, FOLDER)
@@ -214,14 +205,14 @@ def paths_of(run: str) -> List[str]:
 
 
 def _open(path: str) -> Checkpoint:
-    meta = _read_meta(path)
+    meta = read_meta(path)
     numbered = _STEP.match(os.path.basename(os.path.abspath(path)))
     if numbered and int(numbered.group(1)) != meta['step']:
         raise InputError('%s: checkpoint.json is damaged: it is of step %d' % (path, meta['step']))
     for name, expected in meta['files'].items():
         file = os.path.join(path, name)
         try:
-            with _answering(file):
+            with answering(file):
                 good = os.path.getsize(file) == expected['bytes']
                 check_beginning(file)  # before gigabytes of something else are read
                 good = good and sha256_of(file) == expected['sha256']
@@ -230,97 +221,6 @@ def _open(path: str) -> Checkpoint:
         if not good:
             raise InputError('%s: %s is damaged (it is missing, cut, or its checksum differs)' % (path, name))
     return Checkpoint(path, meta)
-
-
-@contextmanager
-def _answering(path: str) -> Iterator[None]:
-    """As `reading`, but what has a broken place on the disk is damaged as any other, and an older checkpoint may serve."""
-    with reading(path):
-        try:
-            yield
-        except OSError as error:
-            if error.errno == errno.EIO:
-                raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
-            raise
-
-
-def _read_meta(path: str) -> Dict[str, Any]:
-    file_name = os.path.join(path, 'checkpoint.json')
-    with _answering(file_name):
-        data = read_bounded(file_name, JSON_LIMIT_BYTES)
-    try:
-        meta = parse_json(data.decode('utf-8'))
-        if type(meta['format']) is not int or meta['format'] not in ENDINGS:
-            raise InputError('%s: format %.50r; this version reads formats 1 and %d' % (file_name, meta['format'], FORMAT))
-        if meta['format'] > 1 and meta != _signed(meta):
-            raise InputError('%s: is damaged: its checksum differs' % file_name)
-        wrong = [name for name, is_right in FIELDS.items()
-                 if (name in meta or name in REQUIRED) and not is_right(meta.get(name))]
-        if wrong or set(meta['files']) != {_file_name(meta, name) for name in (PARAMETERS, TRAINING)}:
-            raise ValueError('missing or of the wrong type: %s' % ', '.join(wrong or ['files']))
-        return meta
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError('%s: not a checkpoint (%s)' % (file_name, error)) from None
-
-
-def _whole(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 53
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _names(value: Any) -> bool:
-    return isinstance(value, list) and 0 < len(value) <= MOST_CLASSES and all(isinstance(name, str) for name in value)
-
-
-def _object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-FIELDS: Dict[str, Callable[[Any], bool]] = {
-    'task': lambda value: isinstance(value, str) and value in TASKS,
-    'recipe': _object, 'classes': _names, 'data': _object, 'line': _object,
-    'names': lambda value: _object(value) and all(isinstance(name, str) for name in value.values()),
-    'epoch': _whole, 'step': _whole, 'between_epochs': lambda value: isinstance(value, bool),
-    'world_size': lambda value: _whole(value) and 1 <= value <= MOST_RANKS,
-    'precision': lambda value: value in ('float32', 'float16', 'bfloat16'),
-    'tally': lambda value: _object(value) and all(map(_number, value.values())),
-    'loss_scale': lambda value: _object(value) and {*value, 'skipped'} == {'value', 'updates_since_overflow', 'skipped'}
-    and _number(value['value']) and value['value'] > 0 and _whole(value['updates_since_overflow'])
-    and _whole(value.get('skipped', 0)),  # which version 0.1 did not count
-    'files': lambda value: _object(value) and all(
-        _object(entry) and _whole(entry.get('bytes')) and isinstance(entry.get('sha256'), str) for entry in value.values()),
-}
-REQUIRED = ('task', 'recipe', 'classes', 'epoch', 'step', 'files')
-RESUMABLE = ('data', 'between_epochs', 'world_size', 'precision', 'tally', 'loss_scale')
-
-
-def check_complete(path: str, meta: Dict[str, Any]) -> None:
-    """InputError where checkpoint.json lacks what a resumed run needs."""
-    missing = [name for name in RESUMABLE if name not in meta]
-    if missing:
-        raise InputError('%s: checkpoint.json lacks what a resumed run needs (%s); it can be evaluated only'
-                         % (path, ', '.join(missing)))
-
-
-def check_consistent(path: str, meta: Dict[str, Any], steps_an_epoch: int, recipe: Any, quantities: Sequence[str]) -> None:
-    """InputError where the numbers of a complete checkpoint.json contradict each other.
-
-    `quantities` are those that the run adds up over an epoch: a checkpoint may have been made in the middle of one.
-    """
-    done, tally, line = meta['step'] - meta['epoch'] * steps_an_epoch, meta['tally'], meta.get('line', {})
-    if meta['between_epochs']:
-        agree = done == 0 and not tally and (line.get('epoch'), line.get('step')) == (meta['epoch'], meta['step'])
-    else:
-        agree = (0 < done <= steps_an_epoch and set(tally) == {'images', *quantities}
-                 and tally['images'] == done * recipe.batch_size)
-    if not agree or meta['task'] != recipe.task or meta['epoch'] + (not meta['between_epochs']) > recipe.epochs:
-        raise InputError('%s: checkpoint.json is damaged: its step %d does not agree with its other fields'
-                         % (path, meta['step']))
 
 
 def check_task(found: Checkpoint, task: str) -> None:

@@ -14,7 +14,7 @@ from gluon_bot.distributed.locks import owned
 from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.report import place, wording
-from gluon_bot.runs import checkpoint
+from gluon_bot.runs import checkpoint, checkpoint_json
 from gluon_bot.runs.logged import Run
 from gluon_bot.runs.record import RECORD, each_line, otherwise
 from gluon_bot.runs.status import DONE, status_of
@@ -152,7 +152,7 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
     """Raise InputError where the checkpoint at `path` belongs to another recipe or to other data than the job."""
     if meta['task'] != job.recipe.task:
         raise InputError('%s: is of a run to %s, not to %s; choose another --out' % (path, meta['task'], job.recipe.task))
-    checkpoint.check_complete(path, meta)
+    checkpoint_json.check_complete(path, meta)
     saved = as_dict(from_dict(meta['recipe'], type(job.recipe)))
     changed = ['%s=%s (now %s)' % (field, saved[field], value)
                for field, value in as_dict(job.recipe).items() if saved[field] != value and field != 'name']
@@ -160,7 +160,7 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
                 for field, value in job.manifest.items() if meta['data'].get(field) != value]
     if changed:
         raise InputError('%s: was made with %s; resume with the same, or choose another --out' % (path, ', '.join(changed)))
-    checkpoint.check_consistent(path, meta, job.steps_an_epoch, job.recipe, TASKS[job.recipe.task].means)
+    checkpoint_json.check_consistent(path, meta, job.steps_an_epoch, job.recipe, TASKS[job.recipe.task].means)
 
 
 def continued(job: Job, meta: Dict[str, Any]) -> Job:

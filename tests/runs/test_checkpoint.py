@@ -14,7 +14,7 @@ from gluon_bot import InputError, RunError
 from gluon_bot.recipes.classification import RECIPES
 from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
-from gluon_bot.runs import checkpoint
+from gluon_bot.runs import checkpoint, checkpoint_json
 from gluon_bot.tasks import finetuning
 
 
@@ -61,17 +61,17 @@ def test_the_newest_good_one_is_found_and_damage_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('number', [errno.ESTALE, errno.ETIMEDOUT])
-@pytest.mark.parametrize('reader', ['read_bounded', 'sha256_of'])
-def test_a_disk_that_does_not_answer_damages_nothing(number, reader, tmp_path, monkeypatch):
+@pytest.mark.parametrize('module, reader', [(checkpoint_json, 'read_bounded'), (checkpoint, 'sha256_of')])
+def test_a_disk_that_does_not_answer_damages_nothing(number, module, reader, tmp_path, monkeypatch):
     """An older checkpoint in the place of the newest one would lose the epochs between them for a disk of the network."""
-    away, read = write(tmp_path, 1) and write(tmp_path, 2), getattr(checkpoint, reader)
+    away, read = write(tmp_path, 1) and write(tmp_path, 2), getattr(module, reader)
 
     def answer(path, *words):
         if path.startswith(away):
             raise OSError(number, os.strerror(number))
         return read(path, *words)
 
-    monkeypatch.setattr(checkpoint, reader, answer)
+    monkeypatch.setattr(module, reader, answer)
     with pytest.raises(OSError) as raised:
         checkpoint.newest(str(tmp_path))
     assert raised.value.errno == number and raised.value.filename.startswith(away)
@@ -164,7 +164,7 @@ def test_flipped_bits_of_the_json_are_refused_or_harmless(count, tmp_path):
     assert refused > 0.9 * len(bits) and refused + harmless == len(bits)
 
 
-@pytest.mark.parametrize('name', [*checkpoint.FIELDS, 'format', 'sha256', 'init', 'unknown'])
+@pytest.mark.parametrize('name', [*checkpoint_json.FIELDS, 'format', 'sha256', 'init', 'unknown'])
 def test_a_field_of_any_type_is_right_or_one_line(name, tmp_path):
     """With a right checksum: made by somebody who wants to do harm, not by a disk."""
     path, recipe = write(tmp_path, 3, **FULL), RECIPES['digits']
@@ -174,8 +174,8 @@ def test_a_field_of_any_type_is_right_or_one_line(name, tmp_path):
         rewritten(path, {**content, name: junk})
         try:
             found = checkpoint.find(path)
-            checkpoint.check_complete(path, found.meta)
-            checkpoint.check_consistent(path, found.meta, 1, recipe, ('loss',))
+            checkpoint_json.check_complete(path, found.meta)
+            checkpoint_json.check_consistent(path, found.meta, 1, recipe, ('loss',))
             from_dict(found.meta['recipe'], type(recipe))
             checkpoint.check_task(found, 'classify')
             checkpoint.check_classes(found, ['0', '1'])
@@ -209,9 +209,9 @@ def test_numbers_that_contradict_each_other_are_not_resumed(change, good, tmp_pa
     """After 3 updates, one an epoch, of 64 images."""
     meta = {**checkpoint.find(write(tmp_path, 3, **FULL)).meta, **change}
     if good:
-        return checkpoint.check_consistent('x', meta, 1, RECIPES['digits'], ('loss',))
+        return checkpoint_json.check_consistent('x', meta, 1, RECIPES['digits'], ('loss',))
     with pytest.raises(InputError, match='x: checkpoint.json is damaged: its step 3 does not agree'):
-        checkpoint.check_consistent('x', meta, 1, RECIPES['digits'], ('loss',))
+        checkpoint_json.check_consistent('x', meta, 1, RECIPES['digits'], ('loss',))
 
 
 def test_a_checkpoint_under_another_step_s_name_is_refused(tmp_path):
