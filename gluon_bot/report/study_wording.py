@@ -35,11 +35,11 @@ def together_text(report: StudyReport) -> str:
     named = [(result, found) for result, found in tested if found is not None and found.low is not None]
     if len(named) < 2:
         return ''
-    left = ['%s of Table %d' % (result.cell.row, result.cell.table)
+    left = ['%s of Table %d (%s)' % (result.cell.row, result.cell.table, paper.METRICS[result.cell.metric].label)
             for (result, _), kept in zip(named, all_together([found for _, found in named])) if kept]
     return "Each interval is of 95 %% by itself; of these %d taken together%s, by Holm's correction, %s zero." % (
         len(named), ", by the study's own seeds" if any(result.added for result, _ in named) else '',
-        'only %s exclude%s' % (' and '.join(left), 's' * (len(left) == 1)) if left else 'none excludes')
+        'only %s exclude%s' % (', '.join(left), 's' * (len(left) == 1)) if left else 'none excludes')
 
 
 def heading(results: Sequence[StudyResult]) -> str:

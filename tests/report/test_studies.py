@@ -181,7 +181,7 @@ def test_intervals_are_also_taken_together(ladder):
     found = compared(ladder).studies[0]
     told = study_wording.together_text(found)
     assert told == ("Each interval is of 95 % by itself; of these 2 taken together, by Holm's correction, "
-                    'only + cosine decay of Table 6 excludes zero.')
+                    'only + cosine decay of Table 6 (top-1) excludes zero.')
     assert told in markdown.study(found) and told in markdown.study_glance(found, 'x.png')
     for path in ladder.glob('t6-smooth*'):
         path.unlink()
