@@ -21,7 +21,7 @@ def failure(error: Exception) -> Tuple[int, str]:
         return exit_codes.OUT_OF_MEMORY, 'out of memory%s' % (' (%s)' % limited if limited else '')
     if isinstance(error, RuntimeError) and text.startswith("can't start new thread"):
         return exit_codes.OUT_OF_MEMORY, ('no more threads can be started: memory, or the number of processes (ulimit -u, '
-                                        "docker's --pids-limit), is used up")
+                                          "docker's --pids-limit), is used up")
     if 'MXNetError' not in [kind.__name__ for kind in type(error).__mro__]:
         return 0, ''
     if any(words in text for words in ('Horovod has been shut down', 'Connection reset', 'Connection closed by peer')):
