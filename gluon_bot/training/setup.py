@@ -87,12 +87,16 @@ def check_out(out: str, resume: bool) -> None:
             raise InputError('%s: is a link that leads nowhere; remove it' % path)
     if not resume and any(os.path.lexists(os.path.join(out, name)) for name in (RECORD, checkpoint.FOLDER)):
         raise InputError('%s: holds a run already; continue it with --resume, or choose another --out' % out)
+    events = [line['event'] for line in _unsaved(out, resume)]
+    if 'done' in events or events.count('epoch') > 1:  # a kill may come between the first and its checkpoint
+        raise InputError('%s: its checkpoints are gone, so it cannot be resumed, and beginning again would replace its '
+                         'record; move it away, or choose another --out' % out)
+
+
+def _unsaved(out: str, resume: bool) -> List[Dict[str, Any]]:
+    """The record's lines of a run to resume that has no checkpoint, so that it would begin again; else none."""
     record = os.path.join(out, RECORD)
-    if resume and os.path.exists(record) and not checkpoint.paths_of(out):
-        events = [line['event'] for line in each_line(record)]
-        if 'done' in events or events.count('epoch') > 1:  # a kill may come between the first and its checkpoint
-            raise InputError('%s: its checkpoints are gone, so it cannot be resumed, and beginning again would replace its '
-                             'record; move it away, or choose another --out' % out)
+    return list(each_line(record)) if resume and os.path.exists(record) and not checkpoint.paths_of(out) else []
 
 
 @contextlib.contextmanager
@@ -124,9 +128,8 @@ def owned_by(job: Job, ranks: Ranks) -> Iterator[None]:
 def _check_same_start(job: Job) -> None:
     """Raise InputError where a run that has no checkpoint yet, and so begins again, would do so from other weights."""
     out = job.options.out
-    record = os.path.join(out, RECORD)
-    if job.options.resume and os.path.exists(record) and not checkpoint.paths_of(out):
-        began = next(each_line(record), {}).get('init')
+    for header in _unsaved(out, job.options.resume)[:1]:
+        began = header.get('init')
         if began != job.origin.get('init'):
             raise InputError('%s: was begun from %s, and has no checkpoint yet; give it the same again, or choose another '
                              '--out' % (out, began.get('name') if isinstance(began, dict) else 'random values'))
