@@ -205,7 +205,8 @@ def _predict(options: argparse.Namespace) -> None:
     if '--score-threshold' in jobs.given(options):  # else the checkpoint is opened once
         jobs.task_of(options, {'--score-threshold': ('detect',)})
     results = predict.run(options.images, options.checkpoint, options.out, options.score_threshold)
-    tell(json_text(results, indent=1) if options.json else '\n'.join(predict.line(result) for result in results))
+    tell(json_text(results, indent=1) if options.json else
+         '\n'.join(predict.line(result, options.score_threshold) for result in results))
 
 
 def _runs(options: argparse.Namespace) -> None:

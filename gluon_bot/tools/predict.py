@@ -189,12 +189,13 @@ def picture_paths(paths: Sequence[str], out: str) -> List[str]:
     return chosen
 
 
-def line(result: Dict[str, Any]) -> str:
+def line(result: Dict[str, Any], score_threshold: float) -> str:
     """One line for people: 'cat.jpg: tabby 83.1 %, tiger cat 10.2 %'."""
     said = ['%s %.1f %%' % (entry['name'], 100 * entry['probability']) for entry in result.get('classes', [])]
     said += ['%s %.2f at %d %d %d %d' % (entry['class'], entry['score'], *entry['box']) for entry in result.get('boxes', [])]
     said += ['%s %.1f %%' % (entry['class'], 100 * entry['share']) for entry in result.get('areas', [])]
-    return one_line('%s: %s' % (result['image'], ', '.join(said) or 'nothing'), most=100000)
+    nothing = 'no box with a score from %g on' % score_threshold
+    return one_line('%s: %s' % (result['image'], ', '.join(said) or nothing), most=100000)
 
 
 def _at_most(image: np.ndarray, pixels: int) -> np.ndarray:

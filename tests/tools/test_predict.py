@@ -162,7 +162,7 @@ def test_pictures_among_the_photographs_are_none_of_them(samples, checkpoints, t
 def test_boxes_below_the_threshold_are_left_out(samples, checkpoints, tmp_path, capsys):
     assert main(['predict', samples[0], '--checkpoint', checkpoints['detect'], '--out', str(tmp_path / 'p'),
                  '--score-threshold', '1']) == 0
-    assert capsys.readouterr().out == '%s: nothing\n' % samples[0]
+    assert capsys.readouterr().out == '%s: no box with a score from 1 on\n' % samples[0]
 
 
 def test_an_option_of_another_task_is_refused(samples, checkpoints, tmp_path, capsys):
