@@ -61,12 +61,14 @@ def test_files_and_folders_are_written_and_owned(tmp_path, monkeypatch):
 @pytest.mark.parametrize('code', [errno.EIO, errno.ENOSPC, errno.EDQUOT])
 def test_a_broken_or_full_disk_is_still_an_error(tmp_path, monkeypatch, code):
     monkeypatch.setattr(os, 'fsync', failing(code))
-    with pytest.raises(OSError), files.atomic_write(str(tmp_path / 'a')) as file:
+    with pytest.raises(OSError) as written, files.atomic_write(str(tmp_path / 'a')) as file:
         file.write('x')
-    assert not (tmp_path / 'a').exists()
+    assert written.value.errno == code and not (tmp_path / 'a').exists()
+    (tmp_path / 'x').touch()
     monkeypatch.setattr(os, 'replace', failing(code))
-    with pytest.raises(OSError):
+    with pytest.raises(OSError) as renamed:
         files.rename(str(tmp_path / 'x'), str(tmp_path / 'y'))
+    assert renamed.value.errno == code
 
 
 def test_a_lock_that_another_process_has_is_respected(tmp_path):

@@ -1,11 +1,16 @@
 """Imports point down: each module against the table of layers, by its syntax tree."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from data_samples import dataset, write_tree
+
+from gluon_bot.data.records import pack
+from gluon_bot.data.samples import scenes
 
 PACKAGE = Path(__file__).resolve().parent.parent / 'gluon_bot'
 
@@ -16,6 +21,7 @@ LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in mod
 LIGHT = {'', 'files', 'console', 'recipes', 'report'}  # these load without any of HEAVY
 DRAWING = {'matplotlib', 'jinja2', 'tqdm', 'shtab', 'safetensors', 'sqlite3'}
 HEAVY = {'mxnet', 'numpy', 'gluoncv', 'horovod', 'PIL', 'cv2', 'sklearn', 'scipy'}
+LATER = {'mxnet', 'gluoncv', 'horovod', 'matplotlib'}  # than data are verified
 # loaded by reports of several seeds alone
 WHEN_NEEDED = {('report/statistics.py', 'scipy.special.' + name) for name in ('stdtr', 'stdtrit')}
 
@@ -83,13 +89,19 @@ def test_no_colour_on_the_terminal():
 
 @pytest.mark.parametrize('words, not_loaded', [
     (['--help'], HEAVY | DRAWING), (['train', '--help'], HEAVY | DRAWING), (['recipes'], HEAVY | DRAWING),
-    (['verify', 'gluon_bot'], {'mxnet', 'gluoncv', 'horovod', 'matplotlib'})])
-def test_light_commands_do_not_load_mxnet(words, not_loaded):
+    (['verify', 'data', '--workers', '1'], LATER), (['verify', 'scenes', '--workers', '1'], LATER)])
+def test_light_commands_do_not_load_mxnet(words, not_loaded, tmp_path):
+    if 'data' in words:
+        pack.pack(write_tree(str(tmp_path / 'images'), dataset()), str(tmp_path / 'data'), workers=1)
+    if 'scenes' in words:
+        scenes.write_scenes(str(tmp_path / 'scenes'), images=8, size=64)
     code = 'import sys; sys.argv = ["gluon-bot"] + %r\nfrom gluon_bot.cli.main import main\n' \
-        'try: main()\nexcept SystemExit: pass\n' \
+        'try: sys.exit(main())\nfinally: ' \
         'print(sorted({name.split(".")[0] for name in sys.modules} & %r), file=sys.stderr)' % (words, not_loaded)
-    result = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert result.stderr.splitlines()[-1] == '[]'
+    result = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            cwd=str(tmp_path), env={**os.environ, 'PYTHONPATH': str(PACKAGE.parent),
+                                                    'XDG_CACHE_HOME': str(tmp_path / 'cache')})
+    assert result.returncode == 0 and result.stderr.splitlines()[-1] == '[]', result.stderr
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -149,6 +149,13 @@ def cpu_limit(root: str = '/sys/fs/cgroup', own: str = '/proc/self/cgroup') -> f
     return min(limits)
 
 
+def peak_memory_bytes() -> int:
+    """The most memory that this process has had. ru_maxrss would count what the process that started it had, too."""
+    marks = re.findall('^VmHWM:\\s*([0-9]+) kB', _text('/proc/self/status'), re.MULTILINE)
+    kibibytes = int(marks[0]) if marks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes * 1024
+
+
 def _text(path: str) -> str:
     try:
         with open(path) as file:

@@ -19,6 +19,7 @@ from gluon_bot.models.zoo import gluoncv, standard_image_size
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.recipes.fields import as_dict, model_named
 from gluon_bot.runs import checkpoint
+from gluon_bot.training.setup import check_place
 
 
 def read(path: str, network: mx.gluon.HybridBlock) -> Mapping[str, np.ndarray]:
@@ -37,7 +38,9 @@ def read(path: str, network: mx.gluon.HybridBlock) -> Mapping[str, np.ndarray]:
             timm.check_config(path, network.name)
             return timm.renamed(network, timm.read_state_dict(path), path)
         return renamed(network, read_parameters(path), path)
-    return checkpoint.arrays(checkpoint.find(path), checkpoint.PARAMETERS)
+    found = checkpoint.find(path)
+    checkpoint.check_task(found, 'classify')
+    return checkpoint.arrays(found, checkpoint.PARAMETERS)
 
 
 def start_from(network: mx.gluon.HybridBlock, path: str) -> List[str]:
@@ -69,8 +72,9 @@ def import_file(path: str, model: str, out: str, data: Optional[str] = None) -> 
     """Make a checkpoint in folder `out` from a file of weights for the network called `model`; returns its folder.
 
     The classes are those of the records in folder `data`, or ImageNet's if there are 1,000 of them.
-    Raises InputError where file, network and classes do not belong together, or `out` holds a run.
+    Raises InputError where file, network and classes do not belong together, or `out` holds a run or can hold none.
     """
+    check_place(out)
     if os.path.exists(os.path.join(out, checkpoint.FOLDER)):
         raise InputError('%s: holds checkpoints already; choose another --out' % out)
     model = model_named(model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import resource
 import statistics
 import sys
 import time
@@ -41,7 +40,7 @@ def _measure(request: Dict[str, Any]) -> None:
         rows = MEASUREMENTS[request['what']](recipe, request['data'], ranks, request['repeats'], request['steps'])
     common = {'recipe': recipe.name, 'model': recipe.model, 'batch_size': recipe.batch_size, 'workers': ranks.size,
               'omp_threads': environment.own_cores(),
-              'peak_memory_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+              'peak_memory_mib': environment.peak_memory_bytes() / (1 << 20)}
     if ranks.first:
         with open(request['path'], 'w') as file:
             json.dump([{**common, **row} for row in rows], file)

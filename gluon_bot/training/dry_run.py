@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import statistics
 import time
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any, Callable, List, NamedTuple, Tuple
 import mxnet as mx
 
 from gluon_bot.console import counted, duration, without_native_lines
-from gluon_bot.distributed import gpus
+from gluon_bot.distributed import environment, gpus
 from gluon_bot.runs import checkpoint
 from gluon_bot.training.loop import Task
 from gluon_bot.training.setup import Job, RunOptions
@@ -76,7 +75,7 @@ def _gigabytes(context: mx.Context) -> float:
     if context.device_type == 'gpu':
         free, total = mx.context.gpu_memory_info(context.device_id)
         return (total - free) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return environment.peak_memory_bytes() / 1e9
 
 
 def _lines(whole: Job, workers: int, measured: Measured, left: int) -> List[Tuple[str, str]]:

@@ -71,8 +71,15 @@ def micro_batch(batch_size: int, workers: int, accumulate: int) -> int:
         batch_size, workers, accumulate, ' or '.join([*fits, 'another batch with --set ' + near])))
 
 
-def check_out(out: str, resume: bool) -> None:
-    """Raise InputError where `out` is no folder, or holds a run and `resume` is False, or one that cannot be resumed."""
+def check_place(out: str) -> None:
+    """Raise InputError where `out` is no folder for a run, or cannot become one."""
+    try:
+        os.lstat(out)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # a name that is too long, a disk that does not answer
+        raise InputError("'%.200s': cannot be written to (%s); --out wants a folder for the run"
+                         % (out, error.strerror)) from None
     if os.path.exists(out) and not os.path.isdir(out):
         raise InputError('%s: is a file; --out wants a folder for the run' % out)
     above = os.path.abspath(out)
@@ -82,6 +89,11 @@ def check_out(out: str, resume: bool) -> None:
         raise InputError("'%s': cannot be written to; --out wants a folder for the run" % out)
     if checkpoint.is_one(out):
         raise InputError('%s: is a checkpoint; --out wants the folder of a run' % out)
+
+
+def check_out(out: str, resume: bool) -> None:
+    """Raise InputError where `out` is no folder, or holds a run and `resume` is False, or one that cannot be resumed."""
+    check_place(out)
     for path in (os.path.join(out, name) for name in (RECORD, checkpoint.FOLDER)):
         if os.path.lexists(path) and not os.path.exists(path):
             raise InputError('%s: is a link that leads nowhere; remove it' % path)

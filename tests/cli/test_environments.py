@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -20,9 +21,24 @@ def gluon_bot(*words, **environment):
                           env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize('environment', [ASCII, {**ASCII, 'PYTHONIOENCODING': 'ascii'}, {'LC_ALL': 'en_US.ISO-8859-1'}])
+@pytest.fixture(scope='module')
+def latin_1(tmp_path_factory):
+    """Variables of a locale whose files and terminal are in ISO-8859-1."""
+    folder = tmp_path_factory.mktemp('locales')
+    made = shutil.which('localedef') and subprocess.call(
+        ['localedef', '-i', 'en_US', '-f', 'ISO-8859-1', str(folder / 'en_US.ISO-8859-1')], stderr=subprocess.DEVNULL) == 0
+    environment = {'LC_ALL': 'en_US.ISO-8859-1', 'LOCPATH': str(folder), 'PYTHONUTF8': '0'}
+    encoding = subprocess.check_output([sys.executable, '-c', 'import locale; print(locale.getpreferredencoding())'],
+                                       env={**os.environ, **environment}, text=True)
+    if not made or encoding != 'ISO-8859-1\n':
+        pytest.skip('no locale in ISO-8859-1 can be made here')
+    return environment
+
+
+@pytest.mark.parametrize('environment', [ASCII, {**ASCII, 'PYTHONIOENCODING': 'ascii'}, 'latin_1'])
 @pytest.mark.parametrize('as_tar', [False, True])
-def test_names_are_utf8_in_every_locale(tmp_path, environment, as_tar):
+def test_names_are_utf8_in_every_locale(tmp_path, environment, as_tar, request):
+    environment = request.getfixturevalue(environment) if isinstance(environment, str) else environment
     source = write_tree(tmp_path / 'tree', FILES)
     if as_tar:
         source = str(tmp_path / 'x.tar')

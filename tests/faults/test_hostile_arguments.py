@@ -1,5 +1,6 @@
 """Every option of every command, as the parser lists them, with values that make no sense: one line, and no traceback."""
 
+import json
 import os
 import shutil
 import sys
@@ -28,7 +29,7 @@ COMMANDS = commands_of(parser())
 VALUED = [(name, (action.option_strings or [action.dest])[-1]) for name, command in COMMANDS.items()
           for action in command._actions if action.nargs != 0]
 FRESH = 'fresh'  # a folder that does not exist yet
-KEPT = {'images', 'data', 'run', 'x.log', 'scenes'}
+KEPT = {'images', 'data', 'run', 'x.log', 'study.json', 'scenes'}
 
 
 def once(load):
@@ -66,6 +67,9 @@ def place(tmp_path_factory):
                                 'epoch': 0, 'step': 0, 'world_size': 1, 'precision': 'float32', 'tally': {},
                                 'between_epochs': True}, True)
         (folder / 'x.log').write_text('nothing')
+        rows = {'row': {'recipe': 'digits', 'settings': 'small'}}
+        (folder / 'study.json').write_text(json.dumps({
+            'title': 'small', 'settings': {'small': {'batch_size': 4, 'image_size': 24}}, 'seeds': [0], 'rows': rows}))
         scenes.write_scenes('scenes')
         yield folder
 
@@ -77,8 +81,9 @@ VALID = {
     'evaluate': ['run', '--data', 'data'],
     'detect': ['scenes-detection', '--data', 'scenes', '--out', FRESH, '--set', 'pretrained=false', '--dry-run'],
     'segment': ['scenes-segmentation', '--data', 'scenes', '--out', FRESH, '--set', 'pretrained=false', '--dry-run'],
-    'study': ['imagenette-64', 't6-cosine', '--data', 'data', '--out', FRESH, '--dry-run'],
-    'import': ['x.log', '--model', 'resnet18d', '--out', FRESH], 'export': ['run', '--format', 'symbol', '--out', FRESH],
+    'study': ['study.json', 'row', '--data', 'data', '--out', FRESH, '--dry-run'],
+    'import': ['run', '--model', 'mobilenet', '--data', 'data', '--out', FRESH],
+    'export': ['run', '--format', 'symbol', '--out', FRESH],
     'predict': ['images/val/cat/0.jpg', '--checkpoint', 'run', '--out', FRESH], 'doctor': [],
     'runs': ['run'], 'watch': ['nowhere'],  # a run that is there would be served until Ctrl-C
     'completion': ['bash'],
@@ -112,7 +117,7 @@ def outcome(words, capsys):
 
 def test_every_command_has_valid_words(place, capsys):
     assert set(COMMANDS) <= set(VALID)
-    for command in ('recipes', 'pack', 'verify', 'train', 'detect', 'segment', 'evaluate', 'report'):
+    for command in ('recipes', 'pack', 'verify', 'train', 'detect', 'segment', 'study', 'import', 'evaluate', 'report'):
         assert outcome([command, *VALID[command]], capsys) == (0, []), command
         shutil.rmtree(FRESH, ignore_errors=True)
 
@@ -190,7 +195,7 @@ def test_no_value_of_any_option_is_more_than_one_line(command, option, place, ca
     (['evaluate', 'run', '--data', 'data', '--workers', '100000'], 'workers'),
     (['verify', 'data', '--workers', '100000'], 'workers'),
     (['evaluate', 'run', '--data', 'data', '--hosts', 'a:1,b:1', '--workers', '5'], 'has 2 slots for 5 workers'),
-    (['evaluate', 'run', '--data', 'data', '--hosts', '-oProxyCommand', '--workers', '2'], 'hosts'),
+    (['evaluate', 'run', '--data', 'data', '--hosts=-oProxyCommand', '--workers', '2'], 'not of the form'),
 ])
 def test_what_is_wrong_is_said_with_what_may_be_meant(words, said, place, capsys):
     if not os.path.exists('birds'):

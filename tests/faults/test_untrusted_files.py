@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_samples import encoded, noise, solid, tar_bytes
+from data_samples import devkit_files, encoded, noise, solid, tar_bytes
+from mutations import mutated
 from parser_trials import PARSERS, npz
 
 from gluon_bot import InputError
@@ -47,12 +48,12 @@ def refused(call, said):
 
 def peak_megabytes(code, *arguments):
     """The most memory that Python code had in a process of its own, beyond what its imports take."""
-    script = 'import resource, sys\nfrom gluon_bot import InputError\nfrom gluon_bot.runs.arrays import Arrays\n' \
+    script = 'import sys\nfrom gluon_bot import InputError\nfrom gluon_bot.runs.arrays import Arrays\n' \
         'from gluon_bot.data.records import images, layout\nfrom gluon_bot.runs.read import read\n' \
-        'def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n' \
+        'from gluon_bot.distributed.environment import peak_memory_bytes as most\n' \
         'before = most()\ntry:\n    %s\nexcept (InputError, images.Unreadable) as error:\n' \
         '    print(error, file=sys.stderr)\n' \
-        'print((most() - before) // 1024)' % code
+        'print((most() - before) >> 20)' % code
     result = subprocess.run([sys.executable, '-c', script, *map(str, arguments)], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE,
                             text=True, timeout=120)
@@ -245,6 +246,16 @@ def test_a_devkit_that_expands_is_not_unpacked(tmp_path):
     member.size = 100 << 30
     path.write_bytes(gzip.compress(member.tobuf() + b'\0' * (1 << 20)))
     refused(lambda: ilsvrc._read_devkit(str(path)), 'more than 64 MB')
+
+
+def test_a_list_of_synsets_that_crashes_its_reader_or_keeps_it_is_refused(monkeypatch):
+    meta, truth = devkit_files([(1, 'n01', 0), (2, 'n02', 0), (3, 'n03', 2)], [1, 2])
+    assert devkit.read(meta, truth) == (['n01', 'n02'], ['n01', 'n02'])
+    with pytest.raises(ValueError, match='cannot be read as the ILSVRC2012 devkit: '):
+        devkit.read(mutated(meta, 'm', 11), truth)  # on which scipy 1.10 dies of a segmentation fault
+    monkeypatch.setattr(devkit, 'MOST_SECONDS', 0.01)
+    with pytest.raises(ValueError, match='scipy reads its meta.mat without an end'):
+        devkit.read(meta, truth)
 
 
 @pytest.mark.parametrize('name', ['../../etc/passwd', '/etc/passwd', '..', 'a/b', 'a\\b', 'a\x1b[2Jb'])

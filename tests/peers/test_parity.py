@@ -114,5 +114,5 @@ def test_the_same_logits_in_both_directions(name, answers, found):
     for kind, logits in theirs.items():  # and far less than what two images differ by
         spread = np.abs(logits[0] - logits[1]).max() / np.abs(logits).max()
         assert differences[kind] < spread / 50, (kind, spread)
-    assert len(theirs) == 4 if TWINS[name].torchvision else 2
+    assert len(theirs) == (4 if TWINS[name].torchvision else 2)
     found[name] = differences

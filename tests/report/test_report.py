@@ -416,12 +416,13 @@ def test_untrusted_words_are_neither_html_nor_markdown(tmp_path, capsys):
     assert attributes - {'alt', 'src'} == {'lang', 'charset', 'name', 'content', 'http-equiv', 'class', 'id', 'href',
                                            'scope', 'colspan', 'title', 'data-label'}
     assert page.count('<b>') == 6  # the tiles at the top
-    for text in ((tmp_path / 'out' / 'report.md').read_text(encoding='utf-8'), capsys.readouterr().out):
+    printed = capsys.readouterr()
+    for text in ((tmp_path / 'out' / 'report.md').read_text(encoding='utf-8'), printed.out):
         assert '<script' not in text and report.END not in text
         assert not re.search(r'\]\(|http://|www\.|<[a-z]', re.sub(r'`[^`\n]*`|<br>', '', text))
         widths = [re.sub(r'`[^`]*`', '', line).count('|') for line in text.splitlines() if line.startswith('|')]
         assert set(widths) <= {5, 6, 8, 9}  # no row has more cells than a table of ours
-    for text in (page, capsys.readouterr().err):
+    for text in (page, printed.err):
         assert '\x1b' not in text and '\u202e' not in text
 
 

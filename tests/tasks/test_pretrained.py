@@ -256,7 +256,9 @@ def test_files_of_mxnet_before_version_1_are_read(tmp_path):
     path = tmp_path / 'old.params'
     path.write_bytes(legacy_file(arrays))
     theirs = mx.nd.load(str(path))
-    for name, array in read_parameters(str(path)).items():
+    read = read_parameters(str(path))
+    assert set(read) == set(arrays)
+    for name, array in read.items():
         np.testing.assert_array_equal(array, arrays[name])
         np.testing.assert_array_equal(array, theirs[name].asnumpy())
 

@@ -139,6 +139,7 @@ def test_the_script_beside_the_onnx_file_answers_as_predict_does(tmp_path):
     bad = subprocess.run([sys.executable, str(tmp_path / 'out/predict.py'), 'predict.py'], cwd=str(tmp_path / 'out'),
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert (bad.returncode, bad.stderr.splitlines()[-1]) == (1, 'predict.py: is no image that OpenCV can read')
+    assert len(said) == len(paths) == 3
     for line, result in zip(said, predict.run(paths, run, str(tmp_path / 'pictures'))):
         path, _, best = line.partition(': ')
         given = dict(entry[:-2].rsplit(' ', 1) for entry in best.split(', '))
