@@ -14,6 +14,8 @@ from typing import List, NamedTuple, Optional
 from gluon_bot import InputError
 
 DEVICE = 'GLUON_BOT_DEVICE'  # 'cpu' or 'gpu', of the option --device
+VISIBLE = 'CUDA_VISIBLE_DEVICES'
+HIDE_ALL = ('', '-1', 'NoDevFiles')  # its values that are meant to leave no GPU
 OLDEST, NEWEST = 5.0, 9.0  # compute capability: the wheels have code for 5.0, 6.0, 7.0, 8.0, 8.6 and no PTX, so none for 9.0
 CODE = 'the wheels of MXNet 1.9.1 hold machine code for 5.0 to 8.9'
 OLDEST_DRIVER = 450.80  # that runs programs of CUDA 11.7
@@ -39,6 +41,11 @@ def listing() -> List[Gpu]:
 
     Of several MIG instances a process can use one.
     """
+    chosen = _chosen(_all(), os.environ.get(VISIBLE))
+    return [gpu for gpu in chosen if gpu.uuid.startswith('MIG-')][:1] or chosen
+
+
+def _all() -> List[Gpu]:
     capabilities = [line.rpartition(',')[2].strip() for line in _nvidia_smi('--query-gpu=name,compute_cap')]
     found: List[Gpu] = []
     for line in _nvidia_smi('-L'):
@@ -54,8 +61,7 @@ def listing() -> List[Gpu]:
                 found.pop()
             found.append(parent._replace(uuid=instance.group(2), name='%s %s' % (parent.name.partition(' MIG ')[0],
                                                                                  instance.group(1))))
-    chosen = _chosen(found, os.environ.get('CUDA_VISIBLE_DEVICES'))
-    return [gpu for gpu in chosen if gpu.uuid.startswith('MIG-')][:1] or chosen
+    return found
 
 
 def name_of(device: str) -> str:
@@ -113,8 +119,9 @@ def wheel() -> str:
 def usable() -> int:
     """How many GPUs MXNet sees; 0 for training on the CPU.
 
-    Raises InputError where MXNet is a build for GPUs and sees none though nvidia-smi lists some: then a run would silently
-    take the CPUs. `--device cpu` asks for them, `--device gpu` for a GPU in any case.
+    Raises InputError where MXNet is a build for GPUs and sees none though nvidia-smi lists some, or CUDA_VISIBLE_DEVICES
+    names none of those: then a run would silently take the CPUs. `--device cpu` asks for them, `--device gpu` for a GPU in
+    any case.
     """
     wanted = os.environ.get(DEVICE, '')
     if wanted not in ('', 'cpu', 'gpu'):
@@ -132,7 +139,12 @@ def usable() -> int:
     listed = listing() if built_for_gpus else []
     if listed:
         raise InputError('nvidia-smi lists %s, but MXNet sees no GPU%s: %s; gluon-bot doctor checks the rest, '
-                         'and --device cpu computes on the CPUs' % (summary(listed), reason, needed_driver()))
+                         'and %s=cpu computes on the CPUs' % (summary(listed), reason, needed_driver(), DEVICE))
+    visible = os.environ.get(VISIBLE, '').strip()
+    hidden = _all() if built_for_gpus and visible not in HIDE_ALL else []
+    if hidden:
+        raise InputError('%s=%s: names no GPU of this machine, on which nvidia-smi lists %s; correct it, or set %s=cpu '
+                         'to compute on the CPUs' % (VISIBLE, visible, summary(hidden), DEVICE))
     if wanted == 'gpu':
         raise InputError('--device gpu: %s' % ('nvidia-smi lists no GPU' if built_for_gpus else
                                                'MXNet is the build for CPUs; run scripts/install.sh gpu'))

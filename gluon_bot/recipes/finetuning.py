@@ -97,6 +97,10 @@ class Detection(FineTuning):
             scale = self.long_side / max(width, height)
         return round(width * scale), round(height * scale)
 
+    def anchors(self, width: int, height: int) -> int:
+        """How many boxes the RPN judges in an image of this size."""
+        return len(ANCHOR_RATIOS) * len(self.anchor_scales) * -(-width // STRIDE) * -(-height // STRIDE)
+
     def too_narrow(self, width: int, height: int, training: bool) -> str:
         """Why an image of this size cannot be used; '' where it can.
 
@@ -104,7 +108,7 @@ class Detection(FineTuning):
         as the proposals that it is to return.
         """
         resized = self.resized(width, height)
-        anchors = len(ANCHOR_RATIOS) * len(self.anchor_scales) * -(-resized[0] // STRIDE) * -(-resized[1] // STRIDE)
+        anchors = self.anchors(*resized)
         field = 'rpn_train_post_nms' if training else 'rpn_test_post_nms'
         if min(resized) < 9:
             return '%d x %d pixels are too narrow: resized to %d x %d, and a side needs 9' % (width, height, *resized)

@@ -28,6 +28,8 @@ from gluon_bot.tools.benchmark import divisible, worker_counts
 UPDATE_TOLERANCE = 1e-4
 SIZES = (1, 1000, 5_000_000)  # of the arrays that are summed over ranks
 PART_SECONDS = 1800
+MOST_POINTS = 2.0  # by which a checkpoint may score otherwise than at the end of its run: a few images of those of a trial
+LEAST_TOP1 = 50.0  # of the digits after all their epochs; a guess is 10
 QUICK = ['--limit', '64', '--set', 'epochs=1', '--set', 'warmup_epochs=0', '--set', 'batch_size=16']
 SMALL_BOXES = ['--limit', '8', '--set', 'epochs=1', '--set', 'warmup_epochs=0', '--set', 'short_side=64',
                '--set', 'long_side=64', '--set', 'rpn_train_pre_nms=50', '--set', 'rpn_train_post_nms=20',
@@ -81,6 +83,15 @@ def outcome(run: str) -> Dict[str, Any]:
             **{key: value for key, value in last.items() if isinstance(value, (int, float))}}
 
 
+def agreeing(evaluated: Dict[str, Any], trained: Dict[str, Any]) -> Dict[str, Any]:
+    """The scores of a checkpoint. Raises RunError where they are not those with which its run ended."""
+    for name in ('val_top1', 'val_map', 'val_miou'):
+        if name in trained and not abs(evaluated[name] - trained[name]) <= MOST_POINTS:
+            raise RunError('the checkpoint has a %s of %.2f, its run ended with %.2f'
+                           % (name, evaluated[name], trained[name]))
+    return evaluated
+
+
 def doctor(smoke: Smoke) -> Any:
     """Its findings; those that are wrong are the part's failure."""
     command = [sys.executable, '-W', 'ignore', '-m', 'gluon_bot', 'doctor', '--json']
@@ -99,18 +110,33 @@ def pack(smoke: Smoke) -> Any:
 
 def one_in_float16(smoke: Smoke) -> Any:
     """Train on one GPU."""
-    return smoke.train('one', '--set', 'precision=float16', '--set', 'loss_scale=128')
+    return in_float16(smoke, 'one')
 
 
 def all_in_float16(smoke: Smoke) -> Any:
     """Train on all GPUs."""
+    if smoke.workers == 1:
+        return 'one worker is all'
     batch_size = divisible(16 if smoke.quick else 64, [smoke.workers])
-    return smoke.train('all', '--set', 'precision=float16', '--set', 'loss_scale=128', '--set', 'batch_size=%d' % batch_size,
-                       workers=smoke.workers)
+    return in_float16(smoke, 'all', '--set', 'batch_size=%d' % batch_size, workers=smoke.workers)
+
+
+def in_float16(smoke: Smoke, name: str, *words: Any, workers: int = 1) -> Dict[str, Any]:
+    """Train the digits in float16. RunError where each update overflowed, or nothing was learnt in all epochs."""
+    found = smoke.train(name, '--set', 'precision=float16', '--set', 'loss_scale=128', '--log-every', '1', *words,
+                        workers=workers)
+    last = [line for line in read_lines(os.path.join(smoke.path(name), RECORD)) if 'skipped_updates' in line][-1]
+    if last['skipped_updates'] >= last['step']:
+        raise RunError('each of %d updates overflowed' % last['step'])
+    if not smoke.quick and not found['val_top1'] >= LEAST_TOP1:
+        raise RunError('the top-1 is %.2f %% after all epochs' % found['val_top1'])
+    return found
 
 
 def sum_over_ranks(smoke: Smoke) -> Any:
     """Sums of whole numbers, exact in float32 and float16, over all ranks: by NCCL on GPUs, by Gloo on CPUs."""
+    if smoke.workers == 1:
+        return 'one worker has nothing to sum'
     smoke.run('sum', smoke.folder, '--workers', smoke.workers, module='gluon_bot.tools.smoke')
     return {'ranks': smoke.workers, 'sizes': SIZES}
 
@@ -153,6 +179,8 @@ def kill_and_resume(smoke: Smoke) -> Any:
         raise RunError('the run did not end after a worker was killed') from None
     if process.returncode or 'restart 1 of 1' not in said:
         raise RunError('exit code %d: %s' % (process.returncode, (said.strip().splitlines() or [''])[-1]))
+    if not any(line['event'] == 'resume' and line['step'] > 0 for line in read_lines(os.path.join(run, RECORD))):
+        raise RunError('the run began again, and did not go on from its checkpoint')
     return outcome(run)
 
 
@@ -199,7 +227,9 @@ def norm(arrays: List[np.ndarray]) -> float:
 
 def evaluate(smoke: Smoke) -> Any:
     """Evaluate what one GPU has trained."""
-    return parse_json(smoke.run('evaluate', smoke.path('one'), '--data', smoke.path('digits'), '--json'))
+    limit = QUICK[:2] if smoke.quick else []
+    found = parse_json(smoke.run('evaluate', smoke.path('one'), '--data', smoke.path('digits'), '--json', *limit))
+    return agreeing(found, outcome(smoke.path('one')))
 
 
 def detect(smoke: Smoke) -> Any:
@@ -219,7 +249,8 @@ def fine_tune(smoke: Smoke, command: str, recipe: str, name: str, small: List[st
     smoke.run(command, recipe, '--data', smoke.path('scenes'), '--out', smoke.path(name), '--workers', workers, *words)
     limit = ['--limit', '8'] if smoke.quick else []
     again = parse_json(smoke.run('evaluate', smoke.path(name), '--data', smoke.path('scenes'), '--json', *limit))
-    return {**outcome(smoke.path(name)), 'evaluated': again}
+    trained = outcome(smoke.path(name))
+    return {**trained, 'evaluated': agreeing(again, trained)}
 
 
 def step(smoke: Smoke, layout: str) -> Any:
@@ -231,6 +262,8 @@ def step(smoke: Smoke, layout: str) -> Any:
 
 def scaling(smoke: Smoke) -> Any:
     """Measure one GPU, and then more."""
+    if smoke.workers == 1:
+        return 'one worker has nothing to scale to'
     return benchmark(smoke, 'scaling', smoke.workers)
 
 
@@ -280,8 +313,8 @@ def main(words: Optional[List[str]] = None) -> int:
     os.environ[gpus.DEVICE] = options.device
     if os.path.exists(options.out):
         raise InputError('%s: is there already; choose another --out, or remove it' % options.out)
-    os.makedirs(options.out)
     workers = options.workers or gpus.usable() or 2
+    os.makedirs(options.out)
     rows = run(Smoke(os.path.abspath(options.out), options.device, workers, options.quick))
     tell(aligned([('part', 'seconds', 'result'), *((row['part'], str(row['seconds']), row['result']) for row in rows)]))
     path = os.path.join(options.out, 'smoke.json')

@@ -262,12 +262,14 @@ def _ready(study: Study, todo: Sequence[StudyRun], running: Dict[int, Tuple[Stud
 
 
 def _devices(at_once: int) -> List[str]:
-    """The UUIDs of the GPUs that this process may use, or '' for each run at once where CPUs are used.
+    """The UUIDs of the GPUs that MXNet sees, their numbers without nvidia-smi, or '' for each run at once on CPUs.
 
     InputError where several at once are asked for on GPUs, or GPUs that cannot be used.
     """
-    gpus.usable()
-    found = [] if os.environ.get(gpus.DEVICE) == 'cpu' else [gpu.uuid for gpu in gpus.listing()]
+    seen, found = gpus.usable(), [gpu.uuid for gpu in gpus.listing()]
+    if len(found) != seen:
+        visible = os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(seen)))
+        found = visible.split(',')[:seen]
     if found and at_once > 1:
         raise InputError('--at-once %d: is for CPUs, and here are GPUs, each of which trains one run at a time; '
                          'leave it out, or set GLUON_BOT_DEVICE=cpu' % at_once)

@@ -53,7 +53,7 @@ def run(task: Task) -> Optional[Dict[str, Any]]:
     """
     job, ranks = task.job, task.state.ranks
     line: Dict[str, Any] = {}
-    with owned_by(job, ranks):
+    with owned_by(job, ranks, task.state.precision):
         meta = _restore(task)
         if meta:
             task.job = job = continued(job, meta)

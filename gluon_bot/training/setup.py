@@ -112,11 +112,12 @@ def _unsaved(out: str, resume: bool) -> List[Dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def owned_by(job: Job, ranks: Ranks) -> Iterator[None]:
+def owned_by(job: Job, ranks: Ranks, precision: str) -> Iterator[None]:
     """Own the job's folder, by rank 0, and check it once more: another process may have written there since `check_out`.
 
+    precision: that this rank computes in.
     Raises InputError (on ranks other than 0 SystemExit, for one line is enough) where another process trains there now,
-    or did while this one waited to resume.
+    or did while this one waited to resume, or where a rank has other data or another precision than rank 0.
     """
     options = job.options
     with contextlib.ExitStack() as stack:
@@ -134,6 +135,7 @@ def owned_by(job: Job, ranks: Ranks) -> Iterator[None]:
         if problem:
             raise InputError(problem) if ranks.first else SystemExit(2)
         _check_same_data(job, ranks)
+        _check_same_precision(ranks, precision)
         yield
 
 
@@ -156,11 +158,24 @@ def _check_same_data(job: Job, ranks: Ranks) -> None:
         name: value.get('sha256') for name, value in job.origin.items() if isinstance(value, dict)}}
     first = ranks.broadcast_object(ours, 'data')
     odd = sorted(name for name in {**ours, **first} if ours.get(name) != first.get(name))
-    if ranks.sum_counts([bool(odd)], 'odd data')[0]:
-        if not odd:
-            raise SystemExit(2)
-        raise InputError("%s on %s: differs from the data or networks of rank 0 in %s; copy rank 0's to each machine"
-                         % (job.options.data, socket.gethostname(), ', '.join(odd)))
+    _end_if_odd(ranks, 'odd data', odd and "%s on %s: differs from the data or networks of rank 0 in %s; copy rank 0's to "
+                'each machine' % (job.options.data, socket.gethostname(), ', '.join(odd)))
+
+
+def _check_same_precision(ranks: Ranks, precision: str) -> None:
+    """Raise InputError (SystemExit on ranks that are not to blame) where a rank's device computes otherwise than rank 0's.
+
+    Not every CPU has bfloat16. Each rank scales its gradients for the precision that it computes in.
+    """
+    first = ranks.broadcast_object(precision, 'precision')
+    _end_if_odd(ranks, 'odd precision', precision != first and '%s computes in %s, and the machine of rank 0 in %s; give '
+                '--set precision=float32, which all can' % (socket.gethostname(), precision, first))
+
+
+def _end_if_odd(ranks: Ranks, name: str, problem: Any) -> None:
+    """Leave on all ranks where one has a problem, which that one says."""
+    if ranks.sum_counts([bool(problem)], name)[0]:
+        raise InputError(problem) if problem else SystemExit(2)
 
 
 def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:

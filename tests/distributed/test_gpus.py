@@ -108,8 +108,13 @@ def test_the_cpus_of_a_gpu_box_are_not_used_unasked(nvidia_smi, built_for_gpus, 
     monkeypatch.setenv(gpus.DEVICE, 'cpu')
     assert gpus.usable() == 0
     monkeypatch.delenv(gpus.DEVICE)
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')  # hides them all: asked for
-    assert gpus.usable() == 0
+    for hides_all in ('', '-1', 'NoDevFiles'):  # which is asked for
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', hides_all)
+        assert gpus.usable() == 0
+    for visible in ('8', 'GPU-of-another-machine'):
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+        with pytest.raises(InputError, match='CUDA_VISIBLE_DEVICES=%s: names no GPU .* lists 8 x Tesla V100' % visible):
+            gpus.usable()
 
 
 def test_mxnet_counts(nvidia_smi, built_for_gpus, monkeypatch):

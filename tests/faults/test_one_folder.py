@@ -50,25 +50,43 @@ def test_who_waited_to_resume_a_run_that_was_trained_meanwhile_says_so(digits_fo
     assert [line['event'] for line in runs.record(run)].count('resume') == 0
 
 
+class Told(Ranks):
+    """A rank of three to which rank 0 has said its data and its precision, and of which one differs in `odd`."""
+
+    def __init__(self, rank, odd):
+        self.rank, self.size, self.odd = rank, 3, odd
+
+    def broadcast_object(self, value, name):
+        data = {'train_sha256': 'a', 'class names': ['cat'], 'teacher': 'x'}
+        return {'owned': '', 'data': data, 'precision': 'bfloat16'}[name]
+
+    def sum_counts(self, counts, name):
+        return [int(name == self.odd)]
+
+
 @pytest.mark.parametrize('rank, ended', [(0, SystemExit), (1, SystemExit), (2, InputError)])
 def test_a_rank_with_other_data_ends_the_job(rank, ended, tmp_path):
     """Rank 2's machine has records of another seed; it says so, and the others leave with it."""
-    class Told(Ranks):
-        def broadcast_object(self, value, name):
-            return {'train_sha256': 'a', 'class names': ['cat'], 'teacher': 'x'} if name == 'data' else ''
-
-        def sum_counts(self, counts, name):
-            return [1]
-
-    ranks = Told()
-    ranks.rank, ranks.size = rank, 3
+    ranks = Told(rank, 'odd data')
     job = SimpleNamespace(options=SimpleNamespace(out=str(tmp_path / 'run'), resume=False, data='data/cats'),
                           manifest={'train_sha256': 'b' if rank == 2 else 'a'}, class_names=['cat'],
                           origin={'teacher': {'sha256': 'x'}})
-    with pytest.raises(ended) as raised, setup.owned_by(job, ranks):
+    with pytest.raises(ended) as raised, setup.owned_by(job, ranks, 'bfloat16'):
         raise AssertionError
     assert rank != 2 or str(raised.value).startswith('data/cats on %s: differs' % socket.gethostname())
     assert rank != 2 or 'rank 0 in train_sha256; copy' in str(raised.value)
+
+
+@pytest.mark.parametrize('rank, ended', [(0, SystemExit), (1, SystemExit), (2, InputError)])
+def test_a_rank_that_computes_in_another_precision_ends_the_job(rank, ended, tmp_path):
+    """Rank 2's CPU has no bfloat16: it would divide the sum of gradients, scaled by all others, by 1."""
+    job = SimpleNamespace(options=SimpleNamespace(out=str(tmp_path / 'run'), resume=False, data='data/cats'),
+                          manifest={'train_sha256': 'a'}, class_names=['cat'], origin={'teacher': {'sha256': 'x'}})
+    with pytest.raises(ended) as raised, setup.owned_by(
+            job, Told(rank, 'odd precision'), 'float32' if rank == 2 else 'bfloat16'):
+        raise AssertionError
+    said = 'computes in float32, and the machine of rank 0 in bfloat16; give --set precision=float32'
+    assert rank != 2 or said in str(raised.value)
 
 
 def test_what_appeared_while_a_launch_was_starting_is_not_overwritten(tmp_path):
@@ -77,5 +95,6 @@ def test_what_appeared_while_a_launch_was_starting_is_not_overwritten(tmp_path):
     setup.check_out(options.out, False)
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'record.jsonl').write_text('{"event": "start"}')
-    with pytest.raises(InputError, match='holds a run already'), setup.owned_by(SimpleNamespace(options=options), Ranks()):
+    with pytest.raises(InputError, match='holds a run already'), setup.owned_by(
+            SimpleNamespace(options=options), Ranks(), 'float32'):
         raise AssertionError

@@ -289,9 +289,23 @@ def test_a_detector_whose_boxes_are_others_is_refused(tmp_path):
 
     def answers(corner):
         return lambda images: [part.asnumpy() for part in Boxes(corner)(images)]
-    assert export.same_boxes(Boxes(1.0), answers(1.25)) == (3, 3)
-    with pytest.raises(RunError, match='of 3 boxes of the checkpoint the exported file finds 0'):
-        export.same_boxes(Boxes(1.0), answers(2.0))
+    def more(images):
+        return [np.concatenate([part, part + (index == 2)], axis=1) for index, part in enumerate(answers(1.0)(images))]
+
+    def none(images):
+        return [np.full_like(part, -1) for part in answers(1.0)(images)]
+    assert export.same_boxes(Boxes(1.0), answers(1.25), export.TRIED_SIZES) == (3, 3)
+    for given, found in ((answers(2.0), '3 boxes of the checkpoint the exported file finds 0, and 3 others'),
+                         (more, '3 boxes of the checkpoint the exported file finds 3, and 3 others'),
+                         (none, '3 boxes of the checkpoint the exported file finds 0, and 0 others')):
+        with pytest.raises(RunError, match=found):
+            export.same_boxes(Boxes(1.0), given, export.TRIED_SIZES)
+
+
+def test_a_detector_is_tried_on_images_that_have_its_proposals():
+    voc = FINE_TUNINGS['voc-resnet50d-smooth']
+    assert export._tried_sizes(replace(voc, rpn_test_post_nms=300)) == list(export.TRIED_SIZES)
+    assert export._tried_sizes(replace(voc, rpn_test_post_nms=2000)) == [(256, 320), (320, 256), (192, 448)]
 
 
 def test_what_can_not_be_exported_is_one_line(tmp_path, capsys):

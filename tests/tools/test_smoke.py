@@ -45,12 +45,13 @@ def test_a_failing_part_is_a_line_and_the_others_follow(here, monkeypatch, capsy
     assert [row['result'] for row in rows[1:]] == ['ok', 'skipped: why'] and rows[1]['found'] == {'a': 1}
 
 
-@pytest.mark.parametrize('workers', [1, 2, 3, 6, 8, 16])
+@pytest.mark.parametrize('workers', [2, 3, 6, 8, 16])
 @pytest.mark.parametrize('quick', [False, True])
 def test_batches_can_be_divided_over_any_number_of_gpus(workers, quick, tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(smoke.Smoke, 'run', lambda self, *words, **options: started.append(words) or '{"rows": []}')
-    monkeypatch.setattr(smoke, 'outcome', lambda run: {})
+    monkeypatch.setattr(smoke, 'outcome', lambda run: {'val_top1': 99.0})
+    monkeypatch.setattr(smoke, 'read_lines', lambda path: [{'step': 8, 'skipped_updates': 7}])
     given = smoke.Smoke(str(tmp_path), 'gpu', workers, quick)
     smoke.all_in_float16(given)
     smoke.step(given, 'NHWC')
@@ -60,6 +61,31 @@ def test_batches_can_be_divided_over_any_number_of_gpus(workers, quick, tmp_path
     assert batches[0] % workers == 0 and batches[1] <= 64 and batches[0] < 64 + workers
     assert all(batches[2] % count == 0 for count in benchmark.worker_counts(workers))
     assert [one.workers for one in taken] == [workers, 1, workers]
+
+
+def test_one_worker_skips_the_parts_of_several(tmp_path):
+    alone = smoke.Smoke(str(tmp_path), 'gpu', 1, True)
+    for part in (smoke.all_in_float16, smoke.sum_over_ranks, smoke.scaling):
+        assert part(alone).startswith('one worker ')
+
+
+def test_float16_that_only_overflows_or_learns_nothing_fails(here, monkeypatch):
+    monkeypatch.setattr(smoke.Smoke, 'train', lambda self, *words, **options: {'val_top1': 10.3})
+    monkeypatch.setattr(smoke, 'read_lines', lambda path: [{'step': 4, 'skipped_updates': 3}, {'event': 'epoch'}])
+    assert smoke.one_in_float16(here) == {'val_top1': 10.3}
+    with pytest.raises(RunError, match='top-1 is 10.30 % after all epochs'):
+        smoke.one_in_float16(here._replace(quick=False))
+    monkeypatch.setattr(smoke, 'read_lines', lambda path: [{'step': 4, 'skipped_updates': 4}])
+    with pytest.raises(RunError, match='each of 4 updates overflowed'):
+        smoke.one_in_float16(here)
+
+
+@pytest.mark.parametrize('name', ['val_top1', 'val_map', 'val_miou'])
+def test_a_checkpoint_that_scores_otherwise_than_its_run_fails(name):
+    assert smoke.agreeing({name: 71.0}, {name: 72.5}) == {name: 71.0}
+    for score in (10.0, float('nan')):
+        with pytest.raises(RunError, match='the checkpoint has a %s of (10.00|nan), its run ended with 72.50' % name):
+            smoke.agreeing({name: score}, {name: 72.5})
 
 
 def test_an_update_that_differs_fails(here, monkeypatch):

@@ -4,14 +4,17 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from doors import gluon_bot as command
-from processes import finish, found, gluon_bot, record, same_run, wait_for_step
+from processes import finish, found, record, same_run, wait_for_step
 
 from gluon_bot.cli.main import main
-from gluon_bot.distributed import environment
+from gluon_bot.distributed import environment, gpus
 from gluon_bot.recipes.study import read_study
 from gluon_bot.runs.record import RECORD
 from gluon_bot.tools import study as tool
@@ -28,6 +31,24 @@ case "$CUDA_VISIBLE_DEVICES" in GPU-*) exit 1 ;; esac
 [ "$1" = -L ] && printf 'GPU 0: V100 (UUID: GPU-a)\\nGPU 1: V100 (UUID: GPU-b)\\n' || printf 'V100, 7.0\\nV100, 7.0\\n'
 '''
 RUNS = ['plain-seed0', 'learner-seed0', 'learner-seed1']
+
+
+class SeenGpus(SimpleNamespace):
+    """The GPUs of nvidia-smi as those that MXNet sees, to a study; the runs have a build for CPUs."""
+
+    listing = staticmethod(gpus.listing)
+
+    @staticmethod
+    def usable():
+        return 0 if os.environ.get(gpus.DEVICE) == 'cpu' else len(gpus.listing())
+
+
+def gluon_bot(*arguments):
+    """A `gluon-bot` process, its output captured, to which a study's GPUs are those of nvidia-smi."""
+    code = 'from test_study import SeenGpus, main, tool; tool.gpus = SeenGpus; raise SystemExit(main())'
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    return subprocess.Popen([sys.executable, '-c', code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path})
 
 
 @pytest.fixture(scope='module')
@@ -54,6 +75,7 @@ def two_gpus(place):
         patch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
         patch.delenv('GLUON_BOT_DEVICE', raising=False)
         patch.setenv('PATH', '%s:%s' % (driver.parent, os.environ['PATH']))
+        patch.setattr(tool, 'gpus', SeenGpus)
         yield
 
 
@@ -106,6 +128,18 @@ def test_gpus_are_those_that_are_visible(two_gpus, monkeypatch):
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
     monkeypatch.setenv('GLUON_BOT_DEVICE', 'cpu')
     assert tool._devices(2) == ['', '']
+
+
+def test_gpus_are_those_that_mxnet_sees(two_gpus, monkeypatch):
+    """Not what nvidia-smi lists beside a build for CPUs; and without nvidia-smi they have numbers."""
+    monkeypatch.setattr(tool, 'gpus', gpus)
+    monkeypatch.setattr(gpus, 'usable', lambda: 0)
+    assert tool._devices(1) == [''] and tool._devices(2) == ['', '']
+    monkeypatch.setattr(gpus, 'usable', lambda: 3)
+    monkeypatch.setattr(gpus, 'listing', lambda: [])
+    assert tool._devices(1) == ['0', '1', '2']
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,5,7')
+    assert tool._devices(1) == ['4', '5', '7']
 
 
 def test_several_at_once_on_cpus_share_the_cores(place, undisturbed, tmp_path, monkeypatch, capsys):
@@ -295,6 +329,7 @@ def test_what_is_in_the_way_of_a_runs_messages_is_named(make, place, tmp_path, c
 
 
 def test_a_dry_run_finds_a_device_that_is_not_there(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool, 'gpus', gpus)
     monkeypatch.setenv('GLUON_BOT_DEVICE', 'gpu')
     assert main(words(place, tmp_path / 'out', '--dry-run')) == 2
     assert '--device gpu: ' in capsys.readouterr().err
