@@ -21,6 +21,10 @@ class RunError(RuntimeError):
     """A run failed though its input was right (non-finite loss, lost worker, full disk): exit code 1, one line."""
 
 
+class WorkerError(RunError):
+    """A RunError of one worker alone, which says it itself; others are raised by all of a job, and rank 0 says them."""
+
+
 INTERFACE = ('load', 'train', 'evaluate', 'named_recipes', 'Model')
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 from typing import Any, Dict, List, Tuple
@@ -105,9 +104,6 @@ def evaluate(options: argparse.Namespace) -> int:
         from gluon_bot.tasks import classification
         result = classification.run(options.checkpoint, options.data, batch_size=options.batch_size, limit=options.limit)
     if result is not None:
-        if any(math.isnan(result[name]) for name in TASKS[task].scores):
-            raise InputError('%s: the images that are evaluated have no label, so there is nothing to score; label them, or '
-                             'leave --limit out' % options.data)
         tell(json_text(result) if options.json else (RESULT_OF_FEW_CLASSES if few else TASKS[task].result) % result)
         for name, precision in {} if options.json else result.get('val_ap', {}).items():
             tell('%-20s AP %5.2f %%' % (name, precision))

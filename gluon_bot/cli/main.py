@@ -10,7 +10,7 @@ import os
 import sys
 from typing import List, Optional
 
-from gluon_bot import InputError, RunError
+from gluon_bot import InputError, RunError, WorkerError
 from gluon_bot.cli import jobs, process
 from gluon_bot.cli.parser import check_folders, parser
 from gluon_bot.console import counted, csv_text, json_text, one_line, reopen_closed, say, tell
@@ -47,8 +47,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except InputError as error:
         say('gluon-bot: ' + one_line(str(error)))
         return _leave(2)
-    except (RunError, Interrupted) as error:  # every worker raises it: rank 0 prints it
-        if os.environ.get('HOROVOD_RANK', '0') == '0':
+    except (RunError, Interrupted) as error:
+        if os.environ.get('HOROVOD_RANK', '0') == '0' or isinstance(error, WorkerError):
             say('gluon-bot: ' + one_line(str(error)))
         return 1 if isinstance(error, RunError) else 130
     except KeyboardInterrupt:

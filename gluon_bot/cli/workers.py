@@ -35,7 +35,7 @@ def arguments(words: List[str], environment: Mapping[str, str]) -> List[str]:
     recipe = override(recipe_named(options.recipe, options.command), options.set)
     given = {word.partition('=')[0] for word in words}  # options, which come before variables
     hosts, asked = options.hosts or environment.get('HOSTS', ''), environment.get('NGPU', '')
-    if asked and not (asked.isascii() and asked.isdigit()):
+    if asked and not (asked.isascii() and asked.isdigit() and int(asked)):
         raise InputError("NGPU: '%s' is not a number of workers" % asked)
     if '--workers' in given:
         workers = options.workers

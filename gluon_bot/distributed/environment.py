@@ -217,7 +217,7 @@ def layout(device_type: str, images: int = 1, pixels: int = 224) -> str:
     most = LARGEST_NHWC // (pixels // 2) ** 2  # the first normalisation, after a convolution of stride 2, is the largest
     if wanted == 'NHWC' and '-cu' in gpus.wheel() and images > most:
         raise InputError('GLUON_BOT_LAYOUT: the batch normalisation of %s takes at most %d images of %d pixels in NHWC, '
-                         'this run has %d a GPU; unset it, use --accumulate, or take a build with kernels for it '
+                         'this run has %d a GPU; unset it, take fewer images at a time, or a build with kernels for it '
                          '(Dockerfile, target ngc)'
                          % (gpus.wheel(), most, pixels, images))
     return wanted

@@ -275,9 +275,10 @@ def _rate(recipe: Any, rates: Dict[str, Any], place: str) -> Optional[float]:
     if recipe.task == 'classify':
         label = '%s %s%s' % (recipe.model, recipe.precision, ' taught' * bool(recipe.teacher))
     found = max((key for key in rates if label.startswith(key)), key=len, default='')
-    if found and rates[found] is not None and (type(rates[found]) not in (int, float) or not 0 < rates[found] < math.inf):
+    rate = rates.get(found)
+    if rate is not None and (type(rate) not in (int, float) or not 0 < rate < math.inf):
         raise InputError("%s: images_per_second of '%s' must be a number above 0" % (place, found))
-    return rates.get(found)
+    return rate
 
 
 def _text(value: Any) -> str:

@@ -139,8 +139,9 @@ def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
     nearest = parent if parent in NAMED else _nearest(run)
     why = []
     used, wanted = run.header.get('precision'), run.recipe.get('precision')
-    if used is not None and wanted is not None and used != wanted:
-        why.append('computed in %s, the recipe says %s' % (used, wanted))
+    if wanted is not None and used != wanted:
+        why.append('computed in %s, the recipe says %s' % (used, wanted) if used is not None else
+                   'its record does not state the precision that it computed in')
     if run.header.get('limit'):
         why.append('trained on the first %s images only' % run.header['limit'])
     if run.header.get('init'):
@@ -172,7 +173,9 @@ def _batch_and_images(run: Run, recipe: str) -> List[str]:
     if accumulated != 1:
         why.append('accumulates %s small batches an update, where the paper has one' % accumulated)
     counts = [count for count in (batch, accumulated, workers) if type(count) is int and count > 0]
-    if run.task == 'classify' and recipe in FILLING and len(counts) == 3:
+    if len(counts) < 3:
+        why.append('its record does not state its batch, its workers and what it accumulates')
+    elif run.task == 'classify' and recipe in FILLING:
         images, wanted = counts[0] / (counts[1] * counts[2]), NAMED[recipe].batch_size / PAPER_GPUS
         if images != wanted:
             why.append('normalises %g images at a time, the paper %g' % (images, wanted))

@@ -232,8 +232,8 @@ def _minutes(*rows: Sequence[Placed]) -> List[float]:
 
     Compared are runs in their recipe's precision or the CPU's stand-in for it, on the same devices, cores and threads.
     """
-    told = [[one for one in runs if one.run.header.get('precision') != 'float32'
-             or one.run.recipe.get('precision') == 'float32'] for runs in rows]
+    told = [[one for one in runs if None not in (one.value('minutes_an_epoch'), one.minutes_with_evaluation) and (
+        one.run.header.get('precision') != 'float32' or one.run.recipe.get('precision') == 'float32')] for runs in rows]
     shared = set.intersection(*({_machine(one) for one in runs} for runs in told))
     if not shared:
         return []

@@ -268,9 +268,8 @@ def tiles(comparison: Comparison) -> List[Tuple[str, str]]:
     published = [near for result in comparison.glance() for near in result.published]
     same = [near for near in published if not near.placed.differences]
     within = [near for near in same if abs(near.difference) <= tolerance(near.metric, 1)]
-    if published:
-        numbers += [(len(published), 'published runs beside a row'),
-                    ('%d of %d' % (len(within), len(same)), 'of the same recipe within tolerance')]
+    numbers += [(len(published), 'published runs beside a row')] if published else []
+    numbers += [('%d of %d' % (len(within), len(same)), 'of the same recipe within tolerance')] if same else []
     numbers += [(len(comparison.placed), 'runs read'), (len(comparison.of(FILLS)), 'runs that fill a cell')]
     return [(str(number), what) for number, what in numbers]
 

@@ -99,7 +99,7 @@ class RecordReader:
         parts = [line.pop(name, None) for name in ('recipe', 'data')]
         recipe, data = (part if isinstance(part, dict) else {} for part in parts)
         task = line.pop('task', '')
-        del line['event']
+        line.pop('event', None)  # which a line of too many entries has lost
         self.runs.append(Run(self.source, 'gluon_bot', task if isinstance(task, str) else '', recipe, data, line))
 
     def _epoch(self, number: int, line: Dict[str, Any]) -> None:

@@ -219,5 +219,8 @@ def run(path: str, data: str, limit: Optional[int] = None, skip_broken: bool = F
     trained = load(path, horovod.device(ranks), voc.read_classes(voc.find_devkit(data)))
     test_set = voc.Boxes(data, 'test', skip_broken, trained.recipe)
     result, name = evaluate(trained, test_set, ranks, limit), voc.data_name(test_set.classes)
-    return {'recipe': trained.recipe.name, 'step': trained.meta['step'], 'data': name,
-            'precision': trained.precision, **result} if ranks.first else None
+    if not ranks.first:
+        return None
+    finetuning.check_scored(result, trained.recipe.task, data)
+    return {'recipe': trained.recipe.name, 'step': trained.meta['step'], 'data': name, 'precision': trained.precision,
+            **result}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
 import mxnet as mx
@@ -15,6 +16,7 @@ from gluon_bot.distributed import environment, horovod
 from gluon_bot.recipes.classification import Recipe
 from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.recipes.finetuning import Detection, FineTuning, Segmentation
+from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.runs import checkpoint
 from gluon_bot.training.optimizer import momentum_sgd, new_trainer
 from gluon_bot.training.setup import Job, Plan, RunOptions, micro_batch, planned
@@ -36,6 +38,13 @@ def describe(recipe: FineTuning, options: RunOptions, workers: int, manifest: Di
         recipe=recipe, options=options, class_names=manifest['classes'], manifest={**manifest, **counts},
         train_data=train, val_data=val, steps_an_epoch=steps_an_epoch(images, recipe.batch_size),
         micro_batch=micro_batch(recipe.batch_size, workers, options.accumulate))
+
+
+def check_scored(result: Dict[str, Any], task: str, data: str) -> None:
+    """Raise InputError where none of the images that were evaluated has a label."""
+    if any(math.isnan(result[name]) for name in TASKS[task].scores):
+        raise InputError('%s: the images that are evaluated have no label, so there is nothing to score; label them, or '
+                         'evaluate more of them' % data)
 
 
 def backbone(recipe: FineTuning, path: str) -> Tuple[Mapping[str, np.ndarray], Dict[str, Any]]:

@@ -206,6 +206,8 @@ def run(path: str, data: str, limit: Optional[int] = None, multi_scale: bool = F
     val_set = ade20k.Masks(data, 'val', skip_broken, ignore_label)
     trained = load(path, horovod.device(ranks), val_set.classes)
     result, name = evaluate(trained, val_set, ranks, limit, multi_scale), ade20k.data_name(val_set.classes)
-    return {'recipe': trained.recipe.name, 'step': trained.meta['step'], 'data': name,
-            'precision': trained.precision, 'scales': list(SCALES) if multi_scale else [1.0],
-            **result} if ranks.first else None
+    if not ranks.first:
+        return None
+    finetuning.check_scored(result, trained.recipe.task, data)
+    return {'recipe': trained.recipe.name, 'step': trained.meta['step'], 'data': name, 'precision': trained.precision,
+            'scales': list(SCALES) if multi_scale else [1.0], **result}

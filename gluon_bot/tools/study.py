@@ -96,7 +96,7 @@ def _must_be(run: StudyRun, path: str, place: Place) -> None:
                          '--out' % (path, run.name))
     recorded, data = start.get('data'), place.data_of(run.row)
     for name, checksum in _checksums(run.row.command, data).items():
-        if isinstance(recorded, dict) and recorded.get(name, checksum) != checksum:
+        if not isinstance(recorded, dict) or recorded.get(name) != checksum:
             raise InputError('%s: was trained on other data than %s; give that data, or choose another --out' % (path, data))
 
 

@@ -240,7 +240,8 @@ def counts_for(job: Job, workers: int, resumed_step: Optional[int] = None) -> st
     resumed_step: of the checkpoint from which it goes on.
     """
     recipe, used = job.recipe, getattr(job.recipe, 'precision', 'float32')
-    told = {'world_size': workers, 'accumulate': job.options.accumulate, 'limit': job.options.limit, **job.origin}
+    told = {'world_size': workers, 'accumulate': job.options.accumulate, 'limit': job.options.limit, 'precision': used,
+            **job.origin}
     if resumed_step is not None:
         record = os.path.join(job.options.out, RECORD)
         began = next(each_line(record), {}) if os.path.exists(record) else {}

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from gluon_bot import RunError, WorkerError
 from gluon_bot.cli import main as command_line
 from gluon_bot.distributed import exit_codes
 
@@ -69,6 +70,15 @@ def test_a_disk_that_is_away_is_worth_a_restart(number, code, monkeypatch, capsy
         found = left.code
     assert found == code and (code in exit_codes.FINAL) == (code != exit_codes.AWAY)
     assert capsys.readouterr().err == 2 * ('gluon-bot: data/train.rec: %s\n' % os.strerror(number))
+
+
+@pytest.mark.parametrize('error, said', [(RunError, ''), (WorkerError, 'gluon-bot: all of it\n')])
+def test_what_one_worker_alone_knows_it_says_itself(error, said, monkeypatch, capsys):
+    def fail(options):
+        raise error('all of it')
+    monkeypatch.setitem(command_line.COMMANDS, 'recipes', fail)
+    monkeypatch.setenv('HOROVOD_RANK', '1')
+    assert command_line.main(['recipes']) == 1 and capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize('command', sorted(set(command_line.COMMANDS) - set(command_line.TRAINING)))

@@ -32,7 +32,7 @@ def test_a_worker_on_every_gpu(eight, monkeypatch):
     monkeypatch.setattr(gpus, 'usable', lambda: 6)
     assert parsed(['train', 'digits']).workers == 4
     assert parsed(['train', 'digits'], NGPU='6').workers == 6  # which is refused with what fits
-    for odd in ('all', '-2', '\N{SUPERSCRIPT TWO}', '2.5'):
+    for odd in ('all', '-2', '0', '00', '\N{SUPERSCRIPT TWO}', '2.5'):
         with pytest.raises(InputError, match="NGPU: '%s' is not a number" % odd):
             parsed(['train', 'resnet50-efficient'], NGPU=odd)
     with pytest.raises(InputError, match="'evaluate': workers are for train, detect, segment"):

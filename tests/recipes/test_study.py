@@ -134,6 +134,7 @@ def test_a_study_that_extends_another(tmp_path):
     ({'rows': {'a': {'recipe': 'resnet50d-distill'}}}, "learns from 'resnet152d-smooth'; name the row"),
     ({'rows': {'a': {'recipe': 'scenes-detection'}}}, 'is fine-tuned; name the row that trains its base network'),
     ({'images_per_second': {'resnet18d': float('inf')}}, "images_per_second of 'resnet18d' must be a number above 0"),
+    ({'images_per_second': {'': 'fast'}}, "images_per_second of '' must be a number above 0"),
     ({'seeds': list(range(1001))}, '1000 of them at most'), ({'rows': {'a': {}}}, 'row a: has no recipe'),
     ({'settings': {'short': {'seed': 5}}}, "settings 'short' have a seed; the runs' seeds are those"),
     ('{"title": "x", "seeds": [0], "rows": {"a": {"recipe": "digits"}, "a": {"recipe": "digits"}}}', "'a' stands twice"),

@@ -104,6 +104,11 @@ def test_untrusted_text_is_printable_and_bounded():
     assert len(cleaned(list(range(10000)))) == MOST_ITEMS
 
 
+def test_a_start_line_of_too_many_entries_is_read():
+    runs, notes = read({**{'x%d' % number: number for number in range(MOST_ITEMS)}, **START}, epoch(1))
+    assert len(runs) == 1 and runs[0].epochs[1]['val_top1'] == 50.0 and notes == []
+
+
 def test_a_file_of_too_many_runs_is_cut_off_and_nothing_is_mixed(monkeypatch):
     monkeypatch.setattr(logged, 'MOST_RUNS', 2)
     runs, notes = read(*[line for number in range(1, 6) for line in (START, epoch(number))])

@@ -20,7 +20,7 @@ from PIL import Image
 from processes import children, finish, gluon_bot, record, same_run, wait_for_step
 from small_segmenter import SmallSegmenter
 
-from gluon_bot import InputError
+from gluon_bot import InputError, interface
 from gluon_bot.cli.main import main
 from gluon_bot.data import ade20k, transforms, voc
 from gluon_bot.data.classification import prefetched
@@ -457,6 +457,8 @@ def test_a_killed_worker_is_started_again_and_changes_nothing(task, scenes_folde
         Image.new('L', Image.open(path).size).save(path)
     assert main(['evaluate', str(straight), '--data', unlabelled]) == 2
     assert 'have no label, so there is nothing to score' in capsys.readouterr().err
+    with pytest.raises(InputError, match='have no label, so there is nothing to score'):
+        interface.evaluate(str(straight), unlabelled)
 
 
 def test_where_a_run_starts_from(tmp_path, digits_run):

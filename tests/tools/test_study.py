@@ -284,10 +284,11 @@ def test_a_run_on_other_data_is_not_taken_for_this_one(place, undisturbed, tmp_p
     (tmp_path / 'plain-seed0').mkdir()
     text, packed = (undisturbed[0] / 'plain-seed0' / RECORD).read_text(), json.loads((place / 'digits/val.json').read_text())
     assert packed['sha256'] in text
-    (tmp_path / 'plain-seed0' / RECORD).write_text(text.replace(packed['sha256'], 'f' * 64))
-    assert main(words(place, tmp_path)) == 2
-    said = capsys.readouterr().err
-    assert said.count('\n') == 1 and 'was trained on other data than %s' % (place / 'digits') in said
+    for changed in (text.replace(packed['sha256'], 'f' * 64), text.replace('val_sha256', 'val')):  # another, and none
+        (tmp_path / 'plain-seed0' / RECORD).write_text(changed)
+        assert main(words(place, tmp_path)) == 2
+        said = capsys.readouterr().err
+        assert said.count('\n') == 1 and 'was trained on other data than %s' % (place / 'digits') in said
 
 
 def test_the_time_of_another_size_is_not_taken_for_this_ones(tmp_path):

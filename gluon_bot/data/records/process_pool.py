@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, Callable, Generator, Iterable, Iterator, List, Optional, Tuple
 
-from gluon_bot import RunError
+from gluon_bot import WorkerError
 from gluon_bot.distributed import environment
 
 TASK_BYTES = 4 << 20
@@ -38,7 +38,7 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
     """Yield function(task) for each task, in their order, computed in `workers` processes (default: one a core).
 
     At most two tasks a process are under way; with one worker all happens in this process. `function` must be defined
-    in a module and may raise OSError, which is raised here, and nothing else. Raises RunError if a process is killed.
+    in a module and may raise OSError, which is raised here, and nothing else. Raises WorkerError if a process is killed.
     """
     workers = workers or cores()
     if workers == 1:
@@ -76,7 +76,8 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
         for pipe in waiting:
             yield _received(pipe)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        raise RunError('a process was killed, probably out of memory; try again with fewer workers') from None
+        raise WorkerError('one of %d processes was killed, probably out of memory; give gluon-bot pack or verify fewer '
+                          '--workers, and verify records so before a training' % workers) from None
     finally:
         for pipe in pipes:
             pipe.close()

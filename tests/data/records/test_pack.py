@@ -385,7 +385,7 @@ def die(task):
 
 
 def test_a_killed_worker_process_is_an_error_and_no_hang():
-    with pytest.raises(RunError, match='a process was killed'):
+    with pytest.raises(RunError, match='one of 2 processes was killed'):
         list(process_pool.ordered(die, [1, 2, 3], 2))
 
 
