@@ -52,7 +52,7 @@ def load(path: Path, score_threshold: float = 0.5) -> Model:
 
 
 def train(recipe: Union[str, Any], data: Path, out: Path, **settings: Any) -> Optional[Dict[str, Any]]:
-    """Train or fine-tune a recipe, by its name or as it is, as the command of its task does; the last line of the record.
+    """Train or fine-tune a recipe, by its name or as it is, as the command of its task does; the record's last epoch.
 
     settings: fields of the recipe (epochs=2) and what the command line calls resume, accumulate, limit, log_every, keep,
     tensorboard, and init, teacher or backbone. Raises InputError for bad input, RunError where the loss is not finite.

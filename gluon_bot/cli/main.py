@@ -1,6 +1,6 @@
 """The command line: parses and dispatches, nothing else. `gluon-bot --help`, `gluon-bot train --help`.
 
-Exit codes: 0 done, 1 the run failed, 2 bad input or arguments, 130 interrupted after a checkpoint.
+Exit codes: 0 done, 1 the run failed, 2 bad input or arguments, 130 interrupted, a training after a checkpoint.
 """
 
 from __future__ import annotations

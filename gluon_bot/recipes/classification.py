@@ -1,4 +1,5 @@
-"""What each named run is: Tables 1 and 3 to 6 of the paper, and the teachers of Section 5.3.
+"""What each named run of a classifier is: Tables 1 to 7 of the paper, the base network of Tables 8 and 9, the teachers of
+Section 5.3, and two that are not of the paper.
 
 A trick is a named dict of the fields it changes; a recipe is its parent plus one trick.
 Where a run happens (data, output, workers, devices) is never part of a recipe.
