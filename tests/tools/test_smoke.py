@@ -11,27 +11,27 @@ import pytest
 from gluon_bot import RunError
 from gluon_bot.cli.parser import parser
 from gluon_bot.distributed import gpus
-from gluon_bot.tools import benchmark, smoke
+from gluon_bot.tools import benchmark, smoke, smoke_parts
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.setenv(gpus.DEVICE, 'cpu')
-    return smoke.Smoke(str(tmp_path), 'cpu', 2, True)
+    return smoke_parts.Smoke(str(tmp_path), 'cpu', 2, True)
 
 
 def test_sums_over_ranks(here):
-    assert smoke.sum_over_ranks(here)['ranks'] == 2
+    assert smoke_parts.sum_over_ranks(here)['ranks'] == 2
 
 
 def test_a_wrong_sum_is_found(here, monkeypatch):
     """Of one rank, whose sum_ is made to add one."""
     from gluon_bot.distributed import horovod
-    monkeypatch.setattr(smoke, 'SIZES', (3,))
-    smoke.rank_sums()
+    monkeypatch.setattr(smoke_parts, 'SIZES', (3,))
+    smoke_parts.rank_sums()
     monkeypatch.setattr(horovod.Ranks, 'sum_', lambda self, array, name: array + 1)
     with pytest.raises(RunError, match="the sum of 3 numbers in float32 differs from numpy's"):
-        smoke.rank_sums()
+        smoke_parts.rank_sums()
 
 
 def test_a_failing_part_is_a_line_and_the_others_follow(here, monkeypatch, capsys):
@@ -49,13 +49,13 @@ def test_a_failing_part_is_a_line_and_the_others_follow(here, monkeypatch, capsy
 @pytest.mark.parametrize('quick', [False, True])
 def test_batches_can_be_divided_over_any_number_of_gpus(workers, quick, tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(smoke.Smoke, 'run', lambda self, *words, **options: started.append(words) or '{"rows": []}')
-    monkeypatch.setattr(smoke, 'outcome', lambda run: {'val_top1': 99.0})
-    monkeypatch.setattr(smoke, 'read_lines', lambda path: [{'step': 8, 'skipped_updates': 7}])
-    given = smoke.Smoke(str(tmp_path), 'gpu', workers, quick)
-    smoke.all_in_float16(given)
-    smoke.step(given, 'NHWC')
-    smoke.scaling(given)
+    monkeypatch.setattr(smoke_parts.Smoke, 'run', lambda self, *words, **options: started.append(words) or '{"rows": []}')
+    monkeypatch.setattr(smoke_parts, 'outcome', lambda run: {'val_top1': 99.0})
+    monkeypatch.setattr(smoke_parts, 'read_lines', lambda path: [{'step': 8, 'skipped_updates': 7}])
+    given = smoke_parts.Smoke(str(tmp_path), 'gpu', workers, quick)
+    smoke_parts.all_in_float16(given)
+    smoke_parts.step(given, 'NHWC')
+    smoke_parts.scaling(given)
     taken = [parser().parse_args([str(word) for word in words]) for words in started]
     batches = [int([value for value in one.set if value.startswith('batch_size=')][-1][11:]) for one in taken]
     assert batches[0] % workers == 0 and batches[1] <= 64 and batches[0] < 64 + workers
@@ -64,42 +64,42 @@ def test_batches_can_be_divided_over_any_number_of_gpus(workers, quick, tmp_path
 
 
 def test_one_worker_skips_the_parts_of_several(tmp_path):
-    alone = smoke.Smoke(str(tmp_path), 'gpu', 1, True)
-    for part in (smoke.all_in_float16, smoke.sum_over_ranks, smoke.scaling):
+    alone = smoke_parts.Smoke(str(tmp_path), 'gpu', 1, True)
+    for part in (smoke_parts.all_in_float16, smoke_parts.sum_over_ranks, smoke_parts.scaling):
         assert part(alone).startswith('one worker ')
 
 
 def test_float16_that_only_overflows_or_learns_nothing_fails(here, monkeypatch):
-    monkeypatch.setattr(smoke.Smoke, 'train', lambda self, *words, **options: {'val_top1': 10.3})
-    monkeypatch.setattr(smoke, 'read_lines', lambda path: [{'step': 4, 'skipped_updates': 3}, {'event': 'epoch'}])
-    assert smoke.one_in_float16(here) == {'val_top1': 10.3}
+    monkeypatch.setattr(smoke_parts.Smoke, 'train', lambda self, *words, **options: {'val_top1': 10.3})
+    monkeypatch.setattr(smoke_parts, 'read_lines', lambda path: [{'step': 4, 'skipped_updates': 3}, {'event': 'epoch'}])
+    assert smoke_parts.one_in_float16(here) == {'val_top1': 10.3}
     with pytest.raises(RunError, match='top-1 is 10.30 % after all epochs'):
-        smoke.one_in_float16(here._replace(quick=False))
-    monkeypatch.setattr(smoke, 'read_lines', lambda path: [{'step': 4, 'skipped_updates': 4}])
+        smoke_parts.one_in_float16(here._replace(quick=False))
+    monkeypatch.setattr(smoke_parts, 'read_lines', lambda path: [{'step': 4, 'skipped_updates': 4}])
     with pytest.raises(RunError, match='each of 4 updates overflowed'):
-        smoke.one_in_float16(here)
+        smoke_parts.one_in_float16(here)
 
 
 @pytest.mark.parametrize('name', ['val_top1', 'val_map', 'val_miou'])
 def test_a_checkpoint_that_scores_otherwise_than_its_run_fails(name):
-    assert smoke.agreeing({name: 71.0}, {name: 72.5}) == {name: 71.0}
+    assert smoke_parts.agreeing({name: 71.0}, {name: 72.5}) == {name: 71.0}
     for score in (10.0, float('nan')):
         with pytest.raises(RunError, match='the checkpoint has a %s of (10.00|nan), its run ended with 72.50' % name):
-            smoke.agreeing({name: score}, {name: 72.5})
+            smoke_parts.agreeing({name: score}, {name: 72.5})
 
 
 def test_an_update_that_differs_fails(here, monkeypatch):
     """Of a tenth of a thousandth, by hand: before 0, reference (3, 4), so that the update's norm is 5."""
     runs = {'update': [3.0, 4.0004], 'update-cpu': [3.0, 4.0], 'update-none': [0.0, 0.0]}
-    monkeypatch.setattr(smoke.Smoke, 'train', lambda self, *words, **options: None)
-    monkeypatch.setattr(smoke, 'parameters', lambda path: {'w': np.array(runs[os.path.basename(path)])})
-    assert smoke.one_update(here)['relative_difference'] == pytest.approx(0.0004 / 5)
+    monkeypatch.setattr(smoke_parts.Smoke, 'train', lambda self, *words, **options: None)
+    monkeypatch.setattr(smoke_parts, 'parameters', lambda path: {'w': np.array(runs[os.path.basename(path)])})
+    assert smoke_parts.one_update(here)['relative_difference'] == pytest.approx(0.0004 / 5)
     runs['update'] = [3.0, 4.001]
     with pytest.raises(RunError, match='differs by 0.0002 of its size'):
-        smoke.one_update(here)
+        smoke_parts.one_update(here)
     runs['update-none'] = runs['update-cpu']  # nothing has moved
     with pytest.raises(RunError, match='differs by nan'):
-        smoke.one_update(here)
+        smoke_parts.one_update(here)
 
 
 @pytest.mark.slow
