@@ -90,7 +90,8 @@ def blocks(file: str, comparison: Comparison) -> Dict[str, Tuple[str, str]]:
 def update_file(file: str, logs: Sequence[str] = (), described: Sequence[str] = ()) -> bool:
     """Renew the blocks of `file`, and the pictures of its studies where they are shown at a glance.
 
-    False where it was up to date, and is left alone. InputError without the two markers of a block.
+    False where it was up to date, and is left alone. InputError without the two markers of a block, or for logs without
+    a run.
     """
     file = os.path.realpath(file)  # a link stays one
     with reading(file):
@@ -100,6 +101,8 @@ def update_file(file: str, logs: Sequence[str] = (), described: Sequence[str] = 
     except UnicodeDecodeError as error:
         raise InputError('%s: is no text in UTF-8: %s' % (file, error)) from None
     comparison, line_end = compared(file, logs, described), '\r\n' if '\r\n' in text else '\n'
+    if logs and not comparison.placed:  # as where a page is given for a log
+        raise InputError('%s: left as it is, for no run is in %s' % (file, ', '.join(logs)))
     renewed, known = text, blocks(file, comparison)
     for begin in [begin for begin in known if begin in text] or [BEGIN]:
         end, block = known[begin]

@@ -501,6 +501,15 @@ def test_update_renews_the_block_and_nothing_else(tmp_path):
     assert str(tmp_path) not in text
 
 
+def test_a_page_that_is_given_for_a_log_updates_nothing(tmp_path):
+    classified(tmp_path / 'logs' / 'a', 'resnet50-efficient', 76.4)
+    file = tmp_path / 'README.md'
+    file.write_text(README)
+    with pytest.raises(InputError, match='left as it is, for no run is in .*README.md'):
+        report.run([str(file)], update=str(file))
+    assert file.read_text() == README
+
+
 def test_a_page_shows_every_recipe_of_the_paper_with_its_log(tmp_path):
     for seed, top1 in enumerate((76.1, 76.5)):
         classified(tmp_path / 'logs' / str(seed), 'resnet50-efficient', top1, seed=seed)
