@@ -34,7 +34,7 @@ IGNORED = -1  # class index of unlabelled pixels
 PUBLISHED = {'train': 20210, 'val': 2000}  # images
 PNG_KIND, PNG_GREY = 25, 0  # the byte with the kind of colour, behind that with the bits a pixel
 KINDS = {'images': EXTENSIONS, 'annotations': ('.png',)}
-HINT = '; gluon-bot verify lists all such files, and detect and segment leave them out with --skip-broken'
+HINT = '; gluon-bot verify lists all such files, and detect, segment and evaluate leave them out with --skip-broken'
 
 
 def verify(root: str, processes: Optional[int] = None, ignore_label: Optional[int] = None) -> Checked:

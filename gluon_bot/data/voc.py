@@ -238,7 +238,7 @@ def _list_path(devkit: str, year: str, split: str) -> str:
     return os.path.join(devkit, year, 'ImageSets', 'Main', split + '.txt')
 
 
-HINT = '; gluon-bot verify lists all such files, and detect and segment leave them out with --skip-broken'
+HINT = '; gluon-bot verify lists all such files, and detect, segment and evaluate leave them out with --skip-broken'
 
 
 class Boxes:

@@ -140,15 +140,21 @@ def usable() -> int:
     if listed:
         raise InputError('nvidia-smi lists %s, but MXNet sees no GPU%s: %s; gluon-bot doctor checks the rest, '
                          'and %s=cpu computes on the CPUs' % (summary(listed), reason, needed_driver(), DEVICE))
-    visible = os.environ.get(VISIBLE, '').strip()
-    hidden = _all() if built_for_gpus and visible not in HIDE_ALL else []
-    if hidden:
-        raise InputError('%s=%s: names no GPU of this machine, on which nvidia-smi lists %s; correct it, or set %s=cpu '
-                         'to compute on the CPUs' % (VISIBLE, visible, summary(hidden), DEVICE))
+    wrong = misnamed() if built_for_gpus else ''
+    if wrong:
+        raise InputError('%s, or set %s=cpu to compute on the CPUs' % (wrong, DEVICE))
     if wanted == 'gpu':
         raise InputError('--device gpu: %s' % ('nvidia-smi lists no GPU' if built_for_gpus else
                                                'MXNet is the build for CPUs; run scripts/install.sh gpu'))
     return 0
+
+
+def misnamed() -> str:
+    """What is wrong with a CUDA_VISIBLE_DEVICES that is to name GPUs and names none of this machine's; '' of any other."""
+    visible = os.environ.get(VISIBLE, '').strip()
+    hidden = _all() if visible not in HIDE_ALL and not listing() else []
+    return '%s=%s: names no GPU of this machine, on which nvidia-smi lists %s; correct it' % (
+        VISIBLE, visible, summary(hidden)) if hidden else ''
 
 
 def left_alone() -> str:

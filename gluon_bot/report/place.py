@@ -174,7 +174,7 @@ def _batch_and_images(run: Run, recipe: str) -> List[str]:
         why.append('accumulates %s small batches an update, where the paper has one' % accumulated)
     counts = [count for count in (batch, accumulated, workers) if type(count) is int and count > 0]
     if len(counts) < 3:
-        why.append('its record does not state its batch, its workers and what it accumulates')
+        why.append('its record does not state how many images one normalisation had')
     elif run.task == 'classify' and recipe in FILLING:
         images, wanted = counts[0] / (counts[1] * counts[2]), NAMED[recipe].batch_size / PAPER_GPUS
         if images != wanted:

@@ -40,6 +40,9 @@ def gpu(wheel: str, built: Dict[str, Any], listed: List[gpus.Gpu]) -> Finding:
     """What nvidia-smi lists, MXNet sees and a kernel says."""
     for_gpus, seen = 'CUDA' in built.get('features', []) or '-cu' in wheel, built.get('gpus', 0)
     names = gpus.summary(listed) or ('%d, which nvidia-smi does not name' % seen if seen else '')
+    wrong = gpus.misnamed() if for_gpus and not names else ''
+    if wrong:
+        return Finding('gpu', WRONG, 'none', wrong)
     if not names:
         advice = 'mxnet is the build for GPUs, but nvidia-smi lists none (in a container: start it with --gpus all)'
         return Finding('gpu', NOTE if for_gpus else OK, 'none: training runs on the CPU', advice if for_gpus else '')

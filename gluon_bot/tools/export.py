@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import mxnet as mx
@@ -106,7 +107,10 @@ def run(path: str, kind: str, out: str) -> List[str]:
     with owned(out):  # without the partial folders of exports that were killed
         folder = tempfile.mkdtemp(prefix='.partial-', dir=out)
         try:
-            load = {'onnx': write_onnx, 'symbol': write_symbol, 'timm': write_timm}[kind](network, described, folder)
+            sizes = _tried_sizes(recipe) if task == 'detect' else []
+            writers: Dict[str, Callable[..., Optional[Answers]]] = {
+                'onnx': partial(write_onnx, sizes=sizes), 'symbol': write_symbol, 'timm': write_timm}
+            load = writers[kind](network, described, folder)
             if kind == 'timm':
                 features = int(network.output.weight.shape[1])
                 about_it = model_card.config(recipe, meta['classes'], described['class_names'], features)
@@ -117,7 +121,7 @@ def run(path: str, kind: str, out: str) -> List[str]:
             if load is None:
                 say('the file is not tried, for onnxruntime is not installed')
             elif task == 'detect':
-                same, total = same_boxes(network, load, _tried_sizes(recipe))
+                same, total = same_boxes(network, load, sizes)
                 say('same boxes as the checkpoint: %d of %d' % (same, total) if total else
                     'the checkpoint finds no box on the images that the file was tried on, so none is compared')
             else:
@@ -173,14 +177,15 @@ def write_symbol(network: mx.gluon.HybridBlock, described: Dict[str, Any], folde
     return lambda images: _numbers(block(mx.nd.array(images)))
 
 
-def write_onnx(network: mx.gluon.HybridBlock, described: Dict[str, Any], folder: str) -> Optional[Answers]:
-    """Write model.onnx; returns what computes the outputs from it, None where onnxruntime is not installed."""
+def write_onnx(network: mx.gluon.HybridBlock, described: Dict[str, Any], folder: str,
+               sizes: Sequence[Tuple[int, int]] = ()) -> Optional[Answers]:
+    """Write model.onnx, of a detector by images of one of `sizes`; returns what answers, None without onnxruntime."""
     onnx, task = _onnx(), described['task']
     shape = tuple(described['input'].get('shape_in_onnx', described['input']['shape']))
     if task == 'segment':
         network.fixed_size = shape[2:]
     graph, arrays = _graph(network, task)
-    path, tried = os.path.join(folder, 'model.onnx'), (1, 3, *TRIED_SIZES[0]) if task == 'detect' else (1, *shape[1:])
+    path, tried = os.path.join(folder, 'model.onnx'), (1, 3, *sizes[0]) if task == 'detect' else (1, *shape[1:])
     with _without_warnings():
         mx.onnx.export_model(graph, arrays, [tried], np.float32, path, dynamic=True, dynamic_input_shapes=[shape])
     if task == 'segment':

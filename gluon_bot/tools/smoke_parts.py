@@ -25,7 +25,7 @@ from gluon_bot.tools.benchmark import divisible, worker_counts
 UPDATE_TOLERANCE = 1e-4
 SIZES = (1, 1000, 5_000_000)  # of the arrays that are summed over ranks
 PART_SECONDS = 1800
-MOST_POINTS = 2.0  # by which a checkpoint may score otherwise than at the end of its run: a few images of those of a trial
+MOST_POINTS = 5.0  # by which a checkpoint may score otherwise than at the end of its run: three of 64 images
 LEAST_TOP1 = 50.0  # of the digits after all their epochs; a guess is 10
 QUICK = ['--limit', '64', '--set', 'epochs=1', '--set', 'warmup_epochs=0', '--set', 'batch_size=16']
 SMALL_BOXES = ['--limit', '8', '--set', 'epochs=1', '--set', 'warmup_epochs=0', '--set', 'short_side=64',

@@ -97,7 +97,8 @@ def _must_be(run: StudyRun, path: str, place: Place) -> None:
     recorded, data = start.get('data'), place.data_of(run.row)
     for name, checksum in _checksums(run.row.command, data).items():
         if not isinstance(recorded, dict) or recorded.get(name) != checksum:
-            raise InputError('%s: was trained on other data than %s; give that data, or choose another --out' % (path, data))
+            raise InputError('%s: was trained on other data than %s, or does not say on what; give that data, or choose '
+                             'another --out' % (path, data))
 
 
 @lru_cache(maxsize=None)

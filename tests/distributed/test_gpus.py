@@ -9,6 +9,7 @@ import pytest
 
 from gluon_bot import InputError
 from gluon_bot.distributed import gpus
+from gluon_bot.tools import doctor_gpus
 
 V100 = 'Tesla V100-SXM2-16GB'
 EIGHT = ''.join('GPU %d: %s (UUID: GPU-0000%d)\n' % (number, V100, number) for number in range(8))
@@ -115,6 +116,7 @@ def test_the_cpus_of_a_gpu_box_are_not_used_unasked(nvidia_smi, built_for_gpus, 
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
         with pytest.raises(InputError, match='CUDA_VISIBLE_DEVICES=%s: names no GPU .* lists 8 x Tesla V100' % visible):
             gpus.usable()
+        assert doctor_gpus.gpu('mxnet-cu117', {}, gpus.listing()).state == 'wrong'
 
 
 def test_mxnet_counts(nvidia_smi, built_for_gpus, monkeypatch):

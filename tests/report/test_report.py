@@ -219,7 +219,7 @@ def test_the_header_decides_not_the_file_name(tmp_path):
     (dict(precision='float32'), 'computed in float32, the recipe says float16'),
     (dict(limit=1000), 'first 1000 images'),
     (dict(precision=None), 'does not state the precision that it computed in'),
-    (dict(world_size=None), 'does not state its batch, its workers and what it accumulates'),
+    (dict(world_size=None), 'does not state how many images one normalisation had'),
     (dict(accumulate=2), 'accumulates 2 small batches an update'),
     (dict(accumulate=2), 'normalises 64 images at a time, the paper 128'),
     (dict(world_size=1), 'normalises 1024 images at a time, the paper 128'),

@@ -82,7 +82,7 @@ def test_float16_that_only_overflows_or_learns_nothing_fails(here, monkeypatch):
 
 @pytest.mark.parametrize('name', ['val_top1', 'val_map', 'val_miou'])
 def test_a_checkpoint_that_scores_otherwise_than_its_run_fails(name):
-    assert smoke_parts.agreeing({name: 71.0}, {name: 72.5}) == {name: 71.0}
+    assert smoke_parts.agreeing({name: 68.0}, {name: 72.5}) == {name: 68.0}
     for score in (10.0, float('nan')):
         with pytest.raises(RunError, match='the checkpoint has a %s of (10.00|nan), its run ended with 72.50' % name):
             smoke_parts.agreeing({name: score}, {name: 72.5})

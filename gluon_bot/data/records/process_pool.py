@@ -76,8 +76,9 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
         for pipe in waiting:
             yield _received(pipe)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        raise WorkerError('one of %d processes was killed, probably out of memory; give gluon-bot pack or verify fewer '
-                          '--workers, and verify records so before a training' % workers) from None
+        raise WorkerError('one of %d processes was killed, probably out of memory; start fewer: with --workers of '
+                          'pack and verify, whose records a training does not read again, else with taskset'
+                          % workers) from None
     finally:
         for pipe in pipes:
             pipe.close()
