@@ -34,7 +34,6 @@ IGNORED = -1  # class index of unlabelled pixels
 PUBLISHED = {'train': 20210, 'val': 2000}  # images
 PNG_KIND, PNG_GREY = 25, 0  # the byte with the kind of colour, behind that with the bits a pixel
 KINDS = {'images': EXTENSIONS, 'annotations': ('.png',)}
-HINT = '; gluon-bot verify lists all such files, and detect, segment and evaluate leave them out with --skip-broken'
 
 
 def verify(root: str, processes: Optional[int] = None, ignore_label: Optional[int] = None) -> Checked:
@@ -119,7 +118,7 @@ def split_names(folder: str, split: str, skip_broken: bool = False) -> List[str]
     if not stems:
         raise InputError('%s: no images' % os.path.join(folder, 'images', part))
     if alone and not skip_broken:
-        raise InputError('%s: %s%s' % (folder, alone[0], HINT))
+        raise InputError('%s: %s%s' % (folder, alone[0], trees.HINT))
     return ['%s/%s' % (part, stem) for stem in stems]
 
 
@@ -176,7 +175,7 @@ def open_pair(folder: str, name: str, classes: int, ignore_label: Optional[int] 
     for kind, problems in (('images', size_problems(name.split('/')[0], image.size)),
                            ('annotations', mask_problems(mask, image.size, classes, ignore_label))):
         if problems:
-            raise InputError('%s: %s%s' % (_path(folder, kind, name), problems[0], HINT))
+            raise InputError('%s: %s%s' % (_path(folder, kind, name), problems[0], trees.HINT))
     return image, mask
 
 
@@ -212,7 +211,7 @@ def _open(folder: str, kind: str, name: str, read: Callable[[str], Image.Image])
     try:
         return read(_path(folder, kind, name))
     except InputError as error:
-        raise InputError('%s: %s%s' % (_path(folder, kind, name), error, HINT)) from None
+        raise InputError('%s: %s%s' % (_path(folder, kind, name), error, trees.HINT)) from None
 
 
 def _path(folder: str, kind: str, name: str) -> str:

@@ -24,6 +24,7 @@ MOST_LIST_BYTES = 8 << 20  # of a list of names or classes
 MOST_IMAGE_BYTES = 256 << 20
 PROBLEMS_SHOWN = 100
 PROBLEMS_A_FILE = 10
+HINT = '; gluon-bot verify lists all such files, and detect, segment and evaluate leave them out with --skip-broken'
 
 Check = Callable[[str], 'FileCheck']
 

@@ -238,9 +238,6 @@ def _list_path(devkit: str, year: str, split: str) -> str:
     return os.path.join(devkit, year, 'ImageSets', 'Main', split + '.txt')
 
 
-HINT = '; gluon-bot verify lists all such files, and detect, segment and evaluate leave them out with --skip-broken'
-
-
 class Boxes:
     """The images and boxes of the split 'train' (trainval of all years) or 'test' of a VOC devkit.
 
@@ -266,7 +263,7 @@ class Boxes:
             annotation, count, problems = _judged(use, name)
             clipped_boxes += count
             if problems:
-                raise InputError('%s: %s%s' % (annotation_path(self.devkit, name), problems[0], HINT))
+                raise InputError('%s: %s%s' % (annotation_path(self.devkit, name), problems[0], trees.HINT))
             empty += not annotation.things
             if annotation.things or split == 'test':
                 self.names.append(name)
@@ -288,8 +285,8 @@ class Boxes:
         try:
             image = trees.open_upright(path)
         except InputError as error:
-            raise InputError('%s: %s%s' % (path, error, HINT)) from None
+            raise InputError('%s: %s%s' % (path, error, trees.HINT)) from None
         if image.size != self.sizes[index]:
             raise InputError('%s: %d x %d pixels, but its annotation says %d x %d%s'
-                             % (path, *image.size, *self.sizes[index], HINT))
+                             % (path, *image.size, *self.sizes[index], trees.HINT))
         return np.asarray(image), self.labels[index].copy()

@@ -150,9 +150,9 @@ def usable() -> int:
 
 
 def misnamed() -> str:
-    """What is wrong with a CUDA_VISIBLE_DEVICES that is to name GPUs and names none of this machine's; '' of any other."""
+    """Where `listing` is empty: what is wrong with a CUDA_VISIBLE_DEVICES that is to name GPUs; '' of any other."""
     visible = os.environ.get(VISIBLE, '').strip()
-    hidden = _all() if visible not in HIDE_ALL and not listing() else []
+    hidden = _all() if visible not in HIDE_ALL else []
     return '%s=%s: names no GPU of this machine, on which nvidia-smi lists %s; correct it' % (
         VISIBLE, visible, summary(hidden)) if hidden else ''
 

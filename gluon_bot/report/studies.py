@@ -6,6 +6,7 @@ Runs on the same data whose recipes and limit are those of a study's rows are th
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -232,15 +233,18 @@ def _minutes(*rows: Sequence[Placed]) -> List[float]:
 
     Compared are runs in their recipe's precision or the CPU's stand-in for it, on the same devices, cores and threads.
     """
-    told = [[one for one in runs if None not in (one.value('minutes_an_epoch'), one.minutes_with_evaluation) and (
-        one.run.header.get('precision') != 'float32' or one.run.recipe.get('precision') == 'float32')] for runs in rows]
-    shared = set.intersection(*({_machine(one) for one in runs} for runs in told))
+    told = [[(_machine(one), training, whole) for one in runs
+             for training, whole in [(one.value('minutes_an_epoch'), one.minutes_with_evaluation)]
+             if training is not None and whole is not None and (
+                 one.run.header.get('precision') != 'float32' or one.run.recipe.get('precision') == 'float32')]
+            for runs in rows]
+    shared = set.intersection(*({machine for machine, _, _ in runs} for runs in told))
     if not shared:
         return []
-    most = max(sorted(shared, key=str), key=lambda machine: sum(_machine(one) == machine for runs in told for one in runs))
-    alike = [[one for one in runs if _machine(one) == most] for runs in told]
-    return [statistics.median([one.value('minutes_an_epoch') or 0.0 for one in runs]) for runs in alike] + [
-        statistics.median([one.minutes_with_evaluation or 0.0 for one in runs]) for runs in alike]
+    runs_of = Counter(machine for runs in told for machine, _, _ in runs)
+    most = max(sorted(shared, key=str), key=lambda machine: runs_of[machine])
+    alike = [[minutes for machine, *minutes in runs if machine == most] for runs in told]
+    return [statistics.median(minutes[place] for minutes in runs) for place in (0, 1) for runs in alike]
 
 
 def _machine(one: Placed) -> Key:

@@ -18,6 +18,7 @@ from gluon_bot.data import ade20k, voc
 from gluon_bot.data.records import manifest
 from gluon_bot.distributed import exit_codes, gpus
 from gluon_bot.distributed.environment import cores as allowed_cores
+from gluon_bot.distributed.gpus import VISIBLE
 from gluon_bot.distributed.locks import owned
 from gluon_bot.files import not_through_links, read_bounded
 from gluon_bot.recipes.fields import from_dict
@@ -269,7 +270,7 @@ def _devices(at_once: int) -> List[str]:
     """
     seen, found = gpus.usable(), [gpu.uuid for gpu in gpus.listing()]
     if len(found) != seen:
-        visible = os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(seen)))
+        visible = os.environ.get(VISIBLE) or ','.join(map(str, range(seen)))
         found = visible.split(',')[:seen]
     if found and at_once > 1:
         raise InputError('--at-once %d: is for CPUs, and here are GPUs, each of which trains one run at a time; '
@@ -282,7 +283,7 @@ def _start(study: Study, one: StudyRun, place: Place, slot: int, devices: Sequen
     device = devices[slot]
     cores = os.sched_getaffinity(0)
     environment = {**os.environ, 'GLUON_BOT_LAUNCHER': str(os.getpid())}  # which it follows when we are killed
-    environment.update({'CUDA_VISIBLE_DEVICES': device} if device else {})
+    environment.update({VISIBLE: device} if device else {})
     environment.setdefault('OMP_NUM_THREADS', str(max(1, allowed_cores() // len(devices))))  # which a quota may cut, too
     words = arguments(study, one, place.data_of(one.row), place.out)
     try:

@@ -158,8 +158,8 @@ def _check_same_data(job: Job, ranks: Ranks) -> None:
         name: value.get('sha256') for name, value in job.origin.items() if isinstance(value, dict)}}
     first = ranks.broadcast_object(ours, 'data')
     odd = sorted(name for name in {**ours, **first} if ours.get(name) != first.get(name))
-    _end_if_odd(ranks, 'odd data', odd and "%s on %s: differs from the data or networks of rank 0 in %s; copy rank 0's to "
-                'each machine' % (job.options.data, socket.gethostname(), ', '.join(odd)))
+    _end_if_odd(ranks, 'odd data', "%s on %s: differs from the data or networks of rank 0 in %s; copy rank 0's to each "
+                'machine' % (job.options.data, socket.gethostname(), ', '.join(odd)) if odd else '')
 
 
 def _check_same_precision(ranks: Ranks, precision: str) -> None:
@@ -168,12 +168,12 @@ def _check_same_precision(ranks: Ranks, precision: str) -> None:
     Not every CPU has bfloat16. Each rank scales its gradients for the precision that it computes in.
     """
     first = ranks.broadcast_object(precision, 'precision')
-    _end_if_odd(ranks, 'odd precision', precision != first and '%s computes in %s, and the machine of rank 0 in %s; give '
-                '--set precision=float32, which all can' % (socket.gethostname(), precision, first))
+    _end_if_odd(ranks, 'odd precision', '%s computes in %s, and the machine of rank 0 in %s; give --set precision=float32, '
+                'which all can' % (socket.gethostname(), precision, first) if precision != first else '')
 
 
-def _end_if_odd(ranks: Ranks, name: str, problem: Any) -> None:
-    """Leave on all ranks where one has a problem, which that one says."""
+def _end_if_odd(ranks: Ranks, name: str, problem: str) -> None:
+    """Leave on all ranks where one has a problem, which that one says; '' is none."""
     if ranks.sum_counts([bool(problem)], name)[0]:
         raise InputError(problem) if problem else SystemExit(2)
 

@@ -58,18 +58,23 @@ def read(meta: bytes, truth: bytes) -> Tuple[List[str], List[str]]:
     Raises ValueError where they are damaged or contradict each other.
     """
     try:
-        done = subprocess.run([sys.executable, '-c', LEAVES], cwd='/', input=meta, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, timeout=MOST_SECONDS)
-        if done.returncode:
-            said = done.stderr.decode('utf-8', 'replace').strip().splitlines()
-            raise ValueError(said[-1] if said and done.returncode > 0 else 'scipy crashes on its %s' % META)
-        wnids = {number: wnid for number, wnid in json.loads(done.stdout)}
-        numbers = [int(word) for word in truth.split()]
-    except (ValueError, subprocess.TimeoutExpired) as error:
-        reason = error if isinstance(error, ValueError) else \
-            'scipy has not read its %s within %g seconds' % (META, MOST_SECONDS)
-        raise ValueError('cannot be read as the ILSVRC2012 devkit: %s' % reason) from None
+        wnids, numbers = _leaves(meta), [int(word) for word in truth.split()]
+    except ValueError as error:
+        raise ValueError('cannot be read as the ILSVRC2012 devkit: %s' % error) from None
     unknown = next((number for number in numbers if number not in wnids), None)
     if unknown is not None:
         raise ValueError('the ground truth names class %d, which %s does not have' % (unknown, META))
     return sorted(wnids.values()), [wnids[number] for number in numbers]
+
+
+def _leaves(meta: bytes) -> Dict[int, str]:
+    """The WNID of each leaf synset by its ILSVRC2012_ID. Raises ValueError where the file is damaged."""
+    try:
+        done = subprocess.run([sys.executable, '-c', LEAVES], cwd='/', input=meta, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, timeout=MOST_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise ValueError('scipy has not read its %s within %g seconds' % (META, MOST_SECONDS)) from None
+    if done.returncode:
+        said = done.stderr.decode('utf-8', 'replace').strip().splitlines()
+        raise ValueError(said[-1] if said and done.returncode > 0 else 'scipy crashes on its %s' % META)
+    return dict(json.loads(done.stdout))
