@@ -20,7 +20,8 @@ from gluon_bot.models.gluoncv import read_parameters
 from gluon_bot.models.parameters import network_arrays
 from gluon_bot.models.zoo import gluoncv
 from gluon_bot.recipes.classification import RECIPES
-from gluon_bot.recipes.fields import override
+from gluon_bot.recipes.fields import as_dict, override
+from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import classification, pretrained
 
@@ -205,6 +206,16 @@ def test_fine_tuning_starts_from_the_weights_but_for_another_classifier(tmp_path
         assert 'was begun from zoo.params, and has no checkpoint yet; give it the same again' in capsys.readouterr().err
     assert json.loads((tmp_path / 'run/record.jsonl').read_text()) == start
     assert main(['train', *words, '--resume', '--init', path, '--dry-run']) == 0
+
+
+@pytest.mark.parametrize('name', ['scenes-detection', 'scenes-segmentation'])
+def test_a_checkpoint_of_another_task_is_no_start(name, tmp_path):
+    recipe = FINE_TUNINGS[name]
+    meta = {'task': recipe.task, 'recipe': as_dict(recipe), 'classes': ['a', 'b'], 'epoch': 1, 'step': 5,
+            'data': {'name': 'd'}, 'line': {}}
+    checkpoint.save(str(tmp_path / 'run'), meta, {'a': np.zeros(3, 'float32')}, {})
+    with pytest.raises(InputError, match='is a checkpoint to %s, not to classify' % recipe.task):
+        pretrained.read(str(tmp_path / 'run'), build('resnet18d', 2))
 
 
 def test_a_checkpoint_is_a_start_too(tmp_path, data):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,6 +87,22 @@ def test_a_checkpoint_that_scores_otherwise_than_its_run_fails(name):
     for score in (10.0, float('nan')):
         with pytest.raises(RunError, match='the checkpoint has a %s of (10.00|nan), its run ended with 72.50' % name):
             smoke_parts.agreeing({name: score}, {name: 72.5})
+
+
+@pytest.mark.parametrize('step, result', [
+    (None, 'the run began again, and did not go on'), (0, 'the run began again'), (6, '')])
+def test_a_killed_run_that_begins_again_fails(here, monkeypatch, step, result):
+    ended = SimpleNamespace(pid=0, returncode=0, poll=lambda: 0, communicate=lambda timeout: ('', 'restart 1 of 1'))
+    monkeypatch.setattr(subprocess, 'Popen', lambda *words, **options: ended)
+    monkeypatch.setattr(smoke_parts, 'children', lambda process: [])
+    resumed = [] if step is None else [{'event': 'resume', 'step': step}]
+    lines = [{'event': 'epoch', 'val_top1': 50.0}, *resumed, {'event': 'done'}]
+    monkeypatch.setattr(smoke_parts, 'read_lines', lambda path: lines)
+    if result:
+        with pytest.raises(RunError, match=result):
+            smoke_parts.kill_and_resume(here)
+    else:
+        assert smoke_parts.kill_and_resume(here) == {'val_top1': 50.0}
 
 
 def test_an_update_that_differs_fails(here, monkeypatch):
