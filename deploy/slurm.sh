@@ -22,7 +22,7 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?start it with sbatch}"
 slots=${SLURM_GPUS_ON_NODE:-${NGPU:-1}}
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/\$/:$slots/" | paste -sd,)
-[ -z "${SLURM_GPUS_ON_NODE:-}" ] || set -- "$@" --device gpu  # which an MXNet for CPUs refuses
+[ -z "${SLURM_GPUS_ON_NODE:-}" ] || export GLUON_BOT_DEVICE=gpu  # which an MXNet for CPUs refuses
 HOSTS=$hosts "${SCRIPT:-scripts/train_imagenet.sh}" "$@" &
 training=$!
 trap 'signalled=yes stopped=yes; kill -TERM "$training" 2>/dev/null || true' USR1

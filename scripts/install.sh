@@ -8,7 +8,7 @@
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
 case ${1:-} in -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 case "$*" in ''|cpu|gpu|existing) ;; *) echo "install.sh: choose cpu, gpu or existing, not '$*'" >&2; exit 2 ;; esac
 stamp() {
   set -- "$1" setup.cfg scripts/constraints.txt scripts/install.sh scripts/jpeg_crop.c $([ "$1" = cpu ] || echo scripts/gpu/*)
@@ -32,7 +32,9 @@ python=
 if [ "${1:-}" = existing ]; then
   python=$(command -v "${PYTHON:-python3}" || true)
 else
-  for candidate in ${PYTHON:-python3.11 python3.10 python3.9 python3.8 python3 python}; do
+  candidates=(python3.11 python3.10 python3.9 python3.8 python3 python)
+  [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
     if supported "$candidate"; then python=$candidate; break; fi
   done
 fi

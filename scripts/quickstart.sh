@@ -4,7 +4,7 @@ set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
 case ${1:-} in -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 [ $# -eq 0 ] || { echo "usage: $0" >&2; exit 2; }
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 ./scripts/install.sh
 export PATH="$PWD/.venv/bin:$PATH"
 gluon-bot pack digits data/digits

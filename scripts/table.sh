@@ -3,7 +3,7 @@
 # table1.sh to table6.sh call this with the rows of one table.
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(dirname "$(readlink -f "$0")")
 for word; do
   case $word in -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 done

@@ -5,7 +5,7 @@
 set -euo pipefail
 case ${1:-} in -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 unset CDPATH  # cd would print, or lead elsewhere
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 ./scripts/install.sh
 .venv/bin/ruff check .
 .venv/bin/mypy

@@ -129,7 +129,7 @@ def slurm(tmp_path):
     (tmp_path / 'scripts').mkdir()
     files = {
         'scontrol': '#!/bin/sh\nif [ "$1" = show ]; then printf "node1\\nnode2\\n"; else echo "$@" >> noted; fi\n',
-        'scripts/train_imagenet.sh': '#!/bin/bash\necho "$HOSTS" "$@" > noted\n'
+        'scripts/train_imagenet.sh': '#!/bin/bash\necho "$GLUON_BOT_DEVICE" "$HOSTS" "$@" > noted\n'
                                      'trap "sleep ${SLOW:-0}; exit ${STOPPED:-130}" TERM\n'
                                      'for i in $(seq "${TENTHS:-0}"); do sleep 0.1; done; exit "${CODE:-0}"\n'}
     for name, text in files.items():
@@ -148,11 +148,11 @@ def slurm(tmp_path):
 
 def test_slurm_trains_on_all_nodes(slurm):
     assert slurm('resnet50d-mixup', '--seed', '3').wait(20) == 0
-    assert slurm.noted.read_text() == 'node1:8,node2:8 resnet50d-mixup --seed 3 --device gpu\n'
+    assert slurm.noted.read_text() == 'gpu node1:8,node2:8 resnet50d-mixup --seed 3\n'
     scripts = slurm.noted.parent / 'scripts'
     (scripts / 'train_imagenet.sh').rename(scripts / 'finetune_voc.sh')
     assert slurm('voc-resnet50d-mixup', SCRIPT='scripts/finetune_voc.sh', CODE='2').wait(20) == 2
-    assert slurm.noted.read_text() == 'node1:8,node2:8 voc-resnet50d-mixup --device gpu\n'
+    assert slurm.noted.read_text() == 'gpu node1:8,node2:8 voc-resnet50d-mixup\n'
     empty = slurm()
     assert empty.wait(20) == 2 and 'usage: sbatch' in empty.stderr.read()
 

@@ -59,6 +59,14 @@ def test_an_installation_of_any_kind_satisfies_a_call_without_a_word(tree):
     assert tree('cpu', 'gpu', PYTHON='/nowhere') == (2, "install.sh: choose cpu, gpu or existing, not 'cpu gpu'\n")
 
 
+def test_an_interpreter_may_lie_in_a_path_with_a_space(tree):
+    place = tree.folder / 'my python'
+    place.write_text(FAKE_PYTHON)
+    place.chmod(0o755)
+    code, said = tree('cpu', PYTHON=str(place))
+    assert 'no Python 3.8 to 3.11' not in said and 'Could NOT find CUDNN' in said
+
+
 def test_what_a_link_leads_to_is_left_alone(tree, tmp_path):
     (tree.folder / 'mine/lib').mkdir(parents=True)
     (tree.folder / '.venv').symlink_to(tree.folder / 'mine')
@@ -70,9 +78,13 @@ def test_what_a_link_leads_to_is_left_alone(tree, tmp_path):
 @pytest.mark.parametrize('script', ['ladder.sh', 'compare_logs.sh', 'prepare_imagenet.sh x', 'train_imagenet.sh x',
                                     'table6.sh', 'finetune_voc.sh x', 'gpu_smoke.sh', 'mutate.sh'])
 def test_a_script_of_a_clone_that_is_not_installed_says_so(script, tree):
-    done = subprocess.run('scripts/' + script, shell=True, cwd=str(tree.folder), env={'PATH': '/usr/bin:/bin'},
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert done.returncode == 2 and done.stderr.endswith(': gluon_bot is not installed here; run scripts/install.sh\n')
+    """Also where it is called through a link from elsewhere."""
+    (tree.folder / 'bin').mkdir()
+    (tree.folder / 'bin' / script.split()[0]).symlink_to(tree.folder / 'scripts' / script.split()[0])
+    for place in ('scripts/', 'bin/'):
+        done = subprocess.run(place + script, shell=True, cwd=str(tree.folder), env={'PATH': '/usr/bin:/bin'},
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert done.returncode == 2 and done.stderr.endswith(': gluon_bot is not installed here; run scripts/install.sh\n')
 
 
 @pytest.mark.parametrize('script', ['install.sh', 'quickstart.sh', 'test.sh', 'table6.sh'])
