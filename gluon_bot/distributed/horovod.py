@@ -93,8 +93,8 @@ class Ranks:
 
 
 def join() -> Ranks:
-    """Meet the other workers, if a launcher started this one."""
-    if 'HOROVOD_RANK' not in os.environ:
+    """Meet the other workers, if a launcher started several."""
+    if 'HOROVOD_RANK' not in os.environ or os.environ.get('HOROVOD_SIZE') == '1':
         return Ranks()
     try:
         import horovod.mxnet as horovod

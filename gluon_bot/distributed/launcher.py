@@ -167,7 +167,8 @@ def attempt(command: List[str], workers: int, hosts: str, stall_seconds: float, 
         _end(processes)
         for worker in pulses.values():
             worker.close()
-        rendezvous.stop(server)
+        if server:
+            rendezvous.stop(server)
 
 
 def _end(processes: List[subprocess.Popen]) -> None:
@@ -259,7 +260,13 @@ def _is_halted(process_id: int) -> bool:
 
 
 def _meeting(workers: int, hosts: str, stall_seconds: float) -> Tuple[Any, List[Tuple[str, Dict[str, str]]]]:
-    """The server where the workers meet, and for each its machine ('' for this one) and what it must know of the others."""
+    """The server where the workers meet, and for each its machine ('' for this one) and what it must know of the others.
+
+    One worker meets nobody: it needs no server, and no Horovod.
+    """
+    here = {'GLUON_BOT_LAUNCHER': str(os.getpid())}
+    if workers == 1 and not hosts:
+        return None, [('', {**here, **dict(zip(environment.RANKS, ('0', '1', '0', '1')))})]
     ssh.check_own_name()
     machines = ssh.machines(hosts, workers) if hosts else {'localhost': workers}
     others = [name for name in machines if hosts and not ssh.is_here(name)]
@@ -271,7 +278,7 @@ def _meeting(workers: int, hosts: str, stall_seconds: float) -> Tuple[Any, List[
     address = ssh.own_address_towards(others[0]) if others else '127.0.0.1'
     slots, server, variables = rendezvous.serve(address, machines)
     shared = {**variables, **_patience(stall_seconds)}
-    here = {'GLUON_BOT_LAUNCHER': str(os.getpid()), **ssh.through(ssh.interface(address))}
+    here.update(ssh.through(ssh.interface(address)))
     there = {'GLUON_BOT_LAUNCHER': 'ssh'}  # which finds its own interface: see follow_parent
     return server, [(slot.hostname if slot.hostname in others else '', {
         **shared, **rendezvous.variables_of(slot), **(there if slot.hostname in others else here)}) for slot in slots]

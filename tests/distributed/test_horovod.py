@@ -75,6 +75,7 @@ def test_ranks_of_mpirun_are_taken_and_an_unfit_horovod_is_refused():
     mpi = {'OMPI_COMM_WORLD_%s' % name: value for name, value in (
         ('RANK', '1'), ('SIZE', '2'), ('LOCAL_RANK', '1'), ('LOCAL_SIZE', '2'))}
     assert joined() == '0 1'
+    assert joined(**{**mpi, 'OMPI_COMM_WORLD_SIZE': '1', 'OMPI_COMM_WORLD_RANK': '0'}) == '0 1'
     if built.mpi_built():
         pytest.skip('this Horovod is built with MPI')
     assert joined(**mpi) == 'mpirun needs a Horovod that is built with MPI; start the workers with --workers or horovodrun'

@@ -105,6 +105,20 @@ def test_the_command_evaluate_which_has_no_run_to_look_at_says_so_too(monkeypatc
     assert jobs.launch(options) == 1 and 'so there is no result; evaluate again' in capsys.readouterr().err
 
 
+def test_one_worker_is_restarted_without_horovod(digits_folder, tmp_path):
+    (tmp_path / 'horovod').mkdir()
+    (tmp_path / 'horovod' / '__init__.py').write_text('raise ImportError("there is none")')
+    run = tmp_path / 'run'
+    process = runs.start('train', 'digits', '--data', digits_folder, '--out', run, '--restarts', '1', *runs.TINY,
+                         env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(tmp_path)})
+    runs.until(lambda: runs.recorded(run, 13), process)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    _, errors = runs.finish(process)
+    assert 'restart 1 of 1 from the last checkpoint in 1s' in errors
+    assert [line['event'] for line in runs.record(run) if line['event'] != 'step'] == [
+        'start', 'epoch', 'resume', 'epoch', 'epoch', 'done']
+
+
 @pytest.mark.slow
 def test_a_worker_that_dies_at_the_same_step_again_ends_the_job(digits_folder, tmp_path):
     """The real thing: its rank 1 is killed whenever it has begun, long before the first step is recorded."""
