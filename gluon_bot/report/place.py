@@ -142,6 +142,11 @@ def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
     if wanted is not None and used != wanted:
         why.append('computed in %s, the recipe says %s' % (used, wanted) if used is not None else
                    'its record does not state the precision that it computed in')
+    if used == 'float32' and run.header.get('nvidia_tf32_override') not in ('0', None):
+        why.append('computed in TF32 where the device has it, and not in float32')
+    label, classes = run.data.get('ignore_label'), _classes(run)
+    if type(label) is int and type(classes) is int and 1 <= label <= classes:  # 0 is of what has no class
+        why.append('leaves out the pixels of class %d' % label)
     if run.header.get('limit'):
         why.append('trained on the first %s images only' % run.header['limit'])
     if run.header.get('init'):

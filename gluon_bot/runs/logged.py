@@ -13,7 +13,8 @@ from gluon_bot.console import is_plain_text
 from gluon_bot.files import parse_json
 from gluon_bot.recipes.tasks import METRICS
 
-RESUMED_ALIKE = ('precision', 'world_size', 'accumulate', 'teacher')  # what a resumed run goes on with
+# what a resumed run goes on with
+RESUMED_ALIKE = ('precision', 'nvidia_tf32_override', 'world_size', 'accumulate', 'teacher')
 PERCENT = tuple(name for name, metric in METRICS.items() if metric.unit == '%')
 QUANTITIES = PERCENT + ('step', 'lr', 'loss', 'images_per_second', 'training_seconds', 'seconds')
 MOST_EPOCHS, MOST_RUNS, MOST_TEXT, MOST_ITEMS = 100_000, 1000, 300, 300  # what is kept of an untrusted file

@@ -152,8 +152,9 @@ def otherwise(run: str, now: Dict[str, Any]) -> str:
     """What of RESUMED_ALIKE a resumed run has now, in words, that it did not begin with; '' for nothing, or no record."""
     path = os.path.join(run, RECORD)
     began = (read_ends(path) or [{}])[0] if os.path.exists(path) else {}
+    now = {'nvidia_tf32_override': os.environ.get('NVIDIA_TF32_OVERRIDE'), **now}
     changed = [name for name in RESUMED_ALIKE if name in began and now.get(name) != began[name]]
-    words = {'world_size': 'workers', 'accumulate': 'accumulated batches'}
+    words = {'world_size': 'workers', 'accumulate': 'accumulated batches', 'nvidia_tf32_override': 'NVIDIA_TF32_OVERRIDE'}
     return ', '.join('another teacher' if name == 'teacher' else '%s: %s, before %s' % (
         words.get(name, name), now.get(name), began[name]) for name in changed)
 

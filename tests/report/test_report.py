@@ -234,6 +234,24 @@ def test_what_keeps_a_run_out_of_its_cell(tmp_path, change, why):
     assert why in markdown.markdown(comparison)
 
 
+def test_float32_that_may_be_tf32_fills_nothing(tmp_path):
+    path = classified(tmp_path / 'a', 'resnet50-baseline', 75.87, precision='float32') / 'record.jsonl'
+    start, *rest = path.read_text().splitlines()
+    for value, kind in ((None, place.FILLS), ('0', place.FILLS), ('1', place.DIFFERS)):
+        path.write_text('\n'.join([json.dumps({**json.loads(start), 'nvidia_tf32_override': value}), *rest]))
+        placed, = compared(path).placed
+        assert placed.kind == kind
+    assert placed.reasons == ('computed in TF32 where the device has it, and not in float32',)
+
+
+@pytest.mark.parametrize('label, kind', [(0, place.FILLS), (1, place.DIFFERS), (150, place.DIFFERS), (255, place.FILLS)])
+def test_a_run_that_leaves_a_class_out_fills_nothing(label, kind, tmp_path):
+    data = {**ADE20K, 'ignore_label': label}
+    placed, = compared(write_record(tmp_path / 'a', FINE_TUNINGS['ade20k-resnet50d-cosine'], data,
+                                    {'val_pixel_accuracy': 79.2, 'val_miou': 38.0})).placed
+    assert (placed.kind, placed.reasons) == (kind, ('leaves out the pixels of class %d' % label,) * (kind == place.DIFFERS))
+
+
 @pytest.mark.parametrize('field', [name for name in as_dict(RECIPES['resnet50d-cosine']) if name not in ('name', 'seed')])
 def test_every_field_of_the_recipe_counts(tmp_path, field):
     """Even where the name still says what the fields do not."""
