@@ -19,10 +19,10 @@ from gluon_bot.recipes.tasks import METRICS, TASKS, images_normalised
 from gluon_bot.runs import checkpoint, curves
 from gluon_bot.runs.heartbeat import Heartbeat
 from gluon_bot.runs.record import RECORD, RunLog, provenance, read_ends, rewind
+from gluon_bot.training import tensorboard
 from gluon_bot.training.metrics import Tally
 from gluon_bot.training.setup import Job
 from gluon_bot.training.state import State
-from gluon_bot.training.tensorboard import Events
 
 DRAWING_SECONDS = 10  # between two pictures of the curves: one takes half a second
 
@@ -46,10 +46,11 @@ class Journal:
         self.job, self.first = job, first
         self.tally = Tally(TASKS[recipe.task].means, resumed['tally'] if resumed else {})
         device_name = gpus.name_of(str(training.context)) if first else ''
+        tensorboard.check(job.options.tensorboard)
         self.log = _open_record(job, training, resumed, device_name)
         _introduce(job, training, device_name)
         self.heartbeat = Heartbeat(job.options.out, enabled=first)
-        self.events = Events(job.options.out, job.options.tensorboard and first)
+        self.events = tensorboard.Events(job.options.out, job.options.tensorboard and first)
         self.to_draw, self.drawn = False, time.monotonic()
         images = recipe.epochs * job.steps_an_epoch * recipe.batch_size
         done = resumed['step'] if resumed else 0
@@ -142,8 +143,9 @@ def conclusion(job: Job) -> str:
     out, metric = job.options.out, METRICS[TASKS[job.recipe.task].best]
     best = next(iter(checkpoint.scored(out)), None)  # None where the test images have no objects
     told = 'epoch %d, %s %.2f %%, in %s' % (best.epoch, metric.label, best.score, best.path) if best else 'none has a score'
-    return 'best of %s: %s\nnext: gluon-bot evaluate %s --data %s' % (
-        counted(job.recipe.epochs, 'epoch'), told, shlex.quote(best.path if best else out), shlex.quote(job.options.data))
+    return 'best of %s: %s\nnext: gluon-bot evaluate %s --data %s%s' % (
+        counted(job.recipe.epochs, 'epoch'), told, shlex.quote(best.path if best else out), shlex.quote(job.options.data),
+        ' --skip-broken' * job.options.skip_broken)
 
 
 def finished(job: Job, training: State, meta: Dict[str, Any]) -> Dict[str, Any]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
 from gluon_bot import InputError
 from gluon_bot.console import decoration
+
+
+def check(wanted: bool) -> None:
+    """Raise InputError where events are wanted and the package that writes them is missing."""
+    if wanted and importlib.util.find_spec('tensorboardX') is None:
+        raise InputError('--tensorboard needs tensorboardX: pip install tensorboardX')
 
 
 class Events:
@@ -15,11 +22,8 @@ class Events:
     def __init__(self, run: str, enabled: bool) -> None:
         self.writer: Any = None
         if enabled:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError:
-                raise InputError('--tensorboard needs tensorboardX: pip install tensorboardX') from None
             with decoration('TensorBoard events'):
+                from tensorboardX import SummaryWriter
                 self.writer = SummaryWriter(os.path.join(run, 'tensorboard'))
 
     def write(self, event: str, step: int, **values: Any) -> None:

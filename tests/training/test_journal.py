@@ -2,6 +2,7 @@
 
 import os
 import re
+from types import SimpleNamespace
 
 import pytest
 from data_samples import dataset, write_tree
@@ -11,6 +12,7 @@ from gluon_bot.data.records import pack
 from gluon_bot.models import flops
 from gluon_bot.runs import heartbeat
 from gluon_bot.runs.record import read_lines
+from gluon_bot.training.journal import conclusion
 
 TINY = ['--set', 'batch_size=4', '--set', 'image_size=24', '--set', 'epochs=2', '--set', 'warmup_epochs=0']
 
@@ -48,6 +50,13 @@ def test_a_run_says_its_best_epoch_and_what_is_next(two_classes, tmp_path, capsy
     assert main(said[-1].split()[2:]) == 0
     result = capsys.readouterr().out
     assert re.search(r'top-1 %.3f %% \(\d+ of 6 images' % max(scores), result) and 'top-5' not in result
+
+
+def test_what_is_next_leaves_out_what_training_did(tmp_path):
+    for skip_broken in (False, True):
+        options = SimpleNamespace(out=str(tmp_path), data='my data', skip_broken=skip_broken)
+        job = SimpleNamespace(options=options, recipe=SimpleNamespace(task='detect', epochs=2))
+        assert conclusion(job).endswith(" --data 'my data'%s" % (' --skip-broken' * skip_broken))
 
 
 def test_the_dry_run_speaks_of_the_datas_own_classes(two_classes, tmp_path, capsys, monkeypatch):
