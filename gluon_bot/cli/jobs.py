@@ -83,13 +83,14 @@ def evaluate(options: argparse.Namespace) -> int:
         '--multi-scale': ('segment',), '--ignore-label': ('segment',), '--skip-broken': ('detect', 'segment'),
         '--batch-size': ('classify',), '--per-class': ('classify',), '--out': ('classify',), '--predictions': ('classify',)})
     few = task == 'classify' and len(meta['classes']) <= 5
-    detailed = bool(options.per_class or options.out or options.predictions)
-    if task == 'classify' and 'HOROVOD_RANK' not in os.environ:
-        if detailed or not _are_records(options.data, meta['classes']):
-            if _is_launcher(options):
-                raise InputError('--workers: one worker evaluates images that are not packed, some of the classes, or each '
-                                 'class; leave it out')
-            return _evaluate_images(options, RESULT_OF_FEW_CLASSES if few else TASKS[task].result)
+    told, detailed = 'HOROVOD_RANK' in os.environ, bool(options.per_class or options.out or options.predictions)
+    if detailed and (told or _is_launcher(options)):
+        raise InputError('--per-class, --out and --predictions are for one worker: leave out --workers, or mpirun')
+    if task == 'classify' and not told and (detailed or not _are_records(options.data, meta['classes'])):
+        if _is_launcher(options):
+            raise InputError('--workers: one worker evaluates images that are not packed, or some of the classes; leave it '
+                             'out' if os.path.exists(options.data) else '%s: no such folder or tar' % options.data)
+        return _evaluate_images(options, RESULT_OF_FEW_CLASSES if few else TASKS[task].result)
     if _is_launcher(options):
         launcher.check(options.workers, options.hosts)
         return launch(options)

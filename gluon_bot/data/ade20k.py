@@ -78,11 +78,16 @@ def manifest(root: str, left_out: Sequence[str] = (), skip_broken: bool = False)
     folder = find_folder(root)
     unused = set(left_out)
     names = {split: [name for name in split_names(folder, split, skip_broken) if name not in unused] for split in SPLITS}
-    files = [os.path.relpath(_path(folder, kind, name), folder) for name in names['train'] + names['val']
-             for kind in ('images', 'annotations')]
     classes = read_classes(folder)
     return {'name': data_name(classes), 'train_images': len(names['train']),
-            'val_images': len(names['val']), 'classes': list(classes), 'sha256': trees.listing_sha256(folder, files)}
+            'val_images': len(names['val']), 'classes': list(classes),
+            'sha256': files_sha256(folder, names['train'] + names['val'])}
+
+
+def files_sha256(folder: str, names: Sequence[str]) -> str:
+    """A checksum of the files' names and sizes, of these images and their masks."""
+    return trees.listing_sha256(folder, [os.path.relpath(_path(folder, kind, name), folder) for name in names
+                                         for kind in ('images', 'annotations')])
 
 
 def data_name(classes: Sequence[str]) -> str:

@@ -100,11 +100,16 @@ def manifest(root: str, left_out: Sequence[str] = ()) -> Dict[str, Any]:
     devkit = find_devkit(root)
     unused = set(left_out)
     counts = {split: [name for name in split_names(devkit, split) if name not in unused] for split in SPLITS}
-    files = [os.path.relpath(place(devkit, name), devkit) for name in counts['train'] + counts['test']
-             for place in (annotation_path, image_path)]
     classes = read_classes(devkit)
     return {'name': data_name(classes), 'train_images': len(counts['train']),
-            'val_images': len(counts['test']), 'classes': list(classes), 'sha256': trees.listing_sha256(devkit, files)}
+            'val_images': len(counts['test']), 'classes': list(classes),
+            'sha256': files_sha256(devkit, counts['train'] + counts['test'])}
+
+
+def files_sha256(devkit: str, names: Sequence[str]) -> str:
+    """A checksum of the files' names and sizes, of these images and their annotations."""
+    return trees.listing_sha256(devkit, [os.path.relpath(place(devkit, name), devkit) for name in names
+                                         for place in (annotation_path, image_path)])
 
 
 def data_name(classes: Sequence[str]) -> str:

@@ -229,8 +229,8 @@ def check_task(found: Checkpoint, task: str) -> None:
         raise InputError('%s: is a checkpoint to %s, not to %s' % (found.path, found.meta['task'], task))
 
 
-def check_classes(found: Checkpoint, class_names: Optional[Sequence[str]]) -> None:
-    """InputError where a checkpoint's classes are not `class_names`, unless those are None."""
-    if class_names is not None and found.meta['classes'] != list(class_names):
+def check_classes(path: str, meta: Dict[str, Any], class_names: Optional[Sequence[str]]) -> None:
+    """InputError where the classes of the checkpoint at `path` are not `class_names`, unless those are None."""
+    if class_names is not None and meta['classes'] != list(class_names):
         raise InputError('%s: was trained on %d classes (%s ...), the data has %d (%s ...)' % (
-            found.path, len(found.meta['classes']), found.meta['classes'][0], len(class_names), class_names[0]))
+            path, len(meta['classes']), meta['classes'][0], len(class_names), class_names[0]))

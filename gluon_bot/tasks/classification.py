@@ -13,7 +13,7 @@ from gluon_bot.console import Progress, counted, say_once
 from gluon_bot.data.classification import Batches, Part, steps_an_epoch, train_batches, validation_batches
 from gluon_bot.data.records import names, verify
 from gluon_bot.data.records.manifest import Manifest
-from gluon_bot.distributed import environment, horovod
+from gluon_bot.distributed import agreement, environment, horovod
 from gluon_bot.models import flops
 from gluon_bot.models.build import build, initialize
 from gluon_bot.models.parameters import copy_parameters, load_parameters
@@ -256,7 +256,7 @@ def load(path: str, context: mx.Context, class_names: Optional[Sequence[str]] = 
     found = checkpoint.find(path)
     checkpoint.check_task(found, 'classify')
     recipe = from_dict(found.meta['recipe'], Recipe)
-    checkpoint.check_classes(found, class_names)
+    checkpoint.check_classes(found.path, found.meta, class_names)
     used = replace(recipe, precision=precision or recipe.precision)
     trained = evaluation_network(used, len(found.meta['classes']), context)
     load_parameters(trained.network, checkpoint.arrays(found, checkpoint.PARAMETERS), found.path)
@@ -269,6 +269,8 @@ def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None)
     context = horovod.device(ranks)
     records = verify.check(data, 'val')
     trained = load(path, context, records.classes)
+    agreement.check_evaluated(ranks, trained.precision, checkpoint.parameters_sha256(trained.meta), records.sha256,
+                              '%s and %s' % (path, data))
     result = evaluate(trained, records, Part(ranks.rank, ranks.size, batch_size, limit, context), ranks)
     return {'recipe': trained.recipe.name, 'step': trained.meta['step'], 'data': records.name,
             'precision': trained.precision, **result} if ranks.first else None

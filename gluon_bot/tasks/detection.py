@@ -18,7 +18,7 @@ from gluon_bot import InputError, RunError
 from gluon_bot.console import Progress
 from gluon_bot.data import transforms, voc
 from gluon_bot.data.transforms import MEAN, STD
-from gluon_bot.distributed import horovod
+from gluon_bot.distributed import agreement, horovod
 from gluon_bot.models.faster_rcnn import faster_rcnn, initialize
 from gluon_bot.models.parameters import copy_parameters, load_backbone, load_parameters
 from gluon_bot.recipes.finetuning import Detection
@@ -218,6 +218,8 @@ def run(path: str, data: str, limit: Optional[int] = None, skip_broken: bool = F
     ranks = horovod.join()
     trained = load(path, horovod.device(ranks), voc.read_classes(voc.find_devkit(data)))
     test_set = voc.Boxes(data, 'test', skip_broken, trained.recipe)
+    agreement.check_evaluated(ranks, trained.precision, checkpoint.parameters_sha256(trained.meta),
+                              voc.files_sha256(test_set.devkit, test_set.names), '%s and %s' % (path, data))
     result, name = evaluate(trained, test_set, ranks, limit), voc.data_name(test_set.classes)
     if not ranks.first:
         return None

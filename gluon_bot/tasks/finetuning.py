@@ -120,5 +120,5 @@ def open_checkpoint(path: str, kind: Type[Tuned], class_names: Optional[Sequence
     """A checkpoint of a fine-tuning `kind`, and its recipe; InputError where it is of another task or other classes."""
     found = checkpoint.find(path)
     checkpoint.check_task(found, kind.task)
-    checkpoint.check_classes(found, class_names)
+    checkpoint.check_classes(found.path, found.meta, class_names)
     return found, from_dict(found.meta['recipe'], kind)

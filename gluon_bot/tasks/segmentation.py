@@ -12,7 +12,7 @@ import numpy as np
 from gluon_bot import RunError
 from gluon_bot.console import Progress
 from gluon_bot.data import ade20k, transforms
-from gluon_bot.distributed import horovod
+from gluon_bot.distributed import agreement, horovod
 from gluon_bot.models.fcn import fcn, initialize
 from gluon_bot.models.parameters import copy_parameters, load_backbone, load_parameters
 from gluon_bot.models.sync_batch_norm import synchronised_norm
@@ -201,10 +201,17 @@ def load(path: str, context: mx.Context, class_names: Optional[Sequence[str]] = 
 
 def run(path: str, data: str, limit: Optional[int] = None, multi_scale: bool = False, skip_broken: bool = False,
         ignore_label: Optional[int] = None) -> Optional[Dict[str, Any]]:
-    """Evaluate a checkpoint on the validation split of the ADE20K tree in `data`. The result on rank 0, None elsewhere."""
+    """Evaluate a checkpoint on the validation split of the ADE20K tree in `data`. The result on rank 0, None elsewhere.
+
+    ignore_label: of pixels that count as unlabelled, besides 0; None for the one that the checkpoint was trained with.
+    """
     ranks = horovod.join()
-    val_set = ade20k.Masks(data, 'val', skip_broken, ignore_label)
-    trained = load(path, horovod.device(ranks), val_set.classes)
+    trained = load(path, horovod.device(ranks))
+    label = trained.meta.get('data', {}).get('ignore_label') if ignore_label is None else ignore_label
+    val_set = ade20k.Masks(data, 'val', skip_broken, label)
+    checkpoint.check_classes(path, trained.meta, val_set.classes)
+    agreement.check_evaluated(ranks, trained.precision, checkpoint.parameters_sha256(trained.meta),
+                              ade20k.files_sha256(val_set.folder, val_set.names), '%s and %s' % (path, data))
     result, name = evaluate(trained, val_set, ranks, limit, multi_scale), ade20k.data_name(val_set.classes)
     if not ranks.first:
         return None

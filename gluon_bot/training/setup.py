@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 from gluon_bot import InputError
 from gluon_bot.console import counted
+from gluon_bot.distributed import agreement
 from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.distributed.locks import owned
 from gluon_bot.recipes.fields import as_dict, from_dict
@@ -18,6 +18,7 @@ from gluon_bot.runs import checkpoint, checkpoint_json
 from gluon_bot.runs.logged import Run
 from gluon_bot.runs.record import RECORD, each_line, otherwise
 from gluon_bot.runs.status import DONE, status_of
+from gluon_bot.training import tensorboard
 
 OWNER_SECONDS = 120  # for the workers of a launcher that was killed to write their checkpoint, before a resume
 
@@ -134,8 +135,9 @@ def owned_by(job: Job, ranks: Ranks, precision: str) -> Iterator[None]:
         problem = ranks.broadcast_object(problem, 'owned')
         if problem:
             raise InputError(problem) if ranks.first else SystemExit(2)
-        _check_same_data(job, ranks)
-        _check_same_precision(ranks, precision)
+        networks = {name: value.get('sha256') for name, value in job.origin.items() if isinstance(value, dict)}
+        agreement.check_data(ranks, {**job.manifest, 'class names': job.class_names, **networks}, options.data)
+        agreement.check_precision(ranks, precision, 'give --set precision=float32, which all can')
         yield
 
 
@@ -149,35 +151,6 @@ def _check_same_start(job: Job) -> None:
                              '--out' % (out, began.get('name') if isinstance(began, dict) else 'random values'))
 
 
-def _check_same_data(job: Job, ranks: Ranks) -> None:
-    """Raise InputError (SystemExit on ranks that are not to blame) where a rank reads other data than rank 0.
-
-    Each machine has its own copy, which may be packed with another seed or size, or begin from another network.
-    """
-    ours = {**job.manifest, 'class names': job.class_names, **{
-        name: value.get('sha256') for name, value in job.origin.items() if isinstance(value, dict)}}
-    first = ranks.broadcast_object(ours, 'data')
-    odd = sorted(name for name in {**ours, **first} if ours.get(name) != first.get(name))
-    _end_if_odd(ranks, 'odd data', "%s on %s: differs from the data or networks of rank 0 in %s; copy rank 0's to each "
-                'machine' % (job.options.data, socket.gethostname(), ', '.join(odd)) if odd else '')
-
-
-def _check_same_precision(ranks: Ranks, precision: str) -> None:
-    """Raise InputError (SystemExit on ranks that are not to blame) where a rank's device computes otherwise than rank 0's.
-
-    Not every CPU has bfloat16. Each rank scales its gradients for the precision that it computes in.
-    """
-    first = ranks.broadcast_object(precision, 'precision')
-    _end_if_odd(ranks, 'odd precision', '%s computes in %s, and the machine of rank 0 in %s; give --set precision=float32, '
-                'which all can' % (socket.gethostname(), precision, first) if precision != first else '')
-
-
-def _end_if_odd(ranks: Ranks, name: str, problem: str) -> None:
-    """Leave on all ranks where one has a problem, which that one says; '' is none."""
-    if ranks.sum_counts([bool(problem)], name)[0]:
-        raise InputError(problem) if problem else SystemExit(2)
-
-
 def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
     """Raise InputError where the checkpoint at `path` belongs to another recipe or to other data than the job."""
     if meta['task'] != job.recipe.task:
@@ -186,8 +159,8 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
     saved = as_dict(from_dict(meta['recipe'], type(job.recipe)))
     changed = ['%s=%s (now %s)' % (field, saved[field], value)
                for field, value in as_dict(job.recipe).items() if saved[field] != value and field != 'name']
-    changed += ['data %s=%s (now %s)' % (field, meta['data'].get(field), value)
-                for field, value in job.manifest.items() if meta['data'].get(field) != value]
+    changed += ['data %s=%s (now %s)' % (field, meta['data'].get(field), job.manifest.get(field))
+                for field in {**meta['data'], **job.manifest} if meta['data'].get(field) != job.manifest.get(field)]
     if changed:
         raise InputError('%s: was made with %s; resume with the same, or choose another --out' % (path, ', '.join(changed)))
     checkpoint_json.check_consistent(path, meta, job.steps_an_epoch, job.recipe, TASKS[job.recipe.task].means)
@@ -210,6 +183,7 @@ class Plan(NamedTuple):
 def planned(job: Job, plan: Plan, workers: int) -> str:
     """What a run of any task would do, a line each. InputError where the output folder or its checkpoint does not fit."""
     check_out(job.options.out, job.options.resume)
+    tensorboard.check(job.options.tensorboard)
     _check_same_start(job)
     found = checkpoint.newest(job.options.out)[0] if job.options.resume else None
     if found:
@@ -241,7 +215,7 @@ def counts_for(job: Job, workers: int, resumed_step: Optional[int] = None) -> st
     """
     recipe, used = job.recipe, getattr(job.recipe, 'precision', 'float32')
     told = {'world_size': workers, 'accumulate': job.options.accumulate, 'limit': job.options.limit, 'precision': used,
-            **job.origin}
+            'nvidia_tf32_override': os.environ.get('NVIDIA_TF32_OVERRIDE'), **job.origin}
     if resumed_step is not None:
         record = os.path.join(job.options.out, RECORD)
         began = next(each_line(record), {}) if os.path.exists(record) else {}

@@ -178,7 +178,7 @@ def test_a_field_of_any_type_is_right_or_one_line(name, tmp_path):
             checkpoint_json.check_consistent(path, found.meta, 1, recipe, ('loss',))
             from_dict(found.meta['recipe'], type(recipe))
             checkpoint.check_task(found, 'classify')
-            checkpoint.check_classes(found, ['0', '1'])
+            checkpoint.check_classes(found.path, found.meta, ['0', '1'])
             dict(checkpoint.arrays(found, 'training'))
         except InputError as error:
             assert '\n' not in str(error) and len(str(error)) < 1000

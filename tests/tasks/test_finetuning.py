@@ -29,10 +29,12 @@ from gluon_bot.distributed import horovod
 from gluon_bot.models import fcn
 from gluon_bot.models.faster_rcnn import faster_rcnn, initialize
 from gluon_bot.recipes.classification import RECIPES
+from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.finetuning import FINE_TUNINGS
 from gluon_bot.recipes.tasks import TASKS
-from gluon_bot.runs import checkpoint
+from gluon_bot.runs import checkpoint, checkpoint_json
 from gluon_bot.tasks import detection, finetuning, segmentation
+from gluon_bot.training import setup
 from gluon_bot.training.losses import detection_losses, pixel_cross_entropy
 from gluon_bot.training.setup import RunOptions
 from gluon_bot.training.state import Trained
@@ -205,6 +207,59 @@ def test_a_label_is_ignored_in_training_and_in_evaluation(scenes_folder):
     for job, there in ((with_all, True), (without, False)):
         for masks in (job.train_data, job.val_data):
             assert any((mask == 10).any() for _, mask in (masks[index] for index in range(len(masks)))) == there
+
+
+def test_a_run_that_ignored_a_label_is_resumed_and_evaluated_so(scenes_folder, tmp_path, monkeypatch):
+    recipe = replace(FINE_TUNINGS['scenes-segmentation'], batch_size=2, pretrained=False)
+    with_all, without = (segmentation.describe(recipe, RunOptions(data=scenes_folder, out='', ignore_label=label), 1)
+                         for label in (None, 11))
+    monkeypatch.setattr(checkpoint_json, 'check_complete', lambda *_: None)
+    monkeypatch.setattr(checkpoint_json, 'check_consistent', lambda *_: None)
+    for now, before, said in ((with_all, without, r'data ignore_label=11 \(now None\)'),
+                              (without, with_all, r'data ignore_label=None \(now 11\)')):
+        meta = {'task': 'segment', 'recipe': as_dict(recipe), 'data': before.manifest}
+        with pytest.raises(InputError, match=said):
+            setup.check_resumed(now, meta, 'step-00000001')
+        setup.check_resumed(before, meta, 'step-00000001')
+    seen = []
+    monkeypatch.setattr(segmentation, 'evaluate', lambda trained, masks, *_: seen.append(masks.ignore_label) or {
+        'val_pixel_accuracy': 1.0, 'val_miou': 1.0})
+    for data, given, label in (({}, None, None), (without.manifest, None, 11), (without.manifest, 3, 3)):
+        path = checkpoint.save(str(tmp_path / str(label)), {
+            'task': 'segment', 'recipe': as_dict(recipe), 'classes': with_all.class_names, 'epoch': 1, 'step': 1,
+            'data': data}, {}, {})
+        loaded = Trained(None, recipe, mx.cpu(), meta=checkpoint.find(path).meta)
+        monkeypatch.setattr(segmentation, 'load', lambda *_, loaded=loaded: loaded)
+        segmentation.run(path, scenes_folder, ignore_label=given)
+        assert seen.pop() == label
+
+
+@pytest.mark.parametrize('kind, name', [(detection, 'scenes-detection'), (segmentation, 'scenes-segmentation')])
+def test_ranks_that_evaluate_other_images_end(kind, name, scenes_folder, tmp_path, monkeypatch):
+    recipe = FINE_TUNINGS[name]
+    classes = kind.describe(replace(recipe, batch_size=2), RunOptions(data=scenes_folder, out=''), 1).class_names
+    path = checkpoint.save(str(tmp_path), {'task': recipe.task, 'recipe': as_dict(recipe), 'classes': classes, 'epoch': 1,
+                                           'step': 1}, {}, {})
+    said = {}
+
+    class Second(horovod.Ranks):
+        def broadcast_object(self, value, name):
+            return said.setdefault(name, value)
+
+        def sum_counts(self, counts, name):
+            return counts
+    monkeypatch.setattr(horovod, 'join', Second)
+    monkeypatch.setattr(kind, 'load', lambda *_: Trained(None, recipe, mx.cpu(), meta=checkpoint.find(path).meta))
+    monkeypatch.setattr(kind, 'evaluate', lambda *_: dict.fromkeys(TASKS[recipe.task].scores, 1.0))
+    assert kind.run(path, scenes_folder)['recipe'] == name and len(said['data']['data']) == 64
+    copy = str(tmp_path / 'other')
+    shutil.copytree(scenes_folder, copy)
+    place = glob.glob(copy + '/**/*%s' % ('.xml' if recipe.task == 'detect' else '.png'), recursive=True)
+    for annotation in place:
+        with open(annotation, 'ab') as file:
+            file.write(b'\n')
+    with pytest.raises(InputError, match='differs from the data or networks of rank 0 in data; copy'):
+        kind.run(path, copy)
 
 
 @pytest.mark.parametrize('task', ['detect', 'segment'])

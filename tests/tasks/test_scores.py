@@ -95,10 +95,10 @@ def test_swapped_class_names_are_refused(tmp_path):
     meta = {'task': 'classify', 'recipe': as_dict(RECIPES['digits']), 'classes': ['cat', 'dog', 'cow'],
             'epoch': 1, 'step': 1}
     found = checkpoint.find(checkpoint.save(str(tmp_path), meta, {}, {}))
-    checkpoint.check_classes(found, ('cat', 'dog', 'cow'))
+    checkpoint.check_classes(found.path, found.meta, ('cat', 'dog', 'cow'))
     for names in (['dog', 'cat', 'cow'], ['cat', 'cow', 'dog'], ['cat', 'dog'], ['cat', 'dog', 'cow', 'pig']):
         with pytest.raises(InputError, match='was trained on 3 classes'):
-            checkpoint.check_classes(found, names)
+            checkpoint.check_classes(found.path, found.meta, names)
         with pytest.raises(InputError, match='was trained on 3 classes'):
             classification.load(found.path, mx.cpu(), names)
 

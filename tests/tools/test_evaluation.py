@@ -189,7 +189,7 @@ def test_the_best_checkpoint(run, tmp_path, capsys):
         checkpoint.find(str(tmp_path / 'best'))
 
 
-def test_what_is_wrong_is_one_line(run, tmp_path, capsys):
+def test_what_is_wrong_is_one_line(run, tmp_path, capsys, monkeypatch):
     tree = photographs(tmp_path / 'tree', ['bee', 'foxx'], images=1)
     broken = photographs(tmp_path / 'broken', ['bee', 'fox'], images=1)
     (tmp_path / 'broken/val/bee/0.jpg').write_bytes(b'no image')
@@ -200,8 +200,15 @@ def test_what_is_wrong_is_one_line(run, tmp_path, capsys):
                            (['--data', unsplit], 'has no val images; call the folder of those to score val, or'),
                            (['--data', tree, '--skip-broken'], '--skip-broken is for checkpoints that detect or segment'),
                            (['--data', tree, '--ignore-label', '7'], '--ignore-label is for checkpoints that segment'),
-                           (['--data', tree, '--workers', '2'], 'one worker evaluates images')):
+                           (['--data', tree, '--workers', '2'], 'one worker evaluates images'),
+                           (['--data', str(tmp_path / 'nowhere'), '--workers', '2'], 'nowhere: no such folder or tar'),
+                           (['--data', tree, '--workers', '2', '--per-class'], 'are for one worker: leave out --workers')):
         assert main(['evaluate', run, *words]) == 2
         said = capsys.readouterr().err.splitlines()
         assert message in said[-1] and said[-1].startswith('gluon-bot: ')
     assert main(['evaluate', run, '--data', unsplit + '/test']) == 0 and 'of 2 images' in capsys.readouterr().out
+    monkeypatch.setenv('HOROVOD_RANK', '0')  # as mpirun tells
+    monkeypatch.setattr(os, '_exit', lambda code: None)
+    for words in (['--per-class'], ['--out', str(tmp_path / 'out')], ['--predictions', str(tmp_path / 'out.csv')]):
+        assert main(['evaluate', run, '--data', tree, *words]) == 2
+        assert 'are for one worker: leave out --workers, or mpirun' in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """What the loop does besides updates: when it stops, what it records, and which checkpoints it keeps."""
 
+import importlib.util
 import os
 import signal
 from dataclasses import replace
@@ -11,7 +12,9 @@ from data_samples import encoded, noise
 from small_data import PLAIN, packed
 
 from gluon_bot import InputError
-from gluon_bot.recipes.classification import Recipe
+from gluon_bot.cli.main import main
+from gluon_bot.distributed import horovod
+from gluon_bot.recipes.classification import RECIPES, Recipe
 from gluon_bot.recipes.fields import from_dict
 from gluon_bot.tasks import classification
 from gluon_bot.training import loop
@@ -77,6 +80,42 @@ def test_an_evaluation_by_workers_heeds_the_limit(data, built, tmp_path):
     run = train(data, tmp_path / 'run', epochs=1)
     for limit, images in ((3, 3), (None, 4)):
         assert classification.run(run.folder, data.folder, limit=limit)['val_images'] == images
+
+
+class Second(horovod.Ranks):
+    """Rank 1 of two, to which rank 0 has said what it evaluates."""
+
+    def __init__(self, first):
+        self.rank, self.size, self.local_rank, self.first_has = 1, 2, 0, first
+
+    def broadcast_object(self, value, name):
+        return {each: self.first_has.get(each, value[each]) for each in value} if name == 'data' else \
+            self.first_has.get(name, value)
+
+    def sum_counts(self, counts, name):
+        return counts
+
+
+@pytest.mark.parametrize('first, said', [
+    ({'parameters': 'x'}, 'differs from the data or networks of rank 0 in parameters; copy'),
+    ({'data': 'x'}, 'differs from the data or networks of rank 0 in data; copy'),
+    ({'precision': 'bfloat16'}, 'computes in float32, and the machine of rank 0 in bfloat16; evaluate with one worker')])
+def test_a_rank_that_evaluates_something_else_ends_the_evaluation(first, said, data, built, tmp_path, monkeypatch):
+    run = train(data, tmp_path / 'run', epochs=1)
+    monkeypatch.setattr(horovod, 'join', lambda: Second(first))
+    with pytest.raises(InputError, match=said):
+        classification.run(run.folder, data.folder)
+
+
+def test_a_missing_package_for_tensorboard_is_said_before_anything_is_written(data, built, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    options = RunOptions(data=data.folder, out=str(tmp_path / 'run'), tensorboard=True)
+    with pytest.raises(InputError, match='--tensorboard needs tensorboardX'):
+        classification.fit(replace(RECIPES['digits'], batch_size=2), options)
+    assert main(['train', 'digits', '--data', data.folder, '--out', str(tmp_path / 'run'), '--tensorboard',
+                 '--set', 'batch_size=2']) == 2
+    assert '--tensorboard needs tensorboardX' in capsys.readouterr().err
+    assert not (tmp_path / 'run' / 'record.jsonl').exists()
 
 
 def test_another_recipe_is_not_resumed_where_nothing_was_planned_before(data, built, tmp_path):
