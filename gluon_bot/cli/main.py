@@ -14,7 +14,7 @@ from gluon_bot import InputError, RunError, WorkerError
 from gluon_bot.cli import jobs, process
 from gluon_bot.cli.parser import check_folders, parser
 from gluon_bot.console import counted, csv_text, json_text, one_line, reopen_closed, say, tell
-from gluon_bot.distributed import environment, exit_codes, gpus, launcher, ssh
+from gluon_bot.distributed import environment, exit_codes, gpus, heartbeat, launcher, ssh
 from gluon_bot.files import BAD_PLACE, DISK_AWAY, check_file
 from gluon_bot.training.interrupt import Interrupted
 
@@ -45,7 +45,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         sys.stdout.flush()
         return code or 0
     except InputError as error:
-        say('gluon-bot: ' + one_line(str(error)))
+        if heartbeat.may_speak():
+            say('gluon-bot: ' + one_line(str(error)))
         return _leave(2)
     except (RunError, Interrupted) as error:
         if os.environ.get('HOROVOD_RANK', '0') == '0' or isinstance(error, WorkerError):

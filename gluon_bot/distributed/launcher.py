@@ -153,18 +153,19 @@ def attempt(command: List[str], workers: int, hosts: str, stall_seconds: float, 
     pulses = {rank: heartbeat.Pulse() for rank, (name, _) in enumerate(places) if not name}
     processes: List[subprocess.Popen] = []
     kills = _kernel_kills()
+    turn = heartbeat.Turn()
     try:
         for rank, (name, environment) in enumerate(places):
             if name:
                 processes.append(ssh.start(name, command, environment))
             else:
-                end = pulses[rank].workers_end
-                processes.append(subprocess.Popen(command, env={**os.environ, **environment,
-                                                                   console.HEARTBEAT_VARIABLE: str(end)},
-                                                  pass_fds=[end]))
+                ends = {console.HEARTBEAT_VARIABLE: pulses[rank].workers_end, heartbeat.TURN: turn.workers_end}
+                processes.append(subprocess.Popen(command, pass_fds=list(ends.values()), env={
+                    **os.environ, **environment, **{variable: str(end) for variable, end in ends.items()}}))
         return _wait(processes, asked, pulses, stall_seconds, [name for name, _ in places], kills)
     finally:
         _end(processes)
+        turn.close()
         for worker in pulses.values():
             worker.close()
         if server:

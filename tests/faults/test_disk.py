@@ -66,6 +66,14 @@ def finished(digits_folder, tmp_path_factory):
     return run
 
 
+def test_what_all_workers_meet_is_said_once(digits_folder, finished, tmp_path):
+    """A record that has lost its end, which the launcher of an evaluation does not read."""
+    data = shutil.copytree(digits_folder, str(tmp_path / 'data'))
+    os.truncate(data + '/val.rec', os.path.getsize(data + '/val.rec') - 100)
+    _, errors = runs.finish(runs.start('evaluate', finished, '--data', data, '--workers', '3'), 2)
+    assert len([line for line in errors.splitlines() if line.startswith('gluon-bot: ')]) == 1 and 'val.rec' in errors, errors
+
+
 def resumed(digits_folder, run, capsys):
     """(exit code, what was said) of going on in this process."""
     capsys.readouterr()
