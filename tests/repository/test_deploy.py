@@ -61,6 +61,18 @@ def test_pods_have_the_fields_of_kubernetes():
         validate.validate(pod, '1.28', strict=True)
 
 
+def test_workers_in_a_pod_that_is_evicted_are_waited_for(tmp_path):
+    """Before sshd is asked to end, with which the pod would."""
+    namespace = ['unshare', '-pf', '--mount-proc', '--kill-child']
+    if not shutil.which('unshare') or subprocess.run([*namespace, 'true'], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip('processes cannot be told apart here')
+    hook = pods()['worker']['spec']['containers'][0]['lifecycle']['preStop']['exec']['command']
+    worker = 'trap "sleep 2; echo saved >> saved; exit" TERM; echo begun > begun; while :; do sleep 0.1; done'
+    script = 'HOROVOD_RANK=1 bash -c "$1" & while [ ! -e begun ]; do sleep 0.1; done; shift; "$@"; echo waited >> saved'
+    subprocess.run([*namespace, 'bash', '-c', script, 'bash', worker, *hook], cwd=str(tmp_path), check=True, timeout=60)
+    assert (tmp_path / 'saved').read_text() == 'saved\nwaited\n'
+
+
 @pytest.mark.parametrize('name', ['job', 'launcher', 'worker'])
 def test_pods_mount_what_they_name_as_the_images_user(name):
     spec = pods()[name]['spec']
