@@ -5,6 +5,6 @@
 # workers.sh. As many of the GPUs are used as divide the recipe's batch.
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
-[ $# -gt 0 ] || { echo "usage: $0 RECIPE [options of gluon-bot segment]; gluon-bot recipes lists the recipes" >&2; exit 2; }
+[[ ${1:--} =~ ^(-h|--help|[^-].*)$ ]] || { echo "usage: $0 RECIPE [options of gluon-bot segment]; gluon-bot recipes lists the recipes" >&2; exit 2; }
 recipe=$1; shift
 exec "$(dirname "$(readlink -f "$0")")/workers.sh" segment "$recipe" --data "${DATA:-data/ADEChallengeData2016}" --out "${OUT:-runs/$recipe}" "$@"

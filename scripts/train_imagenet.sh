@@ -5,6 +5,6 @@
 # NGPU, HOSTS, RESTARTS as in workers.sh.
 set -euo pipefail
 unset CDPATH  # cd would print, or lead elsewhere
-[ $# -gt 0 ] || { echo "usage: $0 RECIPE [options of gluon-bot train]; gluon-bot recipes lists the recipes" >&2; exit 2; }
+[[ ${1:--} =~ ^(-h|--help|[^-].*)$ ]] || { echo "usage: $0 RECIPE [options of gluon-bot train]; gluon-bot recipes lists the recipes" >&2; exit 2; }
 recipe=$1; shift
 exec "$(dirname "$(readlink -f "$0")")/workers.sh" train "$recipe" --data "${DATA:-data/imagenet}" --out "${OUT:-runs/$recipe}" "$@"

@@ -87,6 +87,15 @@ def test_a_script_of_a_clone_that_is_not_installed_says_so(script, tree):
         assert done.returncode == 2 and done.stderr.endswith(': gluon_bot is not installed here; run scripts/install.sh\n')
 
 
+@pytest.mark.parametrize('script', ['train_imagenet.sh', 'finetune_voc.sh', 'finetune_ade20k.sh'])
+@pytest.mark.parametrize('words', ['', '--seed=1 resnet50d-mixup', "''"])
+def test_an_option_is_no_recipe(script, words, tree):
+    """Its run would lie in a folder of the option's name, where no other recipe looks for its teacher."""
+    done = subprocess.run('scripts/%s %s' % (script, words), shell=True, cwd=str(tree.folder), stderr=subprocess.PIPE,
+                          text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith('usage: scripts/%s RECIPE ' % script)
+
+
 @pytest.mark.parametrize('script', ['install.sh', 'quickstart.sh', 'test.sh', 'table6.sh'])
 def test_help_installs_nothing_and_trains_nothing(script, tree):
     said = subprocess.run(['scripts/' + script, '--help'], cwd=str(tree.folder), stdout=subprocess.PIPE, text=True,
