@@ -106,7 +106,9 @@ def decoded(data: bytes) -> np.ndarray:
     """
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from None
         image = None
     if image is None:
         raise ValueError('OpenCV cannot decode the image')

@@ -232,7 +232,7 @@ def test_a_part_of_a_published_set_is_said_to_be_one(tmp_path, monkeypatch, caps
     verify_records(str(tmp_path / 'out'), workers=1)
     said = capsys.readouterr().err
     assert 'train.rec: 1,000 of 1,281,167 images: a part of ImageNet' in said
-    assert 'has no val records, and training needs both' in said
+    assert 'has no val records, and training needs both; gluon-bot pack SOURCE/train draws a share of each class' in said
 
 
 def test_splits_of_different_classes_are_refused(folder, tmp_path):

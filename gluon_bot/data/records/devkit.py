@@ -44,6 +44,8 @@ def contents(file: IO[bytes]) -> Tuple[bytes, bytes]:
                 content = tar.extractfile(member) if base in (META, TRUTH) and member.isreg() else None
                 if content:
                     found[base] = content.read()
+    except MemoryError:
+        raise
     except Exception as error:  # the readers of gzip and tar raise nearly anything on damaged files
         raise ValueError('cannot be read as the ILSVRC2012 devkit: %s' % error) from None
     missing = [name for name in (META, TRUTH) if name not in found]

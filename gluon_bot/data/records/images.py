@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import warnings
 from contextlib import suppress
-from typing import NamedTuple, Optional, Tuple, cast
+from typing import Iterator, NamedTuple, Optional, Tuple, cast
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -28,6 +28,8 @@ OTHER_KINDS = (  # what is often called .jpg, by the bytes it starts with, space
     (b'version https://git-lfs', 'a pointer of Git LFS: fetch the files with git lfs pull'),
     (b'II*\0', 'a TIFF that Pillow cannot read'), (b'MM\0*', 'a TIFF that Pillow cannot read'))
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: width and height change places
+ORIENTATION_ENTRIES = (b'\x01\x12\0\x03', b'\x12\x01\x03\0')  # the tag and the type of a 16-bit number, in either byte order
+APP1 = 0xe1  # the marker of a segment with EXIF or other metadata
 HUFFMAN_FRAMES = (0xc0, 0xc1, 0xc2)  # baseline, extended and progressive JPEG: what every decoder reads
 
 
@@ -52,7 +54,7 @@ def packed(data: bytes, resize: Optional[int] = None, quality: int = 95) -> Pack
     an image whose short side is above `resize` pixels, scaled down to it. Raises Unreadable.
     """
     image = decode(data)
-    kept = is_plain_jpeg(image, data)
+    kept = is_plain_jpeg(image, data) and _is_turned_by_all(image, data)
     reason = '' if kept else 'cmyk' if image.mode == 'CMYK' else 'not_jpeg'
     try:
         if not kept:
@@ -66,6 +68,8 @@ def packed(data: bytes, resize: Optional[int] = None, quality: int = 95) -> Pack
             buffer = io.BytesIO()
             image.save(buffer, 'JPEG', quality=quality)
             data = buffer.getvalue()
+    except MemoryError:
+        raise
     except Exception as error:
         raise Unreadable('cannot be converted: %s' % _said(error)) from None
     return Packed(data, image.width, image.height, image.mode == 'L', reason)
@@ -87,7 +91,7 @@ def decode(data: bytes) -> Image.Image:
             if image.format in ('JPEG', 'MPO') and data.count(b'\xff\xda') > MOST_SCANS:
                 raise Unreadable('a JPEG of more than %d scans' % MOST_SCANS)
             image.load()
-    except Unreadable:
+    except (Unreadable, MemoryError):
         raise
     except Exception as error:  # decoders meet hostile bytes here, and raise nearly anything
         raise Unreadable(_said(error) + _kind(data) * isinstance(error, UnidentifiedImageError)) from None
@@ -133,20 +137,31 @@ def is_plain_jpeg(image: Image.Image, data: bytes) -> bool:
     return image.format in ('JPEG', 'MPO') and image.mode in ('L', 'RGB') and _frame_kind(data) in HUFFMAN_FRAMES
 
 
+def _is_turned_by_all(image: Image.Image, data: bytes) -> bool:
+    """Whether OpenCV too finds the EXIF orientation of a JPEG: as 16 bits, and in the first APP1 segment alone."""
+    with suppress(Exception):  # damaged EXIF data
+        if image.getexif().get(ORIENTATION) in range(2, 9):
+            first = next((content for marker, content in _segments(data) if marker == APP1), b'')
+            return first.startswith(b'Exif') and any(entry in first for entry in ORIENTATION_ENTRIES)
+    return True
+
+
 def _frame_kind(data: bytes) -> int:
     """The marker that starts the frame of a JPEG (0xc0 baseline, 0xc9 arithmetic coding, ...), 0 if there is none."""
+    return next((marker for marker, _ in _segments(data) if 0xc0 <= marker <= 0xcf and marker not in (0xc4, 0xc8, 0xcc)), 0)
+
+
+def _segments(data: bytes) -> Iterator[Tuple[int, bytes]]:
+    """The marker and the content of each segment of a JPEG, up to its scan or the first that is none."""
     place = 2
-    while place + 4 <= len(data):
-        if data[place] != 0xff:
-            return 0
+    while place + 4 <= len(data) and data[place] == 0xff:
         marker = data[place + 1]
         if marker == 0xff:  # fill byte
             place += 1
             continue
-        if 0xc0 <= marker <= 0xcf and marker not in (0xc4, 0xc8, 0xcc):
-            return marker
-        place += 2 + int.from_bytes(data[place + 2:place + 4], 'big')
-    return 0
+        end = place + 2 + int.from_bytes(data[place + 2:place + 4], 'big')
+        yield marker, data[place + 4:end]
+        place = end
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -154,6 +169,8 @@ def _upright(image: Image.Image) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             return ImageOps.exif_transpose(image) or image
+    except MemoryError:
+        raise
     except Exception:  # damaged EXIF data, which no decoder of pixels looks at
         return image
 

@@ -61,7 +61,10 @@ def pack(source: str, out: str, *, name: Optional[str] = None, resize: Optional[
         else:
             listing = layout.list_source(source, share, seed)
         if validation_share is not None and not listing.shared_out:
-            raise InputError('%s: has its own train or val images, so none are drawn: leave --validation-share out' % source)
+            train = os.path.join(source, 'train')
+            alone = 'val' not in listing.splits and os.path.isdir(train)
+            raise InputError('%s: has its own train or val images, so none are drawn: %s' % (
+                source, 'give %s itself' % train if alone else 'leave --validation-share out'))
         if len(listing.classes) > MOST_CLASSES:
             raise InputError('%s: has %d classes, records hold %d at most' % (source, len(listing.classes), MOST_CLASSES))
         _check_space(out, listing, resize)

@@ -38,8 +38,9 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
             workers: Optional[int] = None) -> Generator[Any, None, None]:
     """Yield function(task) for each task, in their order, computed in `workers` processes (default: one a core).
 
-    At most two tasks a process are under way; with one worker all happens in this process. `function` must be defined
-    in a module and may raise OSError, which is raised here, and nothing else. Raises WorkerError if a process is killed.
+    At most two tasks a process are under way; with one worker all happens in this process. `function` must be defined in a
+    module and may raise OSError and MemoryError, which are raised here, and nothing else. Raises WorkerError if a process is
+    killed.
     """
     workers = workers or cores()
     if workers == 1:
@@ -90,7 +91,7 @@ def ordered(function: Callable[[Any], Any], tasks: Iterable[Any],
 
 def _received(pipe: Connection) -> Any:
     answer = pipe.recv()
-    if isinstance(answer, OSError):
+    if isinstance(answer, (OSError, MemoryError)):
         raise answer
     return answer
 
@@ -124,7 +125,7 @@ def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
         while task is not None:
             try:
                 answer = function(task)
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 answer = error
             task = pipe.recv()
             pipe.send(answer)

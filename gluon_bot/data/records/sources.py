@@ -89,7 +89,7 @@ def members(path: str, offset: int = 0, size: int = 0,
                 if not _is_zero(file, end - file.tell()):
                     raise InputError('%s: more data lies behind the end of the tar, as where several tars were joined by '
                                      'cat; join them with tar --concatenate, or unpack them into one folder' % path)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except OSError as error:
         raise_if_away(error, path)

@@ -279,7 +279,8 @@ def say_missing(folder: str) -> None:
     """Say which records a data folder lacks."""
     for split in SPLITS:
         if not os.path.exists(os.path.join(folder, split + '.json')):
-            say('%s: has no %s records, and training needs both' % (folder, split))
+            say('%s: has no %s records, and training needs both%s' % (
+                folder, split, '; gluon-bot pack SOURCE/train draws a share of each class' * (split == 'val')))
 
 
 def say_part(found: Manifest) -> None:

@@ -4,11 +4,13 @@ import io
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from data_samples import encoded, noise, solid
 from PIL import Image
 
+from gluon_bot.data import transforms
 from gluon_bot.data.records import images
 from gluon_bot.data.records.images import Unreadable, packed
 
@@ -25,6 +27,56 @@ def test_a_jpeg_of_one_or_three_channels_is_kept_byte_for_byte(data):
     result = packed(data)
     assert result.data == data and result.reencoded == '' and (result.width, result.height) == (32, 24)
     assert result.greyscale == (opened(data).mode == 'L')
+
+
+def with_segments(*contents):
+    """A JPEG with APP1 segments of these contents behind its start."""
+    data = encoded(noise(1))
+    return data[:2] + b''.join(b'\xff\xe1' + struct.pack('>H', len(each) + 2) + each for each in contents) + data[2:]
+
+
+def exif(order, kind):
+    """EXIF data that turn an image by 90 degrees: one entry, of 16 bits (3) or 32 (4)."""
+    value = struct.pack(order + ('HH' if kind == 3 else 'I'), *((6, 0) if kind == 3 else (6,)))
+    return b'Exif\0\0' + {'<': b'II*\0', '>': b'MM\0*'}[order] + struct.pack(order + 'IHHHI', 8, 1, 0x112, kind, 1) + value \
+        + b'\0' * 4
+
+
+XMP = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>'
+
+
+@pytest.mark.parametrize('order', '<>')
+@pytest.mark.parametrize('kind', [3, 4])
+@pytest.mark.parametrize('before, behind', [((), ()), ((XMP,), ()), ((), (XMP,))])
+def test_a_photograph_is_turned_wherever_its_orientation_stands(before, behind, kind, order):
+    """OpenCV, which training decodes with, turns what is kept; what it does not see as turned is turned here."""
+    data = with_segments(*before, exif(order, kind), *behind)
+    upright = np.asarray(images.upright_rgb(opened(data)))
+    result = packed(data)
+    seen = transforms.decoded(result.data)[:, :, ::-1]
+    assert seen.shape == upright.shape == (32, 24, 3) and np.abs(seen.astype(int) - upright).mean() < 12
+    assert result.data == data if not before and kind == 3 else result.reencoded == 'not_jpeg'
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_image(monkeypatch):
+    def lacks(*_, **__):
+        raise MemoryError
+    data = encoded(noise(1))
+    monkeypatch.setattr(Image, 'open', lacks)
+    with pytest.raises(MemoryError):
+        packed(data)
+    monkeypatch.undo()
+    monkeypatch.setattr(images, '_as_rgb', lacks)
+    with pytest.raises(MemoryError):
+        packed(encoded(Image.fromarray(noise(1)), 'PNG'))
+
+    def no_memory(*_):
+        error = cv2.error('Failed to allocate 4000000000 bytes')
+        error.code = cv2.Error.StsNoMem
+        raise error
+    monkeypatch.setattr(cv2, 'imdecode', no_memory)
+    with pytest.raises(MemoryError):
+        transforms.decoded(data)
 
 
 def test_cmyk_becomes_rgb():

@@ -115,6 +115,10 @@ def test_a_share_of_images_that_have_their_splits_is_refused(tmp_path):
     source = write_tree(tmp_path / 'pets', dataset())
     with pytest.raises(InputError, match='has its own train or val images, so none are drawn: leave --validation-share out'):
         packed(source, tmp_path / 'out', validation_share=0.2)
+    shutil.rmtree(os.path.join(source, 'val'))
+    with pytest.raises(InputError, match='so none are drawn: give %s/train itself' % source):
+        packed(source, tmp_path / 'out', validation_share=0.2)
+    assert [found.split for found in packed(source + '/train', tmp_path / 'out', validation_share=0.2)] == ['val', 'train']
 
 
 def test_images_that_cannot_fit_are_refused_at_once(tmp_path, monkeypatch):

@@ -1,9 +1,19 @@
-"""How many processes a function over many tasks has."""
+"""How many processes a function over many tasks has, and what of its errors arrives."""
 
 import pytest
 
 from gluon_bot.data.records import process_pool
 from gluon_bot.distributed import environment
+
+
+def lacking(task):
+    raise MemoryError(task)
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_a_lack_of_memory_arrives(workers):
+    with pytest.raises(MemoryError, match='a task'):
+        list(process_pool.ordered(lacking, ['a task'], workers))
 
 
 @pytest.mark.parametrize('variables, cores', [
