@@ -78,6 +78,8 @@ def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None)
     index_of = np.array([known[name] for name in source.classes])
     count = min(len(source.names), limit or len(source.names))
 
+    names = class_names.of_checkpoint(found, data)  # which may be wrong: before anything is computed
+
     def load(number: int, pixels: np.ndarray) -> float:
         image, label = source.read(number)
         transforms.for_validation(image, recipe, pixels)
@@ -95,7 +97,6 @@ def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None)
     answers = Answers(source.names[:count], np.concatenate(labels), np.concatenate(parts))
     if not np.isfinite(answers.logits).all():
         raise RunError('the network gives logits that are not finite: its parameters are damaged or have diverged')
-    names = class_names.of_checkpoint(found, data)
     result = {'recipe': recipe.name, 'step': meta['step'], 'data': source.name, 'precision': used,
               **scores(answers, sorted(index_of.tolist()))}
     result['per_class'] = per_class(answers, classes, names)

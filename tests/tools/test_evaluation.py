@@ -95,7 +95,7 @@ def test_images_of_one_class_will_do(run, tmp_path):
     assert (result['val_images'], [line['class'] for line in result['per_class']]) == (2, ['bee'])
 
 
-def test_the_names_of_a_data_set_come_with_its_records(run, tmp_path, capsys):
+def test_the_names_of_a_data_set_come_with_its_records(run, tmp_path, capsys, monkeypatch):
     """Also where they lie in a folder around the splits, inside a tar."""
     photographs(tmp_path / 'pets' / 'images', CLASSES, images=1)
     (tmp_path / 'pets/names.txt').write_text('bee honey bee\nfox red fox\nyak yak\n')
@@ -108,6 +108,10 @@ def test_the_names_of_a_data_set_come_with_its_records(run, tmp_path, capsys):
     assert main(['pack', str(tmp_path / 'pets'), str(tmp_path / 'odd')]) == 2
     assert 'names.txt: line 1 has no name behind its class' in capsys.readouterr().err
     assert not os.listdir(tmp_path / 'odd')
+    shutil.move(str(tmp_path / 'pets/names.txt'), str(tmp_path / 'pets/images/names.txt'))
+    monkeypatch.setattr(evaluation, 'loaded', None)  # it is said before an image is read
+    with pytest.raises(InputError, match='names.txt: line 1 has no name behind its class'):
+        evaluation.run(run, str(tmp_path / 'pets/images'))
 
 
 def test_some_of_the_classes_and_every_file(run, tmp_path, capsys):
