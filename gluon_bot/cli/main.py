@@ -14,7 +14,7 @@ from gluon_bot import InputError, RunError, WorkerError
 from gluon_bot.cli import jobs, process
 from gluon_bot.cli.parser import check_folders, parser
 from gluon_bot.console import counted, csv_text, json_text, one_line, reopen_closed, say, tell
-from gluon_bot.distributed import environment, exit_codes, gpus, heartbeat, launcher, ssh
+from gluon_bot.distributed import environment, exit_codes, gpus, heartbeat, ssh, worker
 from gluon_bot.files import BAD_PLACE, DISK_AWAY, check_file
 from gluon_bot.training.interrupt import Interrupted
 
@@ -31,7 +31,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if options.command not in TRAINING and 'HOROVOD_RANK' not in os.environ:
         process.interrupt_when_told_to_end()
     try:
-        launcher.follow_parent()
+        worker.follow_parent()
         if hasattr(options, 'hosts') and options.workers is None:
             options.workers = sum(ssh.machines(options.hosts).values()) if options.hosts else 1
         _prepare(options)

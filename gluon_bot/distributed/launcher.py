@@ -14,24 +14,21 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from typing import IO, Any, Callable, Dict, Iterator, List, Tuple, cast
 
 from gluon_bot import InputError, console
-from gluon_bot.console import duration, one_line, say, say_once
+from gluon_bot.console import duration, say, say_once
 from gluon_bot.distributed import environment, heartbeat, rendezvous, ssh
 from gluon_bot.distributed.exit_codes import AWAY, FINAL, LOST, OUT_OF_MEMORY, Outcome, cause, is_repeated, verdict
 from gluon_bot.distributed.signals import answered
+from gluon_bot.distributed.worker import END, STOP
 from gluon_bot.files import size_text
 
-MPI = ('RANK', 'SIZE', 'LOCAL_RANK', 'LOCAL_SIZE')  # what Open MPI's mpirun tells its processes as OMPI_COMM_WORLD_...
 MOST_WORKERS = 64  # on one machine with fewer cores
 GRACE_SECONDS = 20  # for the other workers to notice that one is gone
 LEAST_SHARED_BYTES = 64 << 20  # of a container, unless it is told otherwise
-CHECKPOINT_SECONDS = 300  # for a worker whose launcher is gone to write its checkpoint
 MOST_PAUSE_SECONDS = 60  # before a restart: 1, 2, 4 ... seconds
-END = b'e'  # tells a worker on another machine through its input to end at once; the end of the input, to stop as by SIGTERM
 END_SECONDS = 10  # for these workers to end before their ssh is killed, which would leave them
 
 
@@ -111,34 +108,6 @@ def check(workers: int, hosts: str) -> None:
                          % (workers, len(os.sched_getaffinity(0)), most))
 
 
-def follow_parent() -> None:
-    """In a worker: send heartbeats to the launcher; when it is gone, be asked to stop as by SIGTERM (Linux)."""
-    console.begin_heartbeat()
-    for name in MPI:
-        if 'OMPI_COMM_WORLD_' + name in os.environ:
-            os.environ.setdefault('HOROVOD_' + name, os.environ['OMPI_COMM_WORLD_' + name])
-    launcher = os.environ.get('GLUON_BOT_LAUNCHER')
-    if launcher == 'ssh':
-        ssh.use_interface_to(rendezvous.address_of(os.environ['HOROVOD_GLOO_RENDEZVOUS_ADDR']))
-        threading.Thread(target=_follow_input, daemon=True).start()
-    elif launcher and sys.platform == 'linux':
-        if not launcher.isdecimal():
-            raise InputError("GLUON_BOT_LAUNCHER: '%s' is not a process; it is the launcher's to set: unset it"
-                             % one_line(launcher, 80))
-        import ctypes
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != int(launcher):  # it died before we asked
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _follow_input() -> None:
-    """Standard input ends when the launcher asks us to stop, and when it or the connection is gone; END asks for more."""
-    if os.read(0, 1) != END:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(CHECKPOINT_SECONDS)
-    os._exit(LOST)  # whatever the main thread waits for
-
-
 def start(command: List[str], workers: int, hosts: str = '', stall_seconds: float = 1800) -> int:
     """Run `command` as `workers` ranks, here or on `hosts`, once; returns one exit code for all of them."""
     with stop_requests() as asked:
@@ -177,8 +146,7 @@ def _end(processes: List[subprocess.Popen]) -> None:
     left = [process for process in processes if process.poll() is None]
     for process in left:
         if process.stdin and not process.stdin.closed:
-            with contextlib.suppress(OSError):  # it is gone
-                process.stdin.write(END)
+            _tell(process, END)
             _close(process)  # where the shell there, which had not started the worker, took that for its own
     deadline = time.monotonic() + END_SECONDS
     for process in left:
@@ -193,6 +161,11 @@ def _end(processes: List[subprocess.Popen]) -> None:
             process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:  # the kernel waits for a device or a disk
             say('process %d cannot be ended: a device or disk that it waits for does not answer' % process.pid)
+
+
+def _tell(process: subprocess.Popen, word: bytes) -> None:
+    with contextlib.suppress(OSError):  # it is gone
+        cast(IO[bytes], process.stdin).write(word)
 
 
 def _close(process: subprocess.Popen) -> None:
@@ -212,7 +185,9 @@ def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int,
         while forwarded < len(asked):
             forwarded += 1
             for process in processes:
-                if process.stdin:
+                if process.stdin and forwarded == 1:
+                    _tell(process, STOP)
+                elif process.stdin:
                     _close(process)
                 elif process.poll() is None:
                     process.terminate()
@@ -280,7 +255,7 @@ def _meeting(workers: int, hosts: str, stall_seconds: float) -> Tuple[Any, List[
     slots, server, variables = rendezvous.serve(address, machines)
     shared = {**variables, **_patience(stall_seconds)}
     here.update(ssh.through(ssh.interface(address)))
-    there = {'GLUON_BOT_LAUNCHER': 'ssh'}  # which finds its own interface: see follow_parent
+    there = {'GLUON_BOT_LAUNCHER': 'ssh'}  # which finds its own interface: see worker.follow_parent
     return server, [(slot.hostname if slot.hostname in others else '', {
         **shared, **rendezvous.variables_of(slot), **(there if slot.hostname in others else here)}) for slot in slots]
 

@@ -16,7 +16,7 @@ from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.finetuning import FINE_TUNINGS, NAMED
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.runs.gluoncv_arguments import NO_FIELD
-from gluon_bot.runs.logged import Run
+from gluon_bot.runs.logged import TF32, Run
 
 FILLS, PUBLISHED, DIFFERS, OTHER_DATA, SUSPECT, UNKNOWN = (
     'fills', 'published', 'differs', 'other data', 'suspect', 'unknown')
@@ -142,7 +142,7 @@ def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
     if wanted is not None and used != wanted:
         why.append('computed in %s, the recipe says %s' % (used, wanted) if used is not None else
                    'its record does not state the precision that it computed in')
-    if used == 'float32' and run.header.get('nvidia_tf32_override') not in ('0', None):
+    if used == 'float32' and run.header.get(TF32) not in ('0', None):
         why.append('computed in TF32 where the device has it, and not in float32')
     label, classes = run.data.get('ignore_label'), _classes(run)
     if type(label) is int and type(classes) is int and 1 <= label <= classes:  # 0 is of what has no class

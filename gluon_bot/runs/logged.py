@@ -13,13 +13,20 @@ from gluon_bot.console import is_plain_text
 from gluon_bot.files import parse_json
 from gluon_bot.recipes.tasks import METRICS
 
-# what a resumed run goes on with
-RESUMED_ALIKE = ('precision', 'nvidia_tf32_override', 'world_size', 'accumulate', 'teacher')
+TF32 = 'nvidia_tf32_override'  # the variable NVIDIA_TF32_OVERRIDE, '0' by our own default, as a record has it
+RESUMED_ALIKE = ('precision', TF32, 'world_size', 'accumulate', 'teacher')  # what a resumed run goes on with
 PERCENT = tuple(name for name, metric in METRICS.items() if metric.unit == '%')
 QUANTITIES = PERCENT + ('step', 'lr', 'loss', 'images_per_second', 'training_seconds', 'seconds')
 MOST_EPOCHS, MOST_RUNS, MOST_TEXT, MOST_ITEMS = 100_000, 1000, 300, 300  # what is kept of an untrusted file
 
 Note = Callable[[int, str], None]  # takes a line number, 0 for the whole file, and what is wrong there
+
+
+def is_another(name: str, began: Dict[str, Any], now: Dict[str, Any]) -> bool:
+    """Whether a resumed run has now another value of one of RESUMED_ALIKE than it began with, as far as its record tells."""
+    if name == TF32:  # which float32 alone is computed in
+        return began.get('precision') == 'float32' and name in began and (began[name] or '0') != (now.get(name) or '0')
+    return name in began and now.get(name) != began[name]
 
 
 @dataclass
@@ -90,7 +97,7 @@ class RecordReader:
                 del latest[epoch]  # trained again from here
             began = self.runs[-1].header
             self.runs[-1].resumed_with.update((name, cleaned(line[name])) for name in RESUMED_ALIKE
-                                              if name in line and name in began and cleaned(line[name]) != began[name])
+                                              if name in line and is_another(name, began, cleaned(line)))
         elif event == 'failed':
             self.note(number, 'the run failed: %s' % cleaned(line.get('reason')))
 

@@ -27,7 +27,7 @@ from typing import IO, Any, Dict, Iterator, List, Optional
 from gluon_bot import InputError, __version__
 from gluon_bot.distributed import gpus
 from gluon_bot.files import atomic_write, fsync, not_through_links, open_regular, parse_json, size_text
-from gluon_bot.runs.logged import RESUMED_ALIKE
+from gluon_bot.runs.logged import RESUMED_ALIKE, TF32, is_another
 
 RECORD = 'record.jsonl'
 MOST_LINE_BYTES = 64 << 20  # of a record: the first one may have the names of all classes
@@ -152,9 +152,9 @@ def otherwise(run: str, now: Dict[str, Any]) -> str:
     """What of RESUMED_ALIKE a resumed run has now, in words, that it did not begin with; '' for nothing, or no record."""
     path = os.path.join(run, RECORD)
     began = (read_ends(path) or [{}])[0] if os.path.exists(path) else {}
-    now = {'nvidia_tf32_override': os.environ.get('NVIDIA_TF32_OVERRIDE'), **now}
-    changed = [name for name in RESUMED_ALIKE if name in began and now.get(name) != began[name]]
-    words = {'world_size': 'workers', 'accumulate': 'accumulated batches', 'nvidia_tf32_override': 'NVIDIA_TF32_OVERRIDE'}
+    now = {TF32: os.environ.get('NVIDIA_TF32_OVERRIDE'), **now}
+    changed = [name for name in RESUMED_ALIKE if is_another(name, began, now)]
+    words = {'world_size': 'workers', 'accumulate': 'accumulated batches', TF32: 'NVIDIA_TF32_OVERRIDE'}
     return ', '.join('another teacher' if name == 'teacher' else '%s: %s, before %s' % (
         words.get(name, name), now.get(name), began[name]) for name in changed)
 

@@ -24,7 +24,7 @@ from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import pretrained
 from gluon_bot.training import loop, metrics
 from gluon_bot.training.optimizer import gradients, nesterov, new_trainer, set_learning_rate, update
-from gluon_bot.training.setup import Job, Plan, RunOptions, check_out, micro_batch, planned
+from gluon_bot.training.setup import Job, Plan, RunOptions, join, micro_batch, planned
 from gluon_bot.training.state import State, Trained, average_running_statistics
 from gluon_bot.tricks import low_precision
 from gluon_bot.tricks.distillation import distillation
@@ -107,8 +107,7 @@ class ClassificationTask:
 
 def prepare(recipe: Recipe, options: RunOptions) -> ClassificationTask:
     """What this worker trains, before any checkpoint is restored."""
-    check_out(options.out, options.resume)
-    ranks = horovod.join()
+    ranks = join(options)
     context = horovod.device(ranks)
     job = describe(recipe, options, ranks.size)
     teacher = find_teacher(recipe, options.teacher, job.class_names, context)

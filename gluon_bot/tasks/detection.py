@@ -29,7 +29,7 @@ from gluon_bot.training import loop
 from gluon_bot.training.losses import detection_losses
 from gluon_bot.training.metrics import MeanAveragePrecision
 from gluon_bot.training.optimizer import set_learning_rate, update
-from gluon_bot.training.setup import Job, RunOptions, check_out
+from gluon_bot.training.setup import Job, RunOptions, join
 from gluon_bot.training.state import State, Trained
 from gluon_bot.tricks.learning_rate import learning_rate
 
@@ -96,8 +96,7 @@ class DetectionTask:
 
 def prepare(recipe: Detection, options: RunOptions) -> DetectionTask:
     """What this worker trains, before any checkpoint is restored."""
-    check_out(options.out, options.resume)
-    ranks = horovod.join()
+    ranks = join(options)
     context = horovod.device(ranks)
     job = describe(recipe, options, ranks.size)
     parameters, origin = finetuning.backbone(recipe, options.weights)

@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import say, without_native_lines
-from gluon_bot.distributed import environment, gpus, launcher
+from gluon_bot.distributed import environment, gpus, worker
 from gluon_bot.recipes.classification import RECIPES, Recipe
 from gluon_bot.recipes.fields import from_dict
 from gluon_bot.tools.benchmark import worker_counts
@@ -28,7 +28,7 @@ IMAGENET_CLASSES = 1000
 
 def _measure(request: Dict[str, Any]) -> None:
     """In a process of its own: measure and, as the first rank, write the rows."""
-    launcher.follow_parent()
+    worker.follow_parent()
     if request['what'] == 'host':  # the calls of a GPU, and kernels that take no other core
         os.environ.update(environment.GPU, OMP_NUM_THREADS='1')
     environment.prepare(int(os.environ.get('HOROVOD_LOCAL_SIZE', 1)))

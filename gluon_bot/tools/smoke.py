@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import aligned, one_line, say, tell
-from gluon_bot.distributed import gpus, launcher
+from gluon_bot.distributed import gpus, launcher, worker
 from gluon_bot.files import atomic_write
 from gluon_bot.runs.record import provenance
 from gluon_bot.tools.smoke_parts import PARTS, Smoke, rank_sums
@@ -65,7 +65,7 @@ if __name__ == '__main__':
             command = [sys.executable, '-W', 'ignore', '-m', 'gluon_bot.tools.smoke', 'rank']
             sys.exit(launcher.start(command, int(sys.argv[-1])))
         elif sys.argv[1:2] == ['rank']:
-            launcher.follow_parent()
+            worker.follow_parent()
             rank_sums()
         else:
             sys.exit(main())

@@ -18,6 +18,7 @@ from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.tasks import METRICS, TASKS, images_normalised
 from gluon_bot.runs import checkpoint, curves
 from gluon_bot.runs.heartbeat import Heartbeat
+from gluon_bot.runs.logged import TF32
 from gluon_bot.runs.record import RECORD, RunLog, provenance, read_ends, rewind
 from gluon_bot.training import tensorboard
 from gluon_bot.training.metrics import Tally
@@ -181,7 +182,7 @@ def _open_record(job: Job, training: State, resumed: Optional[Dict[str, Any]], d
         os.unlink(path)
     log = RunLog(options.out)
     place = {'precision': training.precision, 'layout': training.layout, 'device': str(training.context),
-             'nvidia_tf32_override': os.environ.get('NVIDIA_TF32_OVERRIDE'),  # '0': float32 is not computed in TF32
+             TF32: os.environ.get('NVIDIA_TF32_OVERRIDE'),
              **({'device_name': device_name} if device_name else {}),
              'world_size': ranks.size, 'accumulate': options.accumulate,
              'images_normalised': images_normalised(recipe.task, job.micro_batch, ranks.size),

@@ -8,14 +8,14 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 from gluon_bot import InputError
 from gluon_bot.console import counted
-from gluon_bot.distributed import agreement
+from gluon_bot.distributed import agreement, horovod
 from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.distributed.locks import owned
 from gluon_bot.recipes.fields import as_dict, from_dict
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.report import place, wording
 from gluon_bot.runs import checkpoint, checkpoint_json
-from gluon_bot.runs.logged import Run
+from gluon_bot.runs.logged import TF32, Run
 from gluon_bot.runs.record import RECORD, each_line, otherwise
 from gluon_bot.runs.status import DONE, status_of
 from gluon_bot.training import tensorboard
@@ -104,6 +104,13 @@ def check_out(out: str, resume: bool) -> None:
     if 'done' in events or events.count('epoch') > 1:  # a kill may come between the first and its checkpoint
         raise InputError('%s: its checkpoints are gone, so it cannot be resumed, and beginning again would replace its '
                          'record; move it away, or choose another --out' % out)
+
+
+def join(options: RunOptions) -> Ranks:
+    """Meet the other workers, after rank 0 has checked where the run goes: it alone writes there, maybe on its own disk."""
+    if os.environ.get('HOROVOD_RANK', '0') == '0':
+        check_out(options.out, options.resume)
+    return horovod.join()
 
 
 def _unsaved(out: str, resume: bool) -> List[Dict[str, Any]]:
@@ -215,7 +222,7 @@ def counts_for(job: Job, workers: int, resumed_step: Optional[int] = None) -> st
     """
     recipe, used = job.recipe, getattr(job.recipe, 'precision', 'float32')
     told = {'world_size': workers, 'accumulate': job.options.accumulate, 'limit': job.options.limit, 'precision': used,
-            'nvidia_tf32_override': os.environ.get('NVIDIA_TF32_OVERRIDE'), **job.origin}
+            TF32: os.environ.get('NVIDIA_TF32_OVERRIDE'), **job.origin}
     if resumed_step is not None:
         record = os.path.join(job.options.out, RECORD)
         began = next(each_line(record), {}) if os.path.exists(record) else {}

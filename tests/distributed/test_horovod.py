@@ -23,8 +23,8 @@ def test_one_process_needs_no_horovod():
 SUMS = '''
 import mxnet as mx
 import numpy as np
-from gluon_bot.distributed import environment, horovod, launcher
-launcher.follow_parent()
+from gluon_bot.distributed import environment, horovod, worker
+worker.follow_parent()
 environment.prepare_device()
 ranks = horovod.join()
 rng = np.random.default_rng(ranks.rank)
@@ -49,7 +49,7 @@ def test_a_sum_is_the_same_whatever_is_summed_at_the_same_moment():
 
 def joined(**environment):
     """What a process says that takes its place from these variables: its exit code's kind and its last line."""
-    code = 'from gluon_bot.distributed import horovod, launcher; launcher.follow_parent()\n' \
+    code = 'from gluon_bot.distributed import horovod, worker; worker.follow_parent()\n' \
         'try: ranks = horovod.join(); print(ranks.rank, ranks.size)\nexcept Exception as error: print(error)'
     clean = {name: value for name, value in os.environ.items() if not name.startswith(('HOROVOD_', 'OMPI_'))}
     return subprocess.check_output([sys.executable, '-W', 'ignore', '-c', code], text=True, env={**clean, **environment},

@@ -99,9 +99,9 @@ WORKER = {'GLUON_BOT_LAUNCHER': 'ssh', 'HOROVOD_GLOO_RENDEZVOUS_ADDR': '127.0.0.
 
 def test_a_worker_there_is_asked_to_stop(ssh_script):
     ssh_script()
-    code = ('import signal, sys, time; from gluon_bot.distributed import launcher; '
+    code = ('import signal, sys, time; from gluon_bot.distributed import worker; '
             'signal.signal(signal.SIGTERM, lambda *_: sys.exit(130)); '
-            'launcher.follow_parent(); print("ready", file=sys.stderr, flush=True); time.sleep(60)')
+            'worker.follow_parent(); print("ready", file=sys.stderr, flush=True); time.sleep(60)')
     for ask in (lambda process: launcher._wait([process], [15], {}, 60, ['other']).code,
                 lambda process: process.stdin.close() or process.wait(30)):  # the launcher, or the connection, is gone
         process = ssh.start('other', [sys.executable, '-c', code], WORKER)
@@ -114,8 +114,8 @@ def test_a_worker_there_is_gone_before_others_are_started(ssh_script, tmp_path, 
     """It waits in C for a rank that died, where no handler of a signal is run; the end of its ssh would leave it."""
     ssh_script('sh -c "$1"; exit $?')
     monkeypatch.chdir(tmp_path)
-    code = ('import ctypes, os, signal; from gluon_bot.distributed import launcher; '
-            'signal.signal(signal.SIGTERM, lambda *_: None); launcher.follow_parent(); '
+    code = ('import ctypes, os, signal; from gluon_bot.distributed import worker; '
+            'signal.signal(signal.SIGTERM, lambda *_: None); worker.follow_parent(); '
             'open("started", "w").write(str(os.getpid())); [ctypes.CDLL(None).sleep(60) for _ in range(9)]')
     process = ssh.start('other', [sys.executable, '-c', code], WORKER)
     while not os.path.exists('started') or not open('started').read():
@@ -123,6 +123,20 @@ def test_a_worker_there_is_gone_before_others_are_started(ssh_script, tmp_path, 
         time.sleep(0.05)
     launcher._end([process])
     assert process.returncode is not None and not os.path.exists('/proc/' + open('started').read())
+
+
+def test_a_worker_there_has_its_time_to_stop_while_its_launcher_lives(ssh_script):
+    """As in an evaluation of ten minutes, behind which a checkpoint is written."""
+    ssh_script()
+    code = ('import signal, sys, time; from gluon_bot.distributed import worker; worker.CHECKPOINT_SECONDS = 0.5; '
+            'asked = []; signal.signal(signal.SIGTERM, lambda *_: asked.append(1)); worker.follow_parent(); '
+            '[time.sleep(0.1) for _ in range(600) if not asked]; time.sleep(3); sys.exit(130)')
+    for ask, left in ((lambda process: launcher._wait([process], [15], {}, 60, ['other']).code, 130),
+                      (lambda process: process.stdin.close() or process.wait(30), 70)):  # or it is gone
+        process = ssh.start('other', [sys.executable, '-c', code], WORKER)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3)
+        assert ask(process) == left
 
 
 @pytest.mark.parametrize('script, message', [

@@ -9,6 +9,7 @@ import pytest
 import runs
 
 from gluon_bot import InputError
+from gluon_bot.distributed import horovod
 from gluon_bot.distributed.horovod import Ranks
 from gluon_bot.training import setup
 
@@ -48,6 +49,20 @@ def test_who_waited_to_resume_a_run_that_was_trained_meanwhile_says_so(digits_fo
     runs.finish(first)
     assert 'another process was training here, and is done now' in refused(second)
     assert [line['event'] for line in runs.record(run)].count('resume') == 0
+
+
+def test_rank_0_alone_must_be_able_to_write(tmp_path, monkeypatch):
+    """Another machine may have no such disk, or an old run at that place."""
+    (tmp_path / 'record.jsonl').write_text('{"event": "start"}')
+    options, ranks = SimpleNamespace(out=str(tmp_path), resume=False), Ranks()
+    monkeypatch.setattr(horovod, 'join', lambda: ranks)
+    for rank in ('1', '0'):
+        monkeypatch.setenv('HOROVOD_RANK', rank)
+        if rank == '1':
+            assert setup.join(options) is ranks
+        else:
+            with pytest.raises(InputError, match='holds a run already'):
+                setup.join(options)
 
 
 class Told(Ranks):

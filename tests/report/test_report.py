@@ -325,6 +325,19 @@ def test_a_run_that_was_resumed_otherwise_fills_nothing(tmp_path):
         assert (placed.kind, placed.reasons) == (kind, why)
 
 
+def test_a_run_that_was_resumed_in_tf32_fills_nothing(tmp_path):
+    """In float16 it makes no difference, and a record without a value is of a process that had none, as on a CPU."""
+    for name, precision in (('resnet50-baseline', 'float32'), ('resnet50d-cosine', 'float16')):
+        path = classified(tmp_path / name, name, 75.87, precision=precision) / 'record.jsonl'
+        start, *lines = path.read_text().splitlines()
+        for began, now in ((None, '0'), ('0', None), ('0', '0'), ('0', '1')):
+            first = json.dumps({**json.loads(start), 'nvidia_tf32_override': began})
+            resumed = json.dumps({'event': 'resume', 'step': 12000, 'nvidia_tf32_override': now})
+            path.write_text('\n'.join([first, *lines[:-1], resumed, lines[-1]]))
+            placed, = compared(path).placed
+            assert placed.kind == (place.DIFFERS if now == '1' and precision == 'float32' else place.FILLS)
+
+
 def test_a_small_run_on_other_data_has_a_section_of_its_own(tmp_path):
     data = {'name': 'digits', 'classes': 10, 'train_images': 1437, 'val_images': 360}
     comparison = compared(classified(tmp_path / 'a', 'digits', 97.5, 100.0, data=data, precision='float32'))

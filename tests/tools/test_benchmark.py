@@ -135,10 +135,10 @@ def test_more_steps_than_the_data_has_are_refused(digits_folder, capfd):
 
 INTERRUPTED = '''
 import runpy, sys
-from gluon_bot.distributed import launcher
+from gluon_bot.distributed import worker
 def interrupted():
     raise KeyboardInterrupt
-launcher.follow_parent, sys.argv[1:] = interrupted, ['{}']
+worker.follow_parent, sys.argv[1:] = interrupted, ['{}']
 runpy.run_module('gluon_bot.tools.measurements', run_name='__main__')
 '''
 
