@@ -43,7 +43,9 @@ def load(path: Path, score_threshold: float = 0.5) -> Model:
     from gluon_bot.models import class_names
     from gluon_bot.runs import checkpoint
     from gluon_bot.tools import predict
+    from gluon_bot.tricks import low_precision
     found, context = checkpoint.find(os.fspath(path)), horovod.device(horovod.Ranks())
+    low_precision.check_process(found.meta['recipe'].get('precision', 'float32'))
     task, predictor, network, recipe, preprocess = predict.opened(found.path, context, score_threshold)
     classes = found.meta['classes']
     return Model(task, network, recipe, classes, class_names.of_checkpoint(found),
@@ -71,6 +73,8 @@ def train(recipe: Union[str, Any], data: Path, out: Path, **settings: Any) -> Op
     environment.prepare_device(any_size=chosen.task != 'classify')
     from gluon_bot.tasks import classification, detection, segmentation
     from gluon_bot.training.setup import RunOptions
+    from gluon_bot.tricks import low_precision
+    low_precision.check_process(chosen.precision)
     task: Any = {'classify': classification, 'detect': detection, 'segment': segmentation}[chosen.task]
     return cast(Optional[Dict[str, Any]], task.fit(chosen, RunOptions(os.fspath(data), os.fspath(out), **given)))
 
@@ -85,7 +89,10 @@ def evaluate(path: Path, data: Path, limit: Optional[int] = None) -> Dict[str, A
     environment.prepare(1)
     environment.prepare_device(any_size=True)
     from gluon_bot.runs import checkpoint
-    task = checkpoint.find(path).meta['task']
+    from gluon_bot.tricks import low_precision
+    meta = checkpoint.find(path).meta
+    task = meta['task']
+    low_precision.check_process(meta['recipe'].get('precision', 'float32'))
     if task == 'classify':
         from gluon_bot.tools import evaluation
         return evaluation.run(path, data, limit=limit).result

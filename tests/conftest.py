@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,13 @@ os.environ.setdefault('GLUON_BOT_DEVICE', 'cpu')
 # a shell lets what it starts in the background ignore SIGINT, and nohup SIGHUP; so would all that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def process_of_its_own():
+    """On a CPU with bfloat16 a test does not hear of what those before it have computed in."""
+    if 'gluon_bot.tricks.low_precision' in sys.modules:
+        sys.modules['gluon_bot.tricks.low_precision']._in_bfloat16.clear()
 
 
 @pytest.fixture(scope='session')

@@ -37,6 +37,26 @@ def test_settings_without_sense_are_refused(tmp_path):
         gluon_bot.train('scenes-detection', 'data', str(tmp_path / 'out'), teacher='runs/x')
 
 
+def test_a_process_that_computes_in_bfloat16_has_no_network_in_float32(tmp_path, monkeypatch):
+    """MXNet's mixed precision replaces the operators of all networks: their record would state another precision."""
+    from mxnet.contrib import amp
+
+    from gluon_bot.recipes.fields import as_dict
+    from gluon_bot.runs import checkpoint
+    from gluon_bot.tricks import low_precision
+    run = str(tmp_path / 'run')
+    checkpoint.save(run, {'task': 'classify', 'recipe': as_dict(gluon_bot.named_recipes['digits']), 'classes': ['a', 'b'],
+                          'epoch': 1, 'step': 1}, {}, {})
+    monkeypatch.setattr(amp, 'init', lambda target_dtype: None)
+    low_precision.check_process('float32')
+    low_precision.apply(None, 'bfloat16')
+    low_precision.check_process('float16')
+    for call in (lambda: gluon_bot.train('digits', 'data', tmp_path / 'out'), lambda: gluon_bot.load(run),
+                 lambda: gluon_bot.evaluate(run, 'data')):
+        with pytest.raises(gluon_bot.InputError, match='this process computes in bfloat16'):
+            call()
+
+
 @pytest.mark.parametrize('call, autotune', [
     (lambda out: gluon_bot.load(out), '0'), (lambda out: gluon_bot.evaluate(out, 'data'), '0'),
     (lambda out: gluon_bot.train('digits', Path('data'), Path(out), init=Path('x')), '2'),

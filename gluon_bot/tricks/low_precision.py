@@ -11,10 +11,11 @@ from typing import List
 import mxnet as mx
 import numpy as np
 
-from gluon_bot import RunError
+from gluon_bot import InputError, RunError
 
 GROWTH_INTERVAL = 2000  # updates in a row without an overflow after which the scale doubles
 MOST_ARRAYS = 200  # that MXNet's kernels over many arrays take at once; they may abort the process at more
+_in_bfloat16: List[bool] = []  # not empty once this process is
 LARGEST_SCALE, SMALLEST_SCALE = 65536.0, 2.0 ** -14
 
 
@@ -48,6 +49,14 @@ def apply(network: mx.gluon.HybridBlock, precision: str) -> None:
     elif precision == 'bfloat16':
         from mxnet.contrib import amp
         amp.init(target_dtype='bfloat16')
+        _in_bfloat16.append(True)
+
+
+def check_process(precision: str) -> None:
+    """Raise InputError where this process computes in bfloat16, and a network is wanted in float32."""
+    if precision == 'float32' and _in_bfloat16:
+        raise InputError('this process computes in bfloat16, since it has trained or loaded a network of a float16 recipe, '
+                         'which MXNet does not take back; use another process for one in float32')
 
 
 def input_type(precision: str) -> str:
