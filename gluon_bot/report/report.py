@@ -134,7 +134,9 @@ def _draw(folder: str, comparison: Comparison, changed: bool) -> None:
     """The pictures of the studies' gains, where the text has changed or they are missing."""
     for report, picture in zip(comparison.studies, _pictures(comparison)):
         path = os.path.join(folder, picture)
-        wanted = report.gains and not report.one_table and (changed or not os.path.exists(path))
+        if changed and os.path.exists(path):
+            os.unlink(path)  # of another text; where nothing draws now, the next call does
+        wanted = report.gains and not report.one_table and not os.path.exists(path)
         if wanted and drawing() is not html.no_curves:
             image = gains.figure(report, 'png')
             _make_folder(os.path.dirname(path))

@@ -311,7 +311,7 @@ def test_the_figure_fits_a_phone(ladder):
     assert gains.figure(studies.StudyReport(STUDY, '', (), (), (), {}, 0)) == b''
 
 
-def test_update_renews_the_study_and_its_picture(ladder, tmp_path):
+def test_update_renews_the_study_and_its_picture(ladder, tmp_path, monkeypatch):
     readme = tmp_path / 'README.md'
     readme.write_text('a\n%s\nold\n%s\nb\n%s\n%s\n' % (report.STUDY_BEGIN, report.STUDY_END, report.BEGIN, report.END))
     assert report.update_file(str(readme)) and not report.update_file(str(readme))
@@ -324,6 +324,11 @@ def test_update_renews_the_study_and_its_picture(ladder, tmp_path):
     picture = tmp_path / 'docs' / 'gains-imagenette-64.png'
     assert picture.stat().st_size > 10000
     picture.unlink()
+    assert not report.update_file(str(readme)) and picture.exists()
+    readme.write_text(text.replace('reproduced in sign', 'reproduced'))
+    with monkeypatch.context() as patch:  # matplotlib is missing
+        patch.setattr(report, 'drawing', lambda: report.html.no_curves)
+        assert report.update_file(str(readme)) and not picture.exists()  # it was of another text
     assert not report.update_file(str(readme)) and picture.exists()
     for row in ('t6-efficient', 't6-cosine'):
         write(ladder, row, 0, 70.0, data={**DATA, 'name': 'of others'})
