@@ -21,7 +21,7 @@ VALUES = {'training': {'accuracy': 'train_top1', 'err-top1': 'train_top1', 'err-
 ANSI = re.compile(r'\x1b\[[0-9;]{0,20}[A-Za-z]')
 NUMBER = r'(\d+\.\d{6}|nan|inf)'
 HEADER = 'Namespace('
-ARGUMENT = re.compile(r"\b(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\[[^\]]{0,500}\]|[^,()\[\]'\"]+)(?:, |$)")
+ARGUMENT = re.compile(r"(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\[[^\]]{0,500}\]|[^,()\[\]'\"]+)(?:, |$)")
 BATCH = re.compile(r'Epoch\[(\d+)\] Batch \[\d+\].*\slr=%s$' % NUMBER)
 EPOCH = re.compile(r'\[Epoch (\d+)\] (training|validation): (\S.*)$')
 # Module.fit, and with 'Rank[0]' before the tab the script for Horovod
@@ -43,11 +43,12 @@ SEGMENTATION_LOSS = re.compile(r'Epoch (\d+),?(?: iteration \d+/\d+:)? training 
 HEAD = re.compile(r'\(4\): Conv2D\(\d+ -> (\d+), kernel_size=\(1, 1\)')
 SEGMENTATION_START = re.compile(r'Number of GPUs: (\d+)$')
 OTHERS = (  # lines of logs that are not read, and whose they are
-    (re.compile(r'\d+/\d+ (?:\[[=>.]+\]|\u2501+)|Epoch \d+/\d+\s*$'), 'a log of Keras'),
-    (re.compile(r'Train: \d+ \[ *\d+/\d+|\*\*\* Best metric: '), 'a log of timm'),
-    (re.compile(r'Epoch: \[\d+\] ?\s*\[ *\d+/\d+\]| \* +Acc@1 '), "a log of torchvision or of PyTorch's example"),
-    (re.compile(r'Epoch \d+: +\d+%\|'), 'a log of PyTorch Lightning'),
-    (re.compile(r'Epoch\[\d+\] (?:Train|Validation)-'), 'a log of Module.fit without accuracy'),
+    (re.compile(r'(?<!\d)\d{1,9}/\d{1,9} (?:\[[=>.]+\]|\u2501+)|Epoch \d{1,9}/\d{1,9}\s*$'), 'a log of Keras'),
+    (re.compile(r'Train: \d{1,9} \[ {0,9}\d{1,9}/\d|\*\*\* Best metric: '), 'a log of timm'),
+    (re.compile(r'Epoch: \[\d{1,9}\]\s{0,9}\[ {0,9}\d{1,9}/\d{1,9}\]| \* {1,9}Acc@1 '),
+     "a log of torchvision or of PyTorch's example"),
+    (re.compile(r'Epoch \d{1,9}: {1,9}\d{1,9}%\|'), 'a log of PyTorch Lightning'),
+    (re.compile(r'Epoch\[\d{1,9}\] (?:Train|Validation)-'), 'a log of Module.fit without accuracy'),
     (re.compile(r'epoch,\w+'), 'a table of timm or Keras'))
 OTHERS_LINES = 1000  # of a file, in which one of these is looked for
 SEGMENTATION_EPOCHS = re.compile(r'Epoche?s: (\d+)$')  # of 'Total Epoches: 50'
@@ -207,7 +208,7 @@ class LogReader:
         """A new run, unless the script says it goes on with the last one (`resume_epoch`, `start_epoch`)."""
         closed = line.endswith(')')
         body = line[len(HEADER):-1] if closed else line[len(HEADER):]
-        arguments = {key: value_of(text) for key, text in ARGUMENT.findall(body if closed else body.rpartition(', ')[0])}
+        arguments = _arguments(body if closed else body.rpartition(', ')[0])
         if not closed:
             self.note(number, 'the arguments are cut; what is whole is read')
         run = described(self.source, arguments)
@@ -235,3 +236,22 @@ class LogReader:
             for name in values:
                 self.runs[-1].epochs.get(epoch, {}).pop(name, None)
         return self.runs[-1].add(epoch, values, number, self.note)
+
+
+def _arguments(text: str) -> Dict[str, Any]:
+    """The arguments in what a Namespace prints within its brackets; what is none of them is left out.
+
+    Looked for behind each ', ' alone: a search for them anywhere would take the square of the length of a hostile line.
+    """
+    found, place = {}, 0
+    while place < len(text):
+        argument = ARGUMENT.match(text, place)
+        if argument:
+            found[argument.group(1)] = value_of(argument.group(2))
+        place = argument.end() if argument else _behind_comma(text, place)
+    return found
+
+
+def _behind_comma(text: str, place: int) -> int:
+    comma = text.find(', ', place)
+    return len(text) if comma < 0 else comma + 2

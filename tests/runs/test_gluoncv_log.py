@@ -1,5 +1,8 @@
 """The published logs, against numbers read off their last lines by hand, and damaged variants of their formats."""
 
+import subprocess
+import sys
+
 import pytest
 
 from gluon_bot.report.place import place
@@ -173,6 +176,15 @@ def test_hostile_arguments_are_text():
                    'num_epochs=10**9)')
     assert runs[0].recipe == {'model': '__import__("os").system("x")'}
     assert read('Namespace(' + '(' * 60000)[0][0].recipe == {}
+
+
+@pytest.mark.parametrize('line', ['Namespace(' + 'a=' * 30000 + "')", 'Namespace(' + ', a=(' * 12000,
+                                  '1' * 60000, '1/1 ' * 15000, 'Train: ' + '1' * 50000, 'Epoch: [1]' * 6000])
+def test_hostile_lines_are_read_to_their_end(line):
+    """Two hundred of them in seconds; with a search that takes the square of a line's length they would take hours."""
+    code = 'import sys; from gluon_bot.runs.gluoncv_log import LogReader; reader = LogReader("log", lambda *_: None); ' \
+        'line = sys.stdin.read(); [reader.feed(number, line) for number in range(200)]'
+    subprocess.run([sys.executable, '-c', code], input=line, text=True, timeout=300, check=True)
 
 
 HOROVOD = '''INFO:root:Namespace(data_dir='~/imagenet', lr_mode='cosine', model='resnet50_v1d', num_epochs=2, wd=0.0001)
