@@ -198,6 +198,10 @@ def test_an_imported_checkpoint_is_listed(tmp_path):
     checkpoint.save(str(tmp_path / 'published'), meta, {'w': np.zeros(2, np.float32)}, {})
     (tmp_path / 'empty' / 'checkpoints').mkdir(parents=True)
     one, = find_runs(str(tmp_path))
+    checkpoint.save(str(tmp_path / 'checkpoints' / 'mixup'), meta, {'w': np.zeros(2, np.float32)}, {})
+    assert [run.name for run in find_runs(str(tmp_path))] == ['checkpoints/mixup', 'published']  # a folder of that name
+    checkpoint.save(str(tmp_path), meta, {'w': np.zeros(2, np.float32)}, {})
+    assert [run.name for run in find_runs(str(tmp_path))] == [str(tmp_path), 'published']
     assert (one.name, one.state, one.recipe, one.task) == ('published', 'imported', 'imported-resnet18d', 'classify')
     assert runs_table([one]).splitlines()[1].split()[:4] == ['published', 'imported-resnet18d', 'imported', '-']
     assert find_runs(str(tmp_path / 'published'))[0].state == 'imported'
