@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from contextlib import closing
+from functools import partial
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import mxnet as mx
@@ -28,6 +29,7 @@ from gluon_bot.training.metrics import percent
 from gluon_bot.tricks import low_precision
 
 TOP = 5
+CLASS_COLUMNS = ('class', 'name', 'images', 'correct_top1', 'top1', 'top5', 'predicted')
 IMAGE_COLUMNS = ('image', 'class', 'name', 'predicted', 'predicted_name', 'probability', 'correct')
 
 
@@ -106,20 +108,24 @@ def run(path: str, data: str, batch_size: int = 64, limit: Optional[int] = None)
 def check_places(out: str, predictions: str) -> None:
     """InputError, before anything is computed, where `write_files` could not write."""
     if predictions:
-        check_file(predictions, '--predictions', _has_lines_of_images)
+        check_file(predictions, '--predictions', partial(_begins_with, IMAGE_COLUMNS))
     if out:
         try:
             os.makedirs(out, exist_ok=True)
         except OSError as error:
             raise not_written(out, 'cannot be made a folder', error) from None
+        for name, is_ours in (('per-class.csv', partial(_begins_with, CLASS_COLUMNS)),
+                              ('predictions.csv', partial(_begins_with, IMAGE_COLUMNS)),
+                              ('confusion.png', pictures.is_confusion)):
+            check_file(os.path.join(out, name), '--out', is_ours)
 
 
-def _has_lines_of_images(path: str) -> bool:
-    """Whether the file at `path` begins as `image_lines` are written, or is empty."""
+def _begins_with(columns: Sequence[str], path: str) -> bool:
+    """Whether the file at `path` is a CSV file of these columns, or is empty."""
     try:
         with open_regular(path, 1 << 62) as file:
             line = file.readline(1 << 10).decode('utf-8', 'replace')
-            return not line or line.rstrip('\r\n') == ','.join(IMAGE_COLUMNS)
+            return not line or line.rstrip('\r\n') == ','.join(columns)
     except OSError:
         return False
 
@@ -166,9 +172,9 @@ def per_class(answers: Answers, classes: Sequence[str], names: Sequence[str]) ->
         own = answers.labels == index
         images_of, predicted = int(own.sum()), int((best == index).sum())
         correct = int((ranks[own] < 1).sum())
-        lines.append({'class': classes[index], 'name': names[index], 'images': images_of, 'correct_top1': correct,
-                      'top1': percent(correct, images_of), 'top5': percent(int((ranks[own] < TOP).sum()), images_of),
-                      'predicted': predicted})
+        lines.append(dict(zip(CLASS_COLUMNS, (
+            classes[index], names[index], images_of, correct, percent(correct, images_of),
+            percent(int((ranks[own] < TOP).sum()), images_of), predicted))))
     return lines
 
 

@@ -34,6 +34,7 @@ NAME_LENGTH = 32
 CONFUSION_CLASSES = 30
 SOFTWARE = 'gluon_bot predict'  # in a picture of a prediction
 SHEET = 'gluon_bot verify'  # in a picture of data
+CONFUSION = 'gluon_bot evaluate'  # in a picture of what is taken for what
 
 Color = Tuple[float, float, float]
 
@@ -120,7 +121,7 @@ def save_confusion(path: str, counts: np.ndarray, order: Sequence[int], names: S
         axes.text(column, row, '%.0f' % shown[row, column], ha='center', va='center', fontsize=8,
                   color='white' if shown[row, column] > 50 else 'black')
     with atomic_write(path, 'wb') as file:
-        figure.savefig(file, format='png', metadata={'Software': None})
+        figure.savefig(file, format='png', metadata={'Software': CONFUSION})
 
 
 def is_ours(path: str) -> bool:
@@ -131,6 +132,11 @@ def is_ours(path: str) -> bool:
 def is_sheet(path: str) -> bool:
     """Whether the file at `path` is a picture of data, which the next one may replace."""
     return _software(path) == SHEET
+
+
+def is_confusion(path: str) -> bool:
+    """Whether the file at `path` is a picture of what an evaluation has taken for what, which the next one may replace."""
+    return _software(path) == CONFUSION
 
 
 def _software(path: str) -> str:

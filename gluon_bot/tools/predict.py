@@ -47,7 +47,7 @@ def run(paths: Sequence[str], path: str, out: str, score_threshold: float = 0.5)
     """
     if os.path.exists(out) and not os.path.isdir(out):
         raise InputError('%s: is a file; --out wants a folder for the pictures' % out)
-    paths = _files(paths, out)
+    paths = _files(paths)
     for name in paths:
         with _naming(name):
             read(name)
@@ -72,19 +72,18 @@ def opened(path: str, context: mx.Context, score_threshold: float = 0.5) -> Open
     return segmenter(found.path, context)
 
 
-def _files(paths: Sequence[str], out: str) -> List[str]:
+def _files(paths: Sequence[str]) -> List[str]:
     """The files among `paths`, and the images anywhere in the folders among them, in order of their names.
 
-    Pictures of predictions in `out`, which may lie in such a folder, are none of them.
+    Pictures of predictions, which may lie in such a folder, are none of them.
     """
     found: List[str] = []
-    own = os.path.realpath(out)
     for path in paths:
         if not os.path.isdir(path):
             found.append(path)
             continue
         every = [file for folder, _, names in walk(path, say) for name in names if not name.startswith('.')
-                 for file in [os.path.join(folder, name)] if os.path.realpath(folder) != own or not pictures.is_ours(file)]
+                 for file in [os.path.join(folder, name)] if not pictures.is_ours(file)]
         below = [file for file in every if file.lower().endswith(EXTENSIONS)]
         if not below:
             raise InputError('%s: no image in this folder; their names end with %s' % (path, ', '.join(EXTENSIONS)))

@@ -128,6 +128,14 @@ def test_some_of_the_classes_and_every_file(run, tmp_path, capsys):
     rows = list(csv.DictReader((out / 'predictions.csv').open()))
     assert [row['image'] for row in rows[:2]] == ['val/bee/0.jpg', 'val/bee/1.jpg'] and len(rows) == 6
     assert min(Image.open(out / 'confusion.png').size) > 300
+    assert main(words) == 0  # in the place of its own
+    capsys.readouterr()
+    for name in ('per-class.csv', 'predictions.csv', 'confusion.png'):
+        own = (out / name).read_bytes()
+        (out / name).write_bytes(encoded(noise(0), 'PNG') if name.endswith('.png') else b'class,name\nmine\n')
+        assert main(words) == 2
+        assert '%s: exists, and is not known to be written by --out' % name in capsys.readouterr().err
+        (out / name).write_bytes(own)
     (tmp_path / 'notes.txt').write_text('\nnotes of the user\n')
     assert main([*words[:4], '--predictions', str(tmp_path / 'notes.txt')]) == 2
     assert main([*words[:4], '--predictions', str(tmp_path / 'p.csv')]) == 0

@@ -156,7 +156,9 @@ def test_pictures_among_the_photographs_are_none_of_them(samples, checkpoints, t
             assert main(['predict', str(tmp_path), '--checkpoint', checkpoints['classify'], '--out', out, '--json']) == 0
             found = json.loads(capsys.readouterr().out)
             assert [result['image'] for result in found] == sorted(samples)
-        shutil.rmtree(tmp_path / 'predicted', ignore_errors=True)
+    assert main(['predict', str(tmp_path), '--checkpoint', checkpoints['classify'], '--out', str(tmp_path / 'again'),
+                 '--json']) == 0  # where there are pictures of earlier calls in two folders
+    assert [result['image'] for result in json.loads(capsys.readouterr().out)] == sorted(samples)
 
 
 def test_boxes_below_the_threshold_are_left_out(samples, checkpoints, tmp_path, capsys):
@@ -232,5 +234,5 @@ def test_small_and_large_images(size, checkpoints, tmp_path):
 def test_images_of_a_folder_have_any_usual_extension(tmp_path, capsys):
     for name in ('a.JPG', 'b.jfif', 'c.pgm', 'd.heic', '.hidden.jpg'):
         (tmp_path / name).write_bytes(b'')
-    assert [os.path.basename(path) for path in predict._files([str(tmp_path)], 'out')] == ['a.JPG', 'b.jfif', 'c.pgm']
+    assert [os.path.basename(path) for path in predict._files([str(tmp_path)])] == ['a.JPG', 'b.jfif', 'c.pgm']
     assert '1 file not named like an image: left out' in capsys.readouterr().err
