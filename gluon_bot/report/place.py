@@ -157,7 +157,7 @@ def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
         why.append('its seed is not a whole number')
     if run.resumed_with:
         why.append('was resumed with another %s' % ', '.join(run.resumed_with).replace('_', ' '))
-    why += _batch_and_images(run, nearest) + _other_network(run)
+    why += _batch_and_images(run.header, run.recipe.get('batch_size'), nearest) + _other_network(run)
     # a field that an older record lacks had no effect then, which is its default
     known = {field.name: field.default for field in fields(NAMED[nearest])} if nearest else {}
     defaults = {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()
@@ -171,23 +171,23 @@ def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
     return nearest, differences, why
 
 
-def _batch_and_images(run: Run, recipe: str) -> List[str]:
+def _batch_and_images(header: Dict[str, Any], batch: Any, recipe: str) -> List[str]:
     """What a recipe leaves open and the paper states: no accumulation, its images in one normalisation, whole pictures."""
     why = []
-    accumulated, workers, batch = run.header.get('accumulate', 1), run.header.get('world_size'), run.recipe.get('batch_size')
+    accumulated, workers = header.get('accumulate', 1), header.get('world_size')
     if accumulated != 1:
         why.append('accumulates %s small batches an update, where the paper has one' % accumulated)
     counts = [count for count in (batch, accumulated, workers) if type(count) is int and count > 0]
     if len(counts) < 3:
-        why.append('its record does not state how many images one normalisation had')
-    elif run.task == 'classify' and recipe in FILLING:
+        why.append('has a record that does not state how many images one normalisation had')
+    elif recipe in FILLING and recipe in RECIPES:
         images, wanted = counts[0] / (counts[1] * counts[2]), NAMED[recipe].batch_size / PAPER_GPUS
         if images != wanted:
             why.append('normalises %g images at a time, the paper %g' % (images, wanted))
-    packed = run.header.get('packed')
+    packed = header.get('packed')
     resize = packed.get('resize') if isinstance(packed, dict) else None
     if resize is not None:
-        why.append('its images were packed with a short side of %s pixels' % resize)
+        why.append('has images that were packed with a short side of %s pixels' % resize)
     return why
 
 
@@ -210,6 +210,11 @@ def _other_network(run: Run) -> List[str]:
             why.append('its %s was not trained on %s' % (called, known.title))
         elif found.get('epoch') != RECIPES[wanted].epochs:
             why.append('its %s has seen %s epochs of %d' % (called, found.get('epoch'), RECIPES[wanted].epochs))
+        elif 'world_size' in found:  # which older records lack
+            others = _batch_and_images(found, RECIPES[wanted].batch_size, wanted)
+            others += ['was computed in %s' % found.get('precision')] * (found.get('precision') != RECIPES[wanted].precision)
+            others += ['started from weights that were trained before'] * bool(found.get('init'))
+            why += ['its %s %s' % (called, other) for other in others]
     return why
 
 

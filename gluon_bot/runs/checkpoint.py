@@ -194,7 +194,8 @@ def origin(meta: Dict[str, Any]) -> Dict[str, Any]:
     data = meta.get('data', {})
     return {'recipe': meta['recipe'].get('name'), 'data': data.get('name'), 'train_images': data.get('train_images'),
             'epoch': meta['epoch'], 'step': meta['step'], 'val_top1': (meta.get('line') or {}).get('val_top1'),
-            'sha256': parameters_sha256(meta)}
+            'sha256': parameters_sha256(meta),
+            **{name: meta[name] for name in ('precision', 'world_size', 'accumulate', 'init', 'packed') if name in meta}}
 
 
 def paths_of(run: str) -> List[str]:

@@ -26,7 +26,8 @@ def is_another(name: str, began: Dict[str, Any], now: Dict[str, Any]) -> bool:
     """Whether a resumed run has now another value of one of RESUMED_ALIKE than it began with, as far as its record tells."""
     if name == TF32:  # which float32 alone is computed in
         return began.get('precision') == 'float32' and name in began and (began[name] or '0') != (now.get(name) or '0')
-    return name in began and now.get(name) != began[name]
+    values = [each.get('sha256', each) if isinstance(each, dict) else each for each in (began.get(name), now.get(name))]
+    return name in began and values[0] != values[1]
 
 
 @dataclass

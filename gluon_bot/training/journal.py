@@ -164,9 +164,9 @@ def finished(job: Job, training: State, meta: Dict[str, Any]) -> Dict[str, Any]:
 def meta_of(job: Job, training: State, epoch: int, step: int, **more: Any) -> Dict[str, Any]:
     """What checkpoint.json says of a run after `step` updates."""
     return {'task': job.recipe.task, 'recipe': as_dict(job.recipe), 'classes': job.class_names, 'data': job.manifest,
-            'epoch': epoch, 'step': step, 'world_size': training.ranks.size, 'precision': training.precision,
-            'between_epochs': False, **({'names': job.names} if job.names else {}),
-            **({'init': job.origin['init']} if 'init' in job.origin else {}), **more}
+            'epoch': epoch, 'step': step, 'world_size': training.ranks.size, 'accumulate': job.options.accumulate,
+            'precision': training.precision, 'between_epochs': False, **({'names': job.names} if job.names else {}),
+            **{name: job.origin[name] for name in ('init', 'packed') if name in job.origin}, **more}
 
 
 def _open_record(job: Job, training: State, resumed: Optional[Dict[str, Any]], device_name: str) -> RunLog:
