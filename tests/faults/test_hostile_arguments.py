@@ -88,8 +88,9 @@ VALID = {
     'runs': ['run'], 'watch': ['nowhere'],  # a run that is there would be served until Ctrl-C
     'completion': ['bash'],
     'benchmark': ['data', 'digits', '--data', 'nowhere']}
+# valid values take seconds
 SLOW = {('figures', '--out'), ('verify', '--picture'), ('evaluate', '--out'), ('export', '--out'), ('doctor', '--out'),
-        ('doctor', '--data'), ('predict', '--out'), ('benchmark', '--data')}  # valid values take seconds
+        ('doctor', '--data'), ('predict', '--out'), ('benchmark', '--data'), ('import', '--out')}
 EVALUATING = {('evaluate', option) for option in ('--data', '--predictions', '--hosts')}  # an evaluation for most values
 
 
