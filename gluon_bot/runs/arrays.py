@@ -30,8 +30,6 @@ class Arrays(Mapping[str, np.ndarray]):
             check_beginning(path)
             self._file: Any = _open_npz(path) if path.endswith('.npz') else safetensors.safe_open(path, 'np')
             self._names = dict.fromkeys(self._file.keys())
-        except MemoryError:  # which is not the file's fault
-            raise
         except Exception as error:  # the readers of zip files and array headers raise nearly anything on damaged ones
             raise _refused(path, error) from None
 
@@ -43,8 +41,6 @@ class Arrays(Mapping[str, np.ndarray]):
             if type(array) is not np.ndarray or array.dtype.kind != 'f':
                 raise ValueError('%s is not an array of floating-point numbers' % name[:100])
             return array
-        except MemoryError:
-            raise
         except Exception as error:
             raise _refused(self.path, error) from None
 
