@@ -15,6 +15,7 @@ from processes import finish, found, record, same_run, wait_for_step
 
 from gluon_bot.cli.main import main
 from gluon_bot.distributed import environment, gpus
+from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.study import read_study
 from gluon_bot.runs.record import RECORD
 from gluon_bot.tools import study as tool
@@ -280,15 +281,18 @@ def test_a_run_that_is_killed_is_said_to_be(place, tmp_path, monkeypatch):
     assert 'plain-seed0: failed: was killed by signal 9 (SIGKILL), probably out of memory' in errors
 
 
-def test_a_run_on_other_data_is_not_taken_for_this_one(place, undisturbed, tmp_path, capsys):
+def test_a_run_on_other_data_is_not_taken_for_this_one(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('GLUON_BOT_DEVICE', 'cpu')
     (tmp_path / 'plain-seed0').mkdir()
-    text, packed = (undisturbed[0] / 'plain-seed0' / RECORD).read_text(), json.loads((place / 'digits/val.json').read_text())
-    assert packed['sha256'] in text
-    for changed in (text.replace(packed['sha256'], 'f' * 64), text.replace('val_sha256', 'val')):  # another, and none
-        (tmp_path / 'plain-seed0' / RECORD).write_text(changed)
-        assert main(words(place, tmp_path)) == 2
+    recipe = as_dict(read_study(str(place / 'tiny.json')).rows['plain'].of_seed(0))
+    train, val = (json.loads((place / 'digits' / name).read_text())['sha256'] for name in ('train.json', 'val.json'))
+    for data, refused in (({'train_sha256': train, 'val_sha256': val}, False), ({'train_sha256': train}, True),
+                          ({'train_sha256': train, 'val_sha256': 'f' * 64}, True)):
+        start = {'event': 'start', 'task': 'classify', 'recipe': recipe, 'data': data, 'limit': STUDY['limit']}
+        (tmp_path / 'plain-seed0' / RECORD).write_text(json.dumps(start) + '\n')
+        assert main(words(place, tmp_path, '--dry-run', rows=['plain'])) == 2 * refused
         said = capsys.readouterr().err
-        assert said.count('\n') == 1 and 'was trained on other data than %s' % (place / 'digits') in said
+        assert ('was trained on other data than %s' % (place / 'digits') in said) == refused
 
 
 def test_the_time_of_another_size_is_not_taken_for_this_ones(tmp_path):
