@@ -10,10 +10,9 @@ import time
 
 from gluon_bot import InputError, console
 from gluon_bot.console import one_line
-from gluon_bot.distributed import rendezvous, ssh
+from gluon_bot.distributed import environment, rendezvous, ssh
 from gluon_bot.distributed.exit_codes import LOST
 
-MPI = ('RANK', 'SIZE', 'LOCAL_RANK', 'LOCAL_SIZE')  # what Open MPI's mpirun tells its processes as OMPI_COMM_WORLD_...
 CHECKPOINT_SECONDS = 300  # for a worker whose launcher is gone to write its checkpoint
 # what a worker on another machine is told through its input: to stop as by SIGTERM, which the end of the input tells it too,
 # and to end at once
@@ -23,9 +22,10 @@ STOP, END = b's', b'e'
 def follow_parent() -> None:
     """In a worker: send heartbeats to the launcher; when it is gone, be asked to stop as by SIGTERM (Linux)."""
     console.begin_heartbeat()
-    for name in MPI:
-        if 'OMPI_COMM_WORLD_' + name in os.environ:
-            os.environ.setdefault('HOROVOD_' + name, os.environ['OMPI_COMM_WORLD_' + name])
+    for name in environment.RANKS:
+        told = name.replace('HOROVOD', 'OMPI_COMM_WORLD')  # what Open MPI's mpirun calls it
+        if told in os.environ:
+            os.environ.setdefault(name, os.environ[told])
     launcher = os.environ.get('GLUON_BOT_LAUNCHER')
     if launcher == 'ssh':
         ssh.use_interface_to(rendezvous.address_of(os.environ['HOROVOD_GLOO_RENDEZVOUS_ADDR']))
