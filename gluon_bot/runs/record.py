@@ -24,6 +24,7 @@ import sys
 from importlib import metadata
 from typing import IO, Any, Dict, Iterator, List, Optional
 
+import gluon_bot
 from gluon_bot import InputError, __version__
 from gluon_bot.distributed import gpus
 from gluon_bot.files import atomic_write, fsync, not_through_links, open_regular, parse_json, size_text
@@ -174,7 +175,7 @@ def provenance() -> Dict[str, Any]:
 
 def _git_state() -> Optional[Dict[str, Any]]:
     """Commit and cleanness of the checkout this package runs from; None outside one."""
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    here = os.path.dirname(os.path.dirname(os.path.abspath(gluon_bot.__file__)))
     if not os.path.exists(os.path.join(here, '.git')):
         return None
     try:

@@ -2,10 +2,14 @@
 
 import errno
 import json
+import os
+import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+from documents import REPOSITORY
 
 from gluon_bot import InputError
 from gluon_bot.runs import record
@@ -98,3 +102,23 @@ def test_the_record_says_which_mxnet_computed_whatever_its_package_is_called(whe
     monkeypatch.delitem(sys.modules, 'horovod', raising=False)
     versions = record.provenance()['versions']
     assert versions.pop(wheel or 'mxnet') == version and set(versions) == {'gluon_bot', 'python', 'gluoncv', 'numpy'}
+
+
+def test_the_record_names_the_commit_that_computed(tmp_path):
+    """That of the checkout which the package runs from, whether or not it was changed; none outside one."""
+    def git(*words):
+        words = ['git', '-C', str(tmp_path), '-c', 'user.name=a', '-c', 'user.email=a@example.org', *words]
+        return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+    def said():
+        line = 'import json; from gluon_bot.runs import record; print(json.dumps(record.provenance()["git"]))'
+        return json.loads(subprocess.run([sys.executable, '-B', '-c', line], check=True, stdout=subprocess.PIPE,
+                                         cwd=str(tmp_path), env=dict(os.environ, PYTHONPATH=str(tmp_path))).stdout)
+    shutil.copytree(str(REPOSITORY / 'gluon_bot'), str(tmp_path / 'gluon_bot'), ignore=shutil.ignore_patterns('__pycache__'))
+    assert said() is None
+    git('init', '-q')
+    git('add', '-A')
+    git('commit', '-qm', 'all')
+    assert said() == {'commit': git('rev-parse', 'HEAD'), 'clean': True}
+    (tmp_path / 'gluon_bot' / 'files.py').open('a').write('# changed\n')
+    assert said() == {'commit': git('rev-parse', 'HEAD'), 'clean': False}
