@@ -374,7 +374,7 @@ def test_an_interrupted_export_leaves_nothing_behind(number, tmp_path):
     run, out = saved_run(tmp_path / 'run', 'mobilenet', 32), tmp_path / 'out'
     words = ['export', run, '--format', 'symbol', '--out', str(out)]
     process = subprocess.Popen([sys.executable, '-c', WAITING, *words], stderr=subprocess.PIPE, text=True)
-    while not (out.is_dir() and os.listdir(out)):
+    while not list(out.glob('.partial-*')):
         assert process.poll() is None
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
