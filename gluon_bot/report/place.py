@@ -16,7 +16,7 @@ from gluon_bot.recipes.fields import as_dict
 from gluon_bot.recipes.finetuning import FINE_TUNINGS, NAMED
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.runs.gluoncv_arguments import NO_FIELD
-from gluon_bot.runs.logged import TF32, Run
+from gluon_bot.runs.logged import RESUMED_ALIKE, TF32, Run
 
 FILLS, PUBLISHED, DIFFERS, OTHER_DATA, SUSPECT, UNKNOWN = (
     'fills', 'published', 'differs', 'other data', 'suspect', 'unknown')
@@ -142,21 +142,14 @@ def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
     if wanted is not None and used != wanted:
         why.append('computed in %s, the recipe says %s' % (used, wanted) if used is not None else
                    'its record does not state the precision that it computed in')
-    if used == 'float32' and run.header.get(TF32) not in ('0', None):
-        why.append('computed in TF32 where the device has it, and not in float32')
     label, classes = run.data.get('ignore_label'), _classes(run)
     if type(label) is int and type(classes) is int and 1 <= label <= classes:  # 0 is of what has no class
         why.append('leaves out the pixels of class %d' % label)
     if run.header.get('limit'):
         why.append('trained on the first %s images only' % run.header['limit'])
-    if run.header.get('init'):
-        why.append('started from weights that were trained before')
-    if 'continues_step' in run.header:
-        why.append('its record before step %s was lost' % run.header['continues_step'])
     if type(run.recipe.get('seed', 0)) is not int:
         why.append('its seed is not a whole number')
-    if run.resumed_with:
-        why.append('was resumed with another %s' % ', '.join(run.resumed_with).replace('_', ' '))
+    why += _history(run.header, list(run.resumed_with))
     why += _batch_and_images(run.header, run.recipe.get('batch_size'), nearest) + _other_network(run)
     # a field that an older record lacks had no effect then, which is its default
     known = {field.name: field.default for field in fields(NAMED[nearest])} if nearest else {}
@@ -169,6 +162,20 @@ def _ours(run: Run) -> Tuple[str, List[Difference], List[str]]:
     if name not in FILLING and not differences:
         why.append("'%s' is not a run of the paper" % name)
     return nearest, differences, why
+
+
+def _history(header: Dict[str, Any], resumed_with: Sequence[str]) -> List[str]:
+    """What a run, or that of a network which another one starts or learns from, has behind it and the paper's has not."""
+    why = []
+    if header.get('precision') == 'float32' and header.get(TF32) not in ('0', None):
+        why.append('computed in TF32 where the device has it, and not in float32')
+    if header.get('init'):
+        why.append('started from weights that were trained before')
+    if 'continues_step' in header:
+        why.append('lost its record before step %s' % header['continues_step'])
+    if resumed_with:
+        why.append('was resumed with another %s' % ', '.join(resumed_with).replace('_', ' '))
+    return why
 
 
 def _batch_and_images(header: Dict[str, Any], batch: Any, recipe: str) -> List[str]:
@@ -211,9 +218,11 @@ def _other_network(run: Run) -> List[str]:
         elif found.get('epoch') != RECIPES[wanted].epochs:
             why.append('its %s has seen %s epochs of %d' % (called, found.get('epoch'), RECIPES[wanted].epochs))
         elif 'world_size' in found:  # which older records lack
-            others = _batch_and_images(found, RECIPES[wanted].batch_size, wanted)
+            small = {'accumulate': 1} if kind == 'teacher' else {}  # the paper leaves its normalisation open
+            others = _batch_and_images({**found, **small}, RECIPES[wanted].batch_size, wanted)
             others += ['was computed in %s' % found.get('precision')] * (found.get('precision') != RECIPES[wanted].precision)
-            others += ['started from weights that were trained before'] * bool(found.get('init'))
+            again = found.get('resumed_with')
+            others += _history(found, [name for name in RESUMED_ALIKE if name in again] if isinstance(again, list) else [])
             why += ['its %s %s' % (called, other) for other in others]
     return why
 

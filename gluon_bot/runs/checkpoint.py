@@ -35,9 +35,12 @@ from gluon_bot.runs.checkpoint_json import (
     read_meta,
     signed,
 )
+from gluon_bot.runs.logged import TF32
 
 FOLDER = 'checkpoints'
 BEST = 'best'  # RUN/best stands for the best checkpoint of RUN wherever a checkpoint is named
+COMPUTED = ('precision', TF32, 'world_size', 'accumulate', 'packed')  # how, and on images of which size
+HISTORY = ('init', 'resumed_with', 'continues_step')  # what a run has behind it, which all its later checkpoints tell
 _STEP = re.compile(r'step-(\d{8,12})$')
 
 
@@ -194,8 +197,7 @@ def origin(meta: Dict[str, Any]) -> Dict[str, Any]:
     data = meta.get('data', {})
     return {'recipe': meta['recipe'].get('name'), 'data': data.get('name'), 'train_images': data.get('train_images'),
             'epoch': meta['epoch'], 'step': meta['step'], 'val_top1': (meta.get('line') or {}).get('val_top1'),
-            'sha256': parameters_sha256(meta),
-            **{name: meta[name] for name in ('precision', 'world_size', 'accumulate', 'init', 'packed') if name in meta}}
+            'sha256': parameters_sha256(meta), **{name: meta[name] for name in (*COMPUTED, *HISTORY) if name in meta}}
 
 
 def paths_of(run: str) -> List[str]:

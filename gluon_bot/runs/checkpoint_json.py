@@ -95,6 +95,8 @@ FIELDS: Dict[str, Callable[[Any], bool]] = {
     'loss_scale': lambda value: _object(value) and {*value, 'skipped'} == {'value', 'updates_since_overflow', 'skipped'}
     and _number(value['value']) and value['value'] > 0 and _whole(value['updates_since_overflow'])
     and _whole(value.get('skipped', 0)),  # which version 0.1 did not count
+    'resumed_with': lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+    'continues_step': _whole,
     'files': lambda value: _object(value) and all(
         _object(entry) and _whole(entry.get('bytes')) and isinstance(entry.get('sha256'), str) for entry in value.values()),
 }

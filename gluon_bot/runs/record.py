@@ -149,15 +149,15 @@ def rewind(run: str, step: int, between_epochs: bool) -> None:
         file.writelines(json.dumps(line) + '\n' for line in kept)
 
 
-def otherwise(run: str, now: Dict[str, Any]) -> str:
-    """What of RESUMED_ALIKE a resumed run has now, in words, that it did not begin with; '' for nothing, or no record."""
+def otherwise(run: str, now: Dict[str, Any]) -> Dict[str, str]:
+    """What of RESUMED_ALIKE a resumed run has now that it did not begin with, each in words; nothing without a record."""
     path = os.path.join(run, RECORD)
     began = (read_ends(path) or [{}])[0] if os.path.exists(path) else {}
     now = {TF32: os.environ.get('NVIDIA_TF32_OVERRIDE'), **now}
     changed = [name for name in RESUMED_ALIKE if is_another(name, began, now)]
     words = {'world_size': 'workers', 'accumulate': 'accumulated batches', TF32: 'NVIDIA_TF32_OVERRIDE'}
-    return ', '.join('another teacher' if name == 'teacher' else '%s: %s, before %s' % (
-        words.get(name, name), now.get(name), began[name]) for name in changed)
+    return {name: 'another teacher' if name == 'teacher' else '%s: %s, before %s' % (
+        words.get(name, name), now.get(name), began[name]) for name in changed}
 
 
 def provenance() -> Dict[str, Any]:

@@ -76,7 +76,7 @@ def with_networks(job: Job) -> Job:
 def plan(job: Job, workers: int) -> str:
     """What a run does, a line each. InputError where the output folder or its checkpoint does not fit."""
     recipe, start = job.recipe, 'random values'
-    if job.origin:
+    if 'backbone' in job.origin:
         start = '%s (%s after step %d)' % (job.options.weights, job.origin['backbone']['recipe'],
                                            job.origin['backbone']['step'])
     detects = isinstance(recipe, Detection)

@@ -165,8 +165,9 @@ def meta_of(job: Job, training: State, epoch: int, step: int, **more: Any) -> Di
     """What checkpoint.json says of a run after `step` updates."""
     return {'task': job.recipe.task, 'recipe': as_dict(job.recipe), 'classes': job.class_names, 'data': job.manifest,
             'epoch': epoch, 'step': step, 'world_size': training.ranks.size, 'accumulate': job.options.accumulate,
-            'precision': training.precision, 'between_epochs': False, **({'names': job.names} if job.names else {}),
-            **{name: job.origin[name] for name in ('init', 'packed') if name in job.origin}, **more}
+            'precision': training.precision, TF32: os.environ.get('NVIDIA_TF32_OVERRIDE'), 'between_epochs': False,
+            **({'names': job.names} if job.names else {}),
+            **{name: job.origin[name] for name in (*checkpoint.HISTORY, 'packed') if name in job.origin}, **more}
 
 
 def _open_record(job: Job, training: State, resumed: Optional[Dict[str, Any]], device_name: str) -> RunLog:
@@ -188,9 +189,8 @@ def _open_record(job: Job, training: State, resumed: Optional[Dict[str, Any]], d
              'images_normalised': images_normalised(recipe.task, job.micro_batch, ranks.size),
              'time': time.time(), **provenance()}
     if fresh:
-        continued = {'continues_step': resumed['step']} if resumed else {}
         log.write('start', task=recipe.task, recipe=as_dict(recipe), data=job.manifest, limit=options.limit,
-                  steps_an_epoch=job.steps_an_epoch, **continued, **job.origin, **place)
+                  steps_an_epoch=job.steps_an_epoch, **job.origin, **place)
     if resumed and fresh and resumed['between_epochs']:
         log.write('epoch', **resumed['line'])
     if resumed:

@@ -138,12 +138,15 @@ def _restore(task: Task) -> Optional[Dict[str, Any]]:
         if found:
             check_resumed(job, found.meta, found.path)
             if not check_agrees(job.options.out, found.meta, found.path):
+                found.meta['continues_step'] = found.step
                 say('%s: the record is lost; a new one continues from step %d' % (job.options.out, found.step))
             say('resuming %s' % found.path)
             changed = otherwise(job.options.out, {**job.origin, 'precision': training.precision,
                                                   'world_size': training.ranks.size, 'accumulate': job.options.accumulate})
             if changed:
-                say('it began with other settings (%s), and fills no cell of the paper any more' % changed)
+                found.meta['resumed_with'] = sorted({*found.meta.get('resumed_with', ()), *changed})
+                say('it began with other settings (%s), and fills no cell of the paper any more'
+                    % ', '.join(changed.values()))
         checkpoint.set_aside(job.options.out, found.step if found else -1)
     meta = training.ranks.broadcast_object(found.meta if found else None, 'meta')
     state.restore(training, found, meta)
@@ -160,9 +163,11 @@ def _end_epoch(task: Task, journal: Journal, interruption: Interruption, epoch: 
     journal.pause()
     scores = task.evaluate()
     step = number * steps
-    line = {'epoch': number, 'step': step, 'lr': learning_rate(recipe, step - 1, steps), **journal.tally.means(), **scores,
-            'images_per_second': (steps - epoch.done) * recipe.batch_size / seconds,
-            'training_seconds': seconds, 'seconds': seconds + time.monotonic() - began}
+    line = {'epoch': number, 'step': step, 'lr': learning_rate(recipe, step - 1, steps), **journal.tally.means(), **scores}
+    if epoch.done < steps:
+        line['images_per_second'] = (steps - epoch.done) * recipe.batch_size / seconds
+    if not epoch.done:  # the seconds of a part would be taken for those of the whole
+        line.update(training_seconds=seconds, seconds=seconds + time.monotonic() - began)
     journal.write('epoch', line)
     meta = meta_of(job, training, number, step, line=line, tally={}, between_epochs=True)
     path = state.save(training, job.options.out, meta, between_epochs=True)

@@ -174,8 +174,9 @@ def check_resumed(job: Job, meta: Dict[str, Any], path: str) -> None:
 
 
 def continued(job: Job, meta: Dict[str, Any]) -> Job:
-    """The job as it goes on from a checkpoint: with the first values that its run began with, whatever is given now."""
-    origin = {name: value for name, value in {**job.origin, 'init': meta.get('init')}.items() if value is not None}
+    """The job as it goes on from a checkpoint: with what its run has behind it, whatever is given now."""
+    behind = {name: meta.get(name) for name in checkpoint.HISTORY}
+    origin = {name: value for name, value in {**job.origin, **behind}.items() if value is not None}
     return job._replace(origin=origin)
 
 
@@ -228,7 +229,7 @@ def counts_for(job: Job, workers: int, resumed_step: Optional[int] = None) -> st
         began = next(each_line(record), {}) if os.path.exists(record) else {}
         changed = otherwise(job.options.out, {**told, 'precision': began.get('precision')})
         if changed:
-            return 'no cell of the paper: it began with other settings (%s)' % changed
+            return 'no cell of the paper: it began with other settings (%s)' % ', '.join(changed.values())
         told.update({name: began[name] for name in ('init', 'continues_step') if name in began}
                     if began else {'continues_step': resumed_step})
     last = {recipe.epochs: {TASKS[recipe.task].best: 0.0}}  # as if it were trained to its end

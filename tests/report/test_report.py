@@ -306,7 +306,15 @@ def test_fine_tuning_runs_fill_tables_8_and_9(tmp_path):
      'its base network started from weights that were trained before'),
     ('voc-resnet50d-cosine', {'world_size': 8, 'precision': 'float16', 'packed': {'resize': 256}},
      'its base network has images that were packed with a short side of 256 pixels'),
+    ('voc-resnet50b-baseline', {'world_size': 8, 'precision': 'float32', 'nvidia_tf32_override': '1'},
+     'its base network computed in TF32 where the device has it, and not in float32'),
+    ('voc-resnet50d-cosine', {'world_size': 8, 'precision': 'float16', 'continues_step': 5004},
+     'its base network lost its record before step 5004'),
+    ('voc-resnet50d-cosine', {'world_size': 8, 'precision': 'float16', 'resumed_with': ['precision', 'world_size', 7]},
+     'its base network was resumed with another precision, world size'),
     ('voc-resnet50d-cosine', {'world_size': 8, 'precision': 'float16'}, ''),
+    ('resnet50d-distill', {'world_size': 8, 'accumulate': 2, 'precision': 'float16'}, ''),  # of memory of 16 GB
+    ('resnet50d-distill', {'world_size': 8, 'precision': 'float32'}, 'its teacher was computed in float32'),
     ('resnet50d-distill', None, 'its record does not tell of its teacher')])
 def test_a_run_from_another_network_than_the_papers_fills_nothing(name, before, why, tmp_path):
     recipe = {**RECIPES, **FINE_TUNINGS}[name]

@@ -78,13 +78,13 @@ def test_rewind_drops_what_follows_the_checkpoint(tmp_path):
 
 def test_what_a_resumed_run_has_otherwise_is_said(tmp_path):
     began = {'precision': 'float16', 'world_size': 8, 'accumulate': 1, 'teacher': {'step': 9}}
-    assert record.otherwise(str(tmp_path), began) == ''
+    assert record.otherwise(str(tmp_path), began) == {}
     log = RunLog(str(tmp_path))
     log.write('start', recipe={}, **began)
     log.close()
-    assert record.otherwise(str(tmp_path), dict(began)) == ''
+    assert record.otherwise(str(tmp_path), dict(began)) == {}
     assert record.otherwise(str(tmp_path), {**began, 'world_size': 4, 'teacher': {'step': 5}}) \
-        == 'workers: 4, before 8, another teacher'
+        == {'world_size': 'workers: 4, before 8', 'teacher': 'another teacher'}
 
 
 @pytest.mark.parametrize('wheel, version', [('mxnet', '1.9.1'), ('mxnet-cu115', '1.9.1'), ('', '1.9.1')])

@@ -247,6 +247,9 @@ def test_a_run_that_accumulates_resumes_in_mid_epoch(digits_folder, tmp_path, mo
     assert main([*words, stopped, '--resume']) == 0
     assert steps == [*range(saved.step), *range(saved.step, 12)]
     same_run(straight, stopped)
+    timed = [['training_seconds' in line and 'seconds' in line for line in record(run) if line['event'] == 'epoch']
+             for run in (straight, stopped)]
+    assert timed == [[True, True], [True, False]]  # a part of an epoch has not the time of one
 
 
 def test_an_epoch_of_two_steps_can_be_stopped(digits_folder, tmp_path):

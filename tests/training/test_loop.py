@@ -16,6 +16,7 @@ from gluon_bot.cli.main import main
 from gluon_bot.distributed import horovod
 from gluon_bot.recipes.classification import RECIPES, Recipe
 from gluon_bot.recipes.fields import from_dict
+from gluon_bot.runs import checkpoint
 from gluon_bot.tasks import classification
 from gluon_bot.training import loop
 from gluon_bot.training.setup import RunOptions
@@ -116,6 +117,27 @@ def test_a_missing_package_for_tensorboard_is_said_before_anything_is_written(da
                  '--set', 'batch_size=2']) == 2
     assert '--tensorboard needs tensorboardX' in capsys.readouterr().err
     assert not (tmp_path / 'run' / 'record.jsonl').exists()
+
+
+def test_checkpoints_tell_what_their_run_has_behind_it(data, built, tmp_path, monkeypatch):
+    """Whoever starts or learns from one is judged by it: it was resumed with other settings, and without its record."""
+    evaluate = classification.evaluate
+
+    def stopped(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments)
+    monkeypatch.setattr(classification, 'evaluate', stopped)
+    monkeypatch.setenv('NVIDIA_TF32_OVERRIDE', '0')
+    run = train(data, tmp_path / 'run', epochs=3, code=130)
+    train(data, run.folder, '--resume', '--accumulate', '2', epochs=3, code=130)
+    os.unlink(os.path.join(run.folder, 'record.jsonl'))
+    train(data, run.folder, '--resume', epochs=3)
+    origins = [checkpoint.origin(run.meta(step)) for step in (1, 2, 3)]
+    assert [one['nvidia_tf32_override'] for one in origins] == ['0'] * 3
+    assert [one.get('resumed_with') for one in origins] == [None, ['accumulate'], ['accumulate']]
+    assert [one.get('continues_step') for one in origins] == [None, None, 2]
+    start = run.record[0]
+    assert (start['event'], start['continues_step'], start['resumed_with']) == ('start', 2, ['accumulate'])
 
 
 def test_another_recipe_is_not_resumed_where_nothing_was_planned_before(data, built, tmp_path):

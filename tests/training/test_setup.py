@@ -50,7 +50,7 @@ def test_images_of_one_normalisation():
     ({}, 'a cell of the paper, where the device computes in float16'),
     ({'world_size': 4}, 'no cell of the paper: it began with other settings (workers: 8, before 4)'),
     ({'init': {'file': 'x.params'}}, 'no cell of the paper: started from weights that were trained before'),
-    ({'continues_step': 1251}, 'no cell of the paper: its record before step 1251 was lost')])
+    ({'continues_step': 1251}, 'no cell of the paper: lost its record before step 1251')])
 def test_a_resumed_run_counts_as_it_began(began, said, tmp_path):
     start = {'event': 'start', 'precision': 'float16', 'world_size': 8, 'accumulate': 1, **began}
     (tmp_path / 'record.jsonl').write_text(json.dumps(start) + '\n')
@@ -68,4 +68,4 @@ def test_what_is_given_at_a_resume_is_not_what_a_run_began_with():
 def test_a_run_whose_record_is_lost_does_not_count(tmp_path):
     resumed = job('resnet50d-mixup')
     resumed = resumed._replace(options=resumed.options._replace(out=str(tmp_path)))
-    assert counts_for(resumed, 8, resumed_step=5004) == 'no cell of the paper: its record before step 5004 was lost'
+    assert counts_for(resumed, 8, resumed_step=5004) == 'no cell of the paper: lost its record before step 5004'
