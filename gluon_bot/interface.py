@@ -25,7 +25,7 @@ class Model(NamedTuple):
     recipe: Any  # that trained it
     classes: List[str]
     names: List[str]  # of the classes, for people
-    preprocess: Callable[[Any], Any]  # an image to the pixels that the network is given, float32 (1, 3, H, W)
+    preprocess: Callable[[Any], Any]  # an image to what the network is given, float32 (1, 3, H, W) on its device
     predict: Callable[[Any], List[Dict[str, Any]]]  # an image to the likeliest classes, the boxes, or the areas; best first
 
 
@@ -39,6 +39,8 @@ def load(path: Path, score_threshold: float = 0.5) -> Model:
     """
     environment.prepare(1)
     environment.prepare_device(any_size=True)
+    import numpy as np
+
     from gluon_bot.distributed import horovod
     from gluon_bot.models import class_names
     from gluon_bot.runs import checkpoint
@@ -47,9 +49,12 @@ def load(path: Path, score_threshold: float = 0.5) -> Model:
     found, context = checkpoint.find(os.fspath(path)), horovod.device(horovod.Ranks())
     low_precision.check_process(found.meta['recipe'].get('precision', 'float32'))
     task, predictor, network, recipe, preprocess = predict.opened(found.path, context, score_threshold)
+    halves = low_precision.supported('float16', context, low_precision.cpu_flags())
+    if (recipe.precision, halves) == ('float32', 'bfloat16'):  # compiled before another makes the process compute in it
+        predictor(np.zeros((256, 256, 3), np.uint8), '')
     classes = found.meta['classes']
     return Model(task, network, recipe, classes, class_names.of_checkpoint(found),
-                 lambda image: preprocess(_pixels(image)),
+                 lambda image: preprocess(_pixels(image)).as_in_context(context),
                  lambda image: cast(List[Dict[str, Any]], next(iter(predictor(_pixels(image), '').values()))))
 
 
@@ -114,7 +119,8 @@ def _pixels(image: Any) -> Any:
     from gluon_bot.data.records import images
     from gluon_bot.tools import predict
     if isinstance(image, (str, os.PathLike)):
-        return predict.read(os.fspath(image))
+        with predict.naming(os.fspath(image)):
+            return predict.read(os.fspath(image))
     pixels = np.asarray(images.upright_rgb(image)) if hasattr(image, 'getexif') else np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise InputError('an image is a file name, a PIL image, or uint8 RGB (height, width, 3), not %s %s'

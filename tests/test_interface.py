@@ -1,5 +1,6 @@
 """The Python interface: the page's example as it stands, and an import that loads nothing heavy."""
 
+import json
 import os
 import subprocess
 import sys
@@ -57,6 +58,41 @@ def test_a_process_that_computes_in_bfloat16_has_no_network_in_float32(tmp_path,
             call()
 
 
+TWO_NETWORKS = '''
+import json, sys
+import mxnet as mx
+import numpy as np
+import gluon_bot
+from gluon_bot.distributed import horovod
+from gluon_bot.models.build import build, initialize
+from gluon_bot.models.parameters import network_arrays
+from gluon_bot.recipes.fields import as_dict, override
+from gluon_bot.runs import checkpoint
+
+for precision in ('float32', 'float16'):
+    recipe = override(gluon_bot.named_recipes['digits'], ['model=mobilenet', 'image_size=32', 'precision=' + precision])
+    network = build(recipe.model, 2)
+    initialize(network, mx.cpu(), 0, recipe.image_size)
+    checkpoint.save(precision, {'task': 'classify', 'recipe': as_dict(recipe), 'classes': ['a', 'b'], 'epoch': 1, 'step': 1},
+                    {name: array.asnumpy() for name, array in network_arrays(network).items()}, {})
+horovod.device = lambda ranks: mx.cpu(1)  # another device than that of new arrays, as a GPU is
+image = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+model = gluon_bot.load('float32')
+if 'beside' in sys.argv:
+    gluon_bot.load('float16').predict(image)
+print(json.dumps([model.predict(image), model.network(model.preprocess(image)).asnumpy().tolist()]))
+'''
+
+
+def test_a_network_computes_on_its_device_and_in_float32_beside_one_in_bfloat16(tmp_path):
+    """Which a CPU without bfloat16 has not: there both are in float32."""
+    said = []
+    for words in ([], ['beside']):
+        command = [sys.executable, '-W', 'ignore', '-c', TWO_NETWORKS, *words]
+        said.append(subprocess.run(command, cwd=str(tmp_path), check=True, stdout=subprocess.PIPE, text=True).stdout)
+    assert said[0] == said[1] and len(json.loads(said[0])[0]) == 2
+
+
 @pytest.mark.parametrize('call, autotune', [
     (lambda out: gluon_bot.load(out), '0'), (lambda out: gluon_bot.evaluate(out, 'data'), '0'),
     (lambda out: gluon_bot.train('digits', Path('data'), Path(out), init=Path('x')), '2'),
@@ -101,6 +137,8 @@ def test_the_example_of_the_page(tmp_path, monkeypatch):
     for odd in (np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(gluon_bot.InputError, match='an image is a file name, a PIL image'):
             model.predict(odd)
+    with pytest.raises(gluon_bot.InputError, match='nowhere.png: '):
+        model.predict('nowhere.png')
     with pytest.raises(gluon_bot.InputError, match='no checkpoint here'):
         gluon_bot.load('data')
     for recipe, other in (('digits', 'backbone'), ('scenes-detection', 'init')):

@@ -28,7 +28,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     process.lose_no_interrupt()
     options = parser().parse_args(arguments)
     options.arguments = arguments
-    if options.command not in TRAINING and 'HOROVOD_RANK' not in os.environ:
+    if 'HOROVOD_RANK' not in os.environ:
         process.interrupt_when_told_to_end()
     try:
         worker.follow_parent()
@@ -53,9 +53,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
             say('gluon-bot: ' + one_line(str(error)))
         return 1 if isinstance(error, RunError) else 130
     except KeyboardInterrupt:
-        # which, once it has started, writes a checkpoint first
-        trains = options.command in TRAINING and not options.dry_run
-        say('gluon-bot: interrupted' + (' before a checkpoint was written; continue with --resume' if trains else ''))
+        trains = options.command in TRAINING and not options.dry_run  # which is not asked to while it trains, but twice
+        if os.environ.get('HOROVOD_RANK', '0') == '0':
+            say('gluon-bot: interrupted' + ('; updates since the last checkpoint are lost; continue with --resume' * trains))
         return 1 if trains else 130
     except OSError as error:
         if error.filename is None:  # it may have been the output
@@ -263,7 +263,7 @@ def _completion(options: argparse.Namespace) -> None:
     tell(completion.script(options.shell, parser()), end='')
 
 
-TRAINING = ('train', 'detect', 'segment')  # SIGTERM lets them write a checkpoint, and interrupts all others as Ctrl-C does
+TRAINING = ('train', 'detect', 'segment')
 COMPUTING = ('models', 'train', 'detect', 'segment', 'evaluate', 'import', 'export', 'predict', 'benchmark', 'study',
              'figures')  # what needs MXNet
 ON_DEVICE = ('train', 'detect', 'segment', 'evaluate', 'predict')  # what computes on a GPU, where there is one

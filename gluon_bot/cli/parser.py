@@ -68,7 +68,8 @@ def _training(parser: argparse.ArgumentParser, data_help: str) -> None:
     parser.add_argument('--keep', type=whole(1, MOST), default=3, metavar='K',
                         help='newest checkpoints kept, and the best (default: 3)')
     parser.add_argument('--tensorboard', action='store_true', help='also write TensorBoard event files')
-    parser.add_argument('--dry-run', action='store_true', help='check everything, say what would be done, and stop')
+    parser.add_argument('--dry-run', action='store_true',
+                        help='check recipe, data, networks and RUN, say what would be done, and stop')
     _workers(parser, restarts=True)
 
 
@@ -111,7 +112,8 @@ def _data_commands(commands: Any) -> None:
     """pack, verify: data."""
     command = _command(commands, 'pack', 'pack images into checked RecordIO files',
                        '  gluon-bot pack imagenette2-320 data/imagenette\n'
-                       '  gluon-bot pack ~/ILSVRC2012 data/imagenet --resize 480\n'
+                       '  gluon-bot pack ~/ILSVRC2012 data/imagenet\n'
+                       '  gluon-bot pack photographs data/mine --resize 480\n'
                        '  gluon-bot pack digits data/digits\n  gluon-bot pack scenes data/scenes\n')
     command.add_argument('source', metavar='SOURCE',
                          help="folder or tar with train/CLASS/*.jpg and val/CLASS/*.jpg, a folder "
@@ -150,7 +152,7 @@ def _training_commands(commands: Any) -> None:
     command.add_argument('--teacher', default='', metavar='CHECKPOINT', help='run or checkpoint to distil from')
     command.add_argument('--init', default='', metavar='WEIGHTS',
                          help="start from a .params file of GluonCV's model zoo, a .safetensors file of timm or "
-                         'torchvision, or a run or checkpoint; a classifier of other classes is re-initialised')
+                         'torchvision, or a run or checkpoint; a classifier of another number of classes is re-initialised')
 
     command = _command(commands, 'detect', 'fine-tune a classifier to Faster-RCNN on a VOC devkit',
                        '  gluon-bot detect voc-resnet50d-cosine --data VOCdevkit --out runs/voc \\\n'

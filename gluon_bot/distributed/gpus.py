@@ -119,9 +119,9 @@ def wheel() -> str:
 def usable() -> int:
     """How many GPUs MXNet sees; 0 for training on the CPU.
 
-    Raises InputError where MXNet is a build for GPUs and sees none though nvidia-smi lists some, or CUDA_VISIBLE_DEVICES
-    names none of those: then a run would silently take the CPUs. `--device cpu` asks for them, `--device gpu` for a GPU in
-    any case.
+    Raises InputError where MXNet is a build for GPUs and sees none though nvidia-smi lists some, NVIDIA's driver is loaded
+    and CUDA fails, or CUDA_VISIBLE_DEVICES names none of those: then a run would silently take the CPUs. `--device cpu`
+    asks for them, `--device gpu` for a GPU in any case.
     """
     wanted = os.environ.get(DEVICE, '')
     if wanted not in ('', 'cpu', 'gpu'):
@@ -140,6 +140,9 @@ def usable() -> int:
     if listed:
         raise InputError('nvidia-smi lists %s, but MXNet sees no GPU%s: %s; gluon-bot doctor checks the rest, '
                          'and %s=cpu computes on the CPUs' % (summary(listed), reason, needed_driver(), DEVICE))
+    if built_for_gpus and reason and driver() and os.environ.get(VISIBLE) not in HIDE_ALL:
+        raise InputError("NVIDIA's driver %s is loaded, but MXNet sees no GPU%s: see nvidia-smi; after an upgrade of the "
+                         'driver restart the machine; %s=cpu computes on the CPUs' % (driver(), reason, DEVICE))
     wrong = misnamed() if built_for_gpus else ''
     if wrong:
         raise InputError('%s, or set %s=cpu to compute on the CPUs' % (wrong, DEVICE))

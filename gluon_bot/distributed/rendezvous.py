@@ -27,7 +27,8 @@ def serve(address: str, machines: Dict[str, int]) -> Tuple[List[Any], Any, Dict[
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
         from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
     except ImportError as error:
-        raise InputError('several workers need Horovod (%s): run scripts/quickstart.sh, which builds it' % error) from None
+        raise InputError('several workers need Horovod (%s): train with one, or see docs/troubleshooting.md'
+                         % error) from None
     hosts = parse_hosts(','.join('%s:%d' % machine for machine in machines.items()))
     slots = get_host_assignments(hosts, sum(machines.values()))
     secret = secrets.token_hex(16)

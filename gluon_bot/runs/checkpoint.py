@@ -22,7 +22,7 @@ import numpy as np
 
 from gluon_bot import InputError, RunError
 from gluon_bot.console import say_once
-from gluon_bot.files import fsync, fsync_folder, rename, sha256_of
+from gluon_bot.files import fsync, fsync_folder, raise_if_away, rename, sha256_of
 from gluon_bot.recipes.tasks import TASKS
 from gluon_bot.runs.arrays import Arrays, check_beginning, write
 from gluon_bot.runs.checkpoint_json import (
@@ -82,6 +82,7 @@ def save(run: str, meta: Dict[str, Any], parameters: Dict[str, np.ndarray], trai
         fsync_folder(os.path.dirname(final))
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        raise_if_away(error, final)
         raise RunError('%s: the checkpoint could not be written (%s); earlier ones are untouched'
                        % (final, error.strerror or error)) from None
     return final

@@ -27,7 +27,7 @@ from typing import IO, Any, Dict, Iterator, List, Optional
 import gluon_bot
 from gluon_bot import InputError, __version__
 from gluon_bot.distributed import gpus
-from gluon_bot.files import atomic_write, fsync, not_through_links, open_regular, parse_json, size_text
+from gluon_bot.files import atomic_write, fsync, not_through_links, open_regular, parse_json, reading, size_text
 from gluon_bot.runs.logged import RESUMED_ALIKE, TF32, is_another
 
 RECORD = 'record.jsonl'
@@ -70,26 +70,20 @@ def read_lines(path: str) -> List[Dict[str, Any]]:
 
 def each_line(path: str) -> Iterator[Dict[str, Any]]:
     """`read_lines` line by line, for records of any length: memory does not grow."""
-    try:
-        with open_regular(path, 1 << 62) as file:
-            yield from _parsed(path, file)
-    except OSError as error:
-        raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
+    with reading(path), open_regular(path, 1 << 62) as file:
+        yield from _parsed(path, file)
 
 
 def read_ends(path: str) -> List[Dict[str, Any]]:
     """As `read_lines`, but of a large record the first line and those of the last ENDS_BYTES: bounded time and memory."""
-    try:
-        with open_regular(path, 1 << 62) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size <= ENDS_BYTES:
-                return list(_parsed(path, file))
-            first = list(_parsed(path, io.BytesIO(file.readline(ENDS_BYTES))))
-            file.seek(size - ENDS_BYTES)
-            file.readline()  # the rest of a line
-            return first + list(_parsed(path, file, ' of its last %s' % size_text(ENDS_BYTES)))
-    except OSError as error:
-        raise InputError('%s: cannot be read: %s' % (path, error.strerror)) from None
+    with reading(path), open_regular(path, 1 << 62) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= ENDS_BYTES:
+            return list(_parsed(path, file))
+        first = list(_parsed(path, io.BytesIO(file.readline(ENDS_BYTES))))
+        file.seek(size - ENDS_BYTES)
+        file.readline()  # the rest of a line
+        return first + list(_parsed(path, file, ' of its last %s' % size_text(ENDS_BYTES)))
 
 
 def _parsed(path: str, file: IO[bytes], where: str = '') -> Iterator[Dict[str, Any]]:

@@ -27,7 +27,7 @@ LEAST_FREE_BYTES = 2 << 30  # a few checkpoints of the largest network, 0.7 GB e
 LEAST_SHARED_BYTES, LEAST_TEMPORARY_BYTES = 1 << 30, 100 << 20
 SLOW_DISK = 50e6  # bytes a second
 RANDOM_READS, RANDOM_SECONDS = 512, 3
-IMAGES_A_CORE = 600  # that are decoded in a second (docs/performance.md)
+IMAGES_A_CORE = 800  # that are decoded in a second (docs/performance.md)
 
 
 def reading(data: str) -> Finding:

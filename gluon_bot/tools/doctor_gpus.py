@@ -45,7 +45,7 @@ def gpu(wheel: str, built: Dict[str, Any], listed: List[gpus.Gpu]) -> Finding:
         return Finding('gpu', WRONG, 'none', wrong)
     if not names:
         advice = 'mxnet is the build for GPUs, but nvidia-smi lists none (in a container: start it with --gpus all)'
-        return Finding('gpu', NOTE if for_gpus else OK, 'none: training runs on the CPU', advice if for_gpus else '')
+        return Finding('gpu', NOTE, 'none', advice) if for_gpus else Finding('gpu', OK, 'none: training runs on the CPU')
     if not for_gpus:
         return Finding('gpu', NOTE, names, 'mxnet is the build for CPUs: scripts/install.sh gpu')
     if not seen:

@@ -49,14 +49,14 @@ def run(paths: Sequence[str], path: str, out: str, score_threshold: float = 0.5)
         raise InputError('%s: is a file; --out wants a folder for the pictures' % out)
     paths = _files(paths)
     for name in paths:
-        with _naming(name):
+        with naming(name):
             read(name)
     task, predictor = opened(path, horovod.device(horovod.Ranks()), score_threshold)[:2]
     os.makedirs(out, exist_ok=True)
     results = []
     with closing(Progress(len(paths), 'predict')) as progress:
         for name, picture in zip(paths, picture_paths(paths, out)):
-            with _naming(name):
+            with naming(name):
                 results.append({'image': name, 'picture': picture, 'task': task, **predictor(read(name), picture)})
             progress.update(len(results))
     return results
@@ -208,7 +208,7 @@ def _at_most(image: np.ndarray, pixels: int) -> np.ndarray:
 
 
 @contextmanager
-def _naming(path: str) -> Iterator[None]:
+def naming(path: str) -> Iterator[None]:
     """Within the block, an InputError is one of this file, and says so."""
     try:
         yield

@@ -131,7 +131,8 @@ def test_zsh_completes_the_same_words(capsys):
 
 
 @pytest.mark.parametrize('more, code, said', [
-    ([], 1, 'interrupted before a checkpoint was written; continue with --resume'), (['--dry-run'], 130, 'interrupted')])
+    ([], 1, 'interrupted; updates since the last checkpoint are lost; continue with --resume'),
+    (['--dry-run'], 130, 'interrupted')])
 def test_who_interrupts_a_dry_run_has_nothing_to_resume(more, code, said, monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt

@@ -81,9 +81,9 @@ def test_what_one_worker_alone_knows_it_says_itself(error, said, monkeypatch, ca
     assert command_line.main(['recipes']) == 1 and capsys.readouterr().err == said
 
 
-@pytest.mark.parametrize('command', sorted(set(command_line.COMMANDS) - set(command_line.TRAINING)))
+@pytest.mark.parametrize('command', sorted(command_line.COMMANDS))
 def test_each_command_answers_a_request_to_end(command, monkeypatch):
-    """Also a study or a server of pages before their work has begun."""
+    """Also a training, a study or a server of pages before their work has begun."""
     def end(options):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
@@ -91,13 +91,14 @@ def test_each_command_answers_a_request_to_end(command, monkeypatch):
                 'evaluate': ['x', '--data', 'y'], 'import': ['x', '--model', 'resnet18', '--out', 'y'],
                 'export': ['x', '--format', 'onnx', '--out', 'y'], 'runs': ['x'], 'watch': ['x'],
                 'predict': ['x', '--checkpoint', 'y', '--out', 'z'],
-                'report': ['x'], 'benchmark': ['step', 'digits'], 'figures': ['--out', 'x'], 'completion': ['bash']}
+                'report': ['x'], 'benchmark': ['step', 'digits'], 'figures': ['--out', 'x'], 'completion': ['bash'],
+                **dict.fromkeys(command_line.TRAINING, ['digits', '--data', 'x', '--out', 'y'])}
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     monkeypatch.setitem(command_line.COMMANDS, command, end)
     monkeypatch.setattr(command_line, 'check_folders', lambda options: None)
     monkeypatch.setattr(command_line, '_prepare', lambda options: None)
     try:
-        assert command_line.main([command, *required.get(command, [])]) == 130
+        assert command_line.main([command, *required.get(command, [])]) == (1 if command in command_line.TRAINING else 130)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

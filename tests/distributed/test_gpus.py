@@ -119,6 +119,22 @@ def test_the_cpus_of_a_gpu_box_are_not_used_unasked(nvidia_smi, built_for_gpus, 
         assert doctor_gpus.gpu('mxnet-cu117', {}, gpus.listing()).state == 'wrong'
 
 
+def test_a_driver_with_which_cuda_fails_is_no_lack_of_gpus(nvidia_smi, built_for_gpus, monkeypatch):
+    """As after an upgrade without a restart: nvidia-smi fails, too. A library that is a stand-in is there without it."""
+    def fail():
+        raise mx.base.MXNetError('Check failed\nCUDA: unsupported display driver / cuda driver combination')
+    built_for_gpus(0)
+    nvidia_smi(list=('Failed to initialize NVML: Driver/library version mismatch\n', 18))
+    monkeypatch.setattr(mx.context, 'num_gpus', fail)
+    monkeypatch.setattr(gpus, 'driver', lambda: '')
+    assert gpus.usable() == 0
+    monkeypatch.setattr(gpus, 'driver', lambda: '515.65.01')
+    with pytest.raises(InputError, match='driver 515.65.01 is loaded, but MXNet sees no GPU .CUDA: unsupported display'):
+        gpus.usable()
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    assert gpus.usable() == 0
+
+
 def test_mxnet_counts(nvidia_smi, built_for_gpus, monkeypatch):
     nvidia_smi(list=(EIGHT, 0))
     built_for_gpus(2)

@@ -93,13 +93,15 @@ def test_saving_the_same_step_again_replaces_it(tmp_path):
     assert os.listdir(tmp_path / 'checkpoints') == ['step-00000005']
 
 
-def test_a_failed_write_leaves_the_others_and_nothing_behind(tmp_path, monkeypatch):
+@pytest.mark.parametrize('number, raised', [(errno.ENOSPC, RunError), (errno.EIO, OSError), (errno.ESTALE, OSError)])
+def test_a_failed_write_leaves_the_others_and_nothing_behind(number, raised, tmp_path, monkeypatch):
+    """A full disk ends the run; one that does not answer for now is worth a restart, and no failure of the run."""
     write(tmp_path, 1)
 
-    def full(*_, **__):
-        raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(checkpoint, 'sha256_of', full)
-    with pytest.raises(RunError, match='No space left on device'):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+    monkeypatch.setattr(checkpoint, 'sha256_of', fail)
+    with pytest.raises(raised, match=os.strerror(number)):
         write(tmp_path, 2)
     monkeypatch.undo()
     assert os.listdir(tmp_path / 'checkpoints') == ['step-00000001']

@@ -143,10 +143,10 @@ def test_a_death_between_the_two_renames_costs_nothing(failing, tmp_path, monkey
     def rename(source, target):
         calls.append(target)
         if len(calls) == failing:
-            raise OSError(5, 'Input/output error')
+            raise OSError(28, 'No space left on device')
         real(source, target)
     monkeypatch.setattr(os, 'replace', rename)
-    with pytest.raises(RunError, match='Input/output error'):
+    with pytest.raises(RunError, match='No space left on device'):
         saved(tmp_path, 5, 2.0)
     monkeypatch.undo()
     checkpoint.set_aside(str(tmp_path), 5)  # as a resume does
