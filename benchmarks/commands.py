@@ -16,7 +16,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
-from saving import save  # noqa: E402
+from saving import has_step, save  # noqa: E402
 
 from gluon_bot.data.records import images  # noqa: E402
 from gluon_bot.tools import timing  # noqa: E402
@@ -38,7 +38,8 @@ def seconds_to_the_first_step(data: str, out: str) -> float:
     process = subprocess.Popen([*GLUON_BOT, 'train', 'digits', '--data', data, '--out', out, '--log-every', '1'],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     record = os.path.join(out, 'record.jsonl')
-    while not (os.path.exists(record) and '"step"' in open(record).read().replace('"steps_an_epoch"', '')):
+    while not has_step(record):
+        assert process.poll() is None, 'the run ended before its first step'
         time.sleep(0.01)
     found = time.perf_counter() - began
     process.terminate()

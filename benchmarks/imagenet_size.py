@@ -20,10 +20,11 @@ sys.path.insert(0, os.path.dirname(HERE))
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-from saving import save  # noqa: E402
+from saving import has_step, save  # noqa: E402
 
 from gluon_bot.data.records import images, verify  # noqa: E402
 from gluon_bot.data.records.writer import SplitWriter, publish, writing_into  # noqa: E402
+from gluon_bot.distributed import environment  # noqa: E402
 from gluon_bot.tools import measurements, timing  # noqa: E402
 
 CLASSES = ['class %04d' % label for label in range(1000)]
@@ -55,52 +56,42 @@ def make(folder: str, counts: dict) -> None:
 
 
 def measured(command: list, until: str = '') -> dict:
-    """Seconds of a command, or until its record has a line with `until`; peak memory of its largest process."""
+    """Seconds of a command, or until the record `until` has another update; peak memory of its largest process."""
+    size = os.path.getsize(until) if os.path.exists(until) else 0
     began = time.perf_counter()
-    if not until:
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-        seconds = time.perf_counter() - began
-    else:
-        path, size = until, os.path.getsize(until) if os.path.exists(until) else 0
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while not _has_step(path, size) and process.poll() is None:
-            time.sleep(0.02)
-        seconds = time.perf_counter() - began
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    seconds = 0.0
+    while until and not seconds:
         assert process.poll() is None, 'the run ended before its first step'
-        process.terminate()
-        process.wait()
-    return {'seconds': seconds, 'mebibytes': resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}
-
-
-def _has_step(path: str, offset: int) -> bool:
-    if not os.path.exists(path):
-        return False
-    with open(path) as file:
-        file.seek(offset)
-        return '"step"' in file.read().replace('"steps_an_epoch"', '')
+        if has_step(until, size):
+            seconds = time.perf_counter() - began
+            process.terminate()
+        time.sleep(0.02)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert until or status == 0, 'the command failed'
+    return {'seconds': seconds or time.perf_counter() - began, 'mebibytes': usage.ru_maxrss / 1024}
 
 
 def opened(folder: str) -> dict:
     """In a process of its own: check and open the records; read one."""
     from gluon_bot.data.classification import Records
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = environment.peak_memory_bytes()
     began = time.perf_counter()
     found = verify.check(folder, 'train')
     Records(found).image(found.images - 1)
     seconds = time.perf_counter() - began
-    return {'seconds': seconds, 'mebibytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before}
+    return {'seconds': seconds, 'mebibytes': (environment.peak_memory_bytes() - before) / 2 ** 20}
 
 
 def bookkeeping(folder: str) -> dict:
     """An epoch's numbers of records for one of eight ranks, in batches of 32, without reading them."""
     from gluon_bot.data.classification import Part, batch_numbers
     found = verify.check(folder, 'train')
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = environment.peak_memory_bytes()
     began = time.perf_counter()
     seen = sum(len(batch) for batch in batch_numbers(found.images, 0, 0, Part(0, RANKS, 32), 0, found.images // RANKS // 32))
     assert seen == found.images // RANKS // 32 * 32
-    return {'seconds': time.perf_counter() - began,
-            'mebibytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before}
+    return {'seconds': time.perf_counter() - began, 'mebibytes': (environment.peak_memory_bytes() - before) / 2 ** 20}
 
 
 def worst(answers: list) -> dict:

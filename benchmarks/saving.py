@@ -1,4 +1,4 @@
-"""Where measurements are kept: benchmarks/results, of which performance.py makes docs/performance.md."""
+"""Keeping measurements in benchmarks/results, of which performance.py makes docs/performance.md, and following a run."""
 
 import json
 import os
@@ -15,3 +15,12 @@ def save(name: str, result: dict) -> None:
     with atomic_write(path) as file:
         json.dump(result, file, indent=1)
     print(path)
+
+
+def has_step(record: str, offset: int = 0) -> bool:
+    """Whether a run's record has a line of an update behind its first `offset` bytes."""
+    if not os.path.exists(record):
+        return False
+    with open(record) as file:
+        file.seek(offset)
+        return '{"event": "step"' in file.read()

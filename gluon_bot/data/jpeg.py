@@ -18,10 +18,9 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from gluon_bot.console import say
+from gluon_bot.console import one_line, say
 
 LIBRARY = 'gluon_bot_jpeg_crop.so'
-ADVICE = "install libjpeg-turbo's header (Debian, Ubuntu: apt-get install libjpeg-dev) and run scripts/install.sh again"
 CROP, COLOURS = struct.Struct('5i'), struct.Struct('15f')
 
 
@@ -38,7 +37,7 @@ def library() -> Optional[ctypes.CDLL]:
     """The compiled decoder, or None where the installation has none."""
     try:
         # its own libjpeg before that of libmxnet.so, which Horovod makes global
-        functions = ctypes.CDLL(os.path.join(sysconfig.get_paths()['purelib'], LIBRARY), mode=os.RTLD_DEEPBIND)
+        functions = ctypes.CDLL(_path(), mode=os.RTLD_DEEPBIND)
         several: List[Any] = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
         functions.jpeg_sizes.argtypes = [*several, ctypes.c_void_p, ctypes.c_void_p]
         functions.jpeg_prepare.argtypes = [*several, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p,
@@ -48,11 +47,28 @@ def library() -> Optional[ctypes.CDLL]:
     return functions
 
 
+def _path() -> str:
+    return os.path.join(sysconfig.get_paths()['purelib'], LIBRARY)
+
+
+def advice() -> str:
+    """What to do where there is no decoder: none was compiled, or it does not load, as with another libjpeg than its own."""
+    if not os.path.exists(_path()):
+        return ("install libjpeg-turbo's header (Debian, Ubuntu: apt-get install libjpeg-dev) and run scripts/install.sh "
+                'again')
+    reason = 'it lacks a function'
+    try:
+        ctypes.CDLL(_path(), mode=os.RTLD_DEEPBIND)
+    except OSError as error:
+        reason = one_line(str(error))
+    return '%s does not load (%s): remove it and run scripts/install.sh again' % (_path(), reason)
+
+
 @functools.lru_cache(maxsize=None)
 def say_if_missing() -> None:
     """Say once that images are decoded whole, where that is so."""
     if library() is None:
-        say('photographs are decoded whole, which takes half as long again: %s' % ADVICE)
+        say('photographs are decoded whole, which takes half as long again: %s' % advice())
 
 
 class Images:

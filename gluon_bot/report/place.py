@@ -240,7 +240,8 @@ def _published(run: Run) -> Tuple[str, List[Difference], List[str]]:
     counted = counted_images(run)
     why += ['its last accuracy is counted over %s images, not 50,000' % count(counted)] if counted else []
     # arguments that change the network or the training, and that no recipe has
-    others = [(name, value, NO_FIELD.get(name)) for name, value in run.header.get('no_field', {}).items()]
+    unknown = run.header.get('no_field')
+    others = [(name, value, NO_FIELD.get(name)) for name, value in unknown.items()] if isinstance(unknown, dict) else []
     return nearest, _differences(run.recipe, nearest) + others if nearest else [], why
 
 

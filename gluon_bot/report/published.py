@@ -53,6 +53,7 @@ def facts(folder: str) -> List[Dict[str, Any]]:
             'nearest_recipe': placed.recipe if placed.kind == PUBLISHED else '',
             'differences': [list(difference) for difference in placed.differences] if placed.kind == PUBLISHED else [],
             'suspect': run.suspect, 'recipe': run.recipe, 'data': run.data,
+            'no_field': run.header.get('no_field', {}),
             'arguments': {name: value for name, value in arguments(run).items() if name in KEPT_ARGUMENTS}})
     return found
 

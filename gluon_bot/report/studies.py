@@ -248,7 +248,7 @@ def _minutes(*rows: Sequence[Placed]) -> List[float]:
 
 
 def _machine(one: Placed) -> Key:
-    return one.devices, str(one.run.header.get('cpus')), str(one.run.header.get('omp_threads'))
+    return one.devices, *(str(one.run.header.get(name)) for name in ('processor', 'cpus', 'omp_threads'))
 
 
 def as_json(report: StudyReport) -> Dict[str, Any]:

@@ -15,7 +15,7 @@ from gluon_bot.runs.logged import PERCENT, Note, Run, cleaned
 
 NAME = 'published.json'
 MOST_BYTES = 4 << 20
-HEADER = ('repository', 'commit', 'best', 'counted_images', 'arguments')  # what else is kept of an entry
+HEADER = ('repository', 'commit', 'best', 'counted_images', 'arguments', 'no_field')  # what else is kept of an entry
 
 
 def read(path: str, note: Note) -> List[Run]:

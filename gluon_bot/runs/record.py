@@ -155,7 +155,7 @@ def otherwise(run: str, now: Dict[str, Any]) -> Dict[str, str]:
 
 
 def provenance() -> Dict[str, Any]:
-    """What made this run: versions of the packages that matter, the git commit and whether its tree was clean."""
+    """What made this run: versions of the packages that matter, the git commit, whether the package is its; the CPU."""
     versions, wheel = {'gluon_bot': __version__, 'python': platform.python_version()}, gpus.wheel() or 'mxnet'
     for package in (wheel, 'gluoncv', 'numpy', 'horovod'):
         try:
@@ -163,12 +163,22 @@ def provenance() -> Dict[str, Any]:
         except metadata.PackageNotFoundError:
             if package in sys.modules:  # NVIDIA's MXNet may be imported without being a package
                 versions[package] = sys.modules[package].__version__
-    return {'versions': versions, 'git': _git_state(), 'machine': platform.machine(), 'cpus': len(os.sched_getaffinity(0)),
-            'omp_threads': int(os.environ.get('OMP_NUM_THREADS', 0))}
+    threads = os.environ.get('OMP_NUM_THREADS', '').split(',')[0].strip()
+    return {'versions': versions, 'git': _git_state(), 'machine': platform.machine(), 'processor': processor(),
+            'cpus': len(os.sched_getaffinity(0)), 'omp_threads': int(threads) if threads.isdecimal() else 0}
+
+
+def processor() -> str:
+    """The name of this CPU, as Linux has it."""
+    try:
+        with open('/proc/cpuinfo') as file:
+            return next((line.partition(':')[2].strip() for line in file if line.startswith('model name')), 'unknown CPU')
+    except OSError:
+        return 'unknown CPU'
 
 
 def _git_state() -> Optional[Dict[str, Any]]:
-    """Commit and cleanness of the checkout this package runs from; None outside one."""
+    """The commit of the checkout this package runs from, and whether the package is as it says; None outside one."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(gluon_bot.__file__)))
     if not os.path.exists(os.path.join(here, '.git')):
         return None
@@ -176,7 +186,7 @@ def _git_state() -> Optional[Dict[str, Any]]:
         def git(*words: str) -> str:
             return subprocess.run(['git', '-C', here, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True,
                                   timeout=20).stdout.decode().strip()
-        return {'commit': git('rev-parse', 'HEAD'), 'clean': not git('status', '--porcelain')}
+        return {'commit': git('rev-parse', 'HEAD'), 'clean': not git('status', '--porcelain', '--', 'gluon_bot')}
     except (OSError, subprocess.SubprocessError):
         return None
 

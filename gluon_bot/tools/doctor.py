@@ -163,7 +163,7 @@ def decoder() -> Finding:
     """How much of a photograph is decoded for a crop of it."""
     parts = jpeg.library() is not None
     return Finding('jpeg', OK if parts else NOTE, 'the crops of training are decoded alone' if parts else
-                   'photographs are decoded whole, which takes half as long again', '' if parts else jpeg.ADVICE)
+                   'photographs are decoded whole, which takes half as long again', '' if parts else jpeg.advice())
 
 
 def _version(name: str) -> Optional[str]:

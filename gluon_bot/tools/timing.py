@@ -15,17 +15,8 @@ from gluon_bot.runs.record import provenance
 
 def circumstances() -> Dict[str, Any]:
     """Where and when a figure was measured: date, processor, GPUs that compute, cores, versions, git commit."""
-    return {'date': time.strftime('%Y-%m-%d'), 'processor': processor(),
+    return {'date': time.strftime('%Y-%m-%d'),
             'gpus': gpus.summary(gpus.listing()) if gpus.usable() else '', **provenance()}
-
-
-def processor() -> str:
-    """The name of this CPU, as Linux has it."""
-    try:
-        with open('/proc/cpuinfo') as file:
-            return next((line.partition(':')[2].strip() for line in file if line.startswith('model name')), 'unknown CPU')
-    except OSError:
-        return 'unknown CPU'
 
 
 def rounds(sides: Dict[Any, Callable[[], float]], repeats: int) -> Dict[Any, List[float]]:

@@ -167,3 +167,12 @@ def test_that_it_is_missing_is_said_once(decoder, capsys):
     jpeg.say_if_missing()
     assert not capsys.readouterr().err
     jpeg.say_if_missing.cache_clear()
+
+
+def test_a_decoder_that_does_not_load_is_not_taken_for_none(tmp_path, monkeypatch):
+    """Its source is older, so that install.sh would leave it as it is."""
+    monkeypatch.setattr(jpeg.sysconfig, 'get_paths', lambda: {'purelib': str(tmp_path)})
+    assert 'apt-get install libjpeg-dev' in jpeg.advice()
+    (tmp_path / jpeg.LIBRARY).write_bytes(b'no library')
+    assert jpeg.advice().startswith('%s does not load (' % (tmp_path / jpeg.LIBRARY))
+    assert jpeg.advice().endswith('): remove it and run scripts/install.sh again')

@@ -44,6 +44,16 @@ def test_facts_stand_where_their_logs_stand(shared_data):
     assert numbers(both) == numbers(logs) and len(both.placed) == len(logs.placed)
 
 
+def test_what_no_field_of_a_recipe_holds_differs_in_the_facts_too(tmp_path):
+    (tmp_path / 'logs').mkdir()
+    (tmp_path / 'logs' / 'one.log').write_text(
+        "Namespace(batch_size=128, lr=0.4, model='resnet50_v1', num_epochs=1, num_gpus=8, use_se=True)\n"
+        '[Epoch 0] training: accuracy=0.400000\n[Epoch 0] validation: err-top1=0.500000 err-top5=0.250000\n')
+    (tmp_path / 'published.json').write_text(json.dumps({'published': published.facts(str(tmp_path / 'logs'))}))
+    log, facts = (compare(*read([str(tmp_path / name)])).placed[0] for name in ('logs', 'published.json'))
+    assert facts.differences == log.differences and 'use_se' in [name for name, *_ in log.differences]
+
+
 def test_a_link_leads_to_the_commit_and_an_unknown_commit_to_none():
     text = markdown(compare(*read([str(FACTS)])), linked=True)
     assert '[`resnet50_v1d.log`](https://github.com/dmlc/web-data/blob/9ac90e30d424bb8536799ad6b98b4b4525e41b1c/' \

@@ -1,5 +1,6 @@
 """The wheel holds all it needs: built, installed beside the packages of this environment, and used from another folder."""
 
+import configparser
 import os
 import shutil
 import subprocess
@@ -20,6 +21,21 @@ def run(*command, **options):
     return done.stdout
 
 
+def files():
+    """Of the package, as a wheel names them."""
+    found = [path for path in (REPOSITORY / 'gluon_bot').rglob('*') if path.is_file() and '__pycache__' not in path.parts]
+    return [path.relative_to(REPOSITORY).as_posix() for path in found]
+
+
+def test_what_is_no_module_is_named_for_the_wheel():
+    settings = configparser.ConfigParser()
+    settings.read(str(REPOSITORY / 'setup.cfg'))
+    named = {path for package, patterns in settings['options.package_data'].items() for pattern in patterns.split()
+             for path in (REPOSITORY / package.replace('.', '/')).glob(pattern)}
+    assert {name for name in files() if not name.endswith('.py')} == {
+        path.relative_to(REPOSITORY).as_posix() for path in named}
+
+
 @pytest.mark.slow
 def test_the_wheel_works_outside_the_repository(tmp_path):
     pytest.importorskip('build', reason='the package build is not installed')
@@ -32,8 +48,7 @@ def test_the_wheel_works_outside_the_repository(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith('.dist-info/LICENSE') for name in names)
     assert not any(name.startswith('tests') for name in names)
-    templates = REPOSITORY / 'gluon_bot' / 'report' / 'templates'
-    assert {'gluon_bot/report/templates/%s' % path.name for path in templates.iterdir()} <= set(names)
+    assert set(files()) <= set(names)
 
     run(sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'fresh')
     python = tmp_path / 'fresh' / 'bin' / 'python'

@@ -16,7 +16,7 @@ from gluon_bot.cli.main import main
 from gluon_bot.distributed import horovod
 from gluon_bot.recipes.classification import RECIPES, Recipe
 from gluon_bot.recipes.fields import from_dict
-from gluon_bot.runs import checkpoint
+from gluon_bot.runs import checkpoint, record
 from gluon_bot.tasks import classification
 from gluon_bot.training import loop
 from gluon_bot.training.setup import RunOptions
@@ -117,6 +117,23 @@ def test_a_missing_package_for_tensorboard_is_said_before_anything_is_written(da
                  '--set', 'batch_size=2']) == 2
     assert '--tensorboard needs tensorboardX' in capsys.readouterr().err
     assert not (tmp_path / 'run' / 'record.jsonl').exists()
+
+
+def test_a_record_tells_how_its_run_was_computed(data, built, tmp_path, monkeypatch):
+    """By a clock that is asked at the beginning and the end of an epoch's updates and of its evaluation."""
+    ticks = iter((0.0, 4.0, 10.0, 11.0))
+    monkeypatch.setattr(loop, 'time', SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setenv('NVIDIA_TF32_OVERRIDE', '1')
+    monkeypatch.setenv('OMP_NUM_THREADS', '3,1')
+    run = train(data, tmp_path / 'run', '--accumulate', '2', epochs=1)
+    start, (epoch,) = run.record[0], run.lines('epoch')
+    assert {name: start[name] for name in ('accumulate', 'world_size', 'images_normalised', 'precision', 'layout', 'device',
+                                           'nvidia_tf32_override', 'omp_threads', 'cpus', 'processor')} == {
+        'accumulate': 2, 'world_size': 1, 'images_normalised': 8, 'precision': 'float32', 'layout': 'NCHW',
+        'device': 'cpu(0)', 'nvidia_tf32_override': '1', 'omp_threads': 3, 'cpus': len(os.sched_getaffinity(0)),
+        'processor': record.processor()}
+    assert (epoch['training_seconds'], epoch['seconds'], epoch['images_per_second']) == (4.0, 5.0, 16 / 4)
+    assert 0 < epoch['step'] == 1 and abs(start['time'] - os.stat(run.folder).st_mtime) < 60
 
 
 def test_checkpoints_tell_what_their_run_has_behind_it(data, built, tmp_path, monkeypatch):
