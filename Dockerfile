@@ -4,8 +4,9 @@
 #   docker build --target ngc -t gluon-bot:ngc .    docker run --rm --gpus all --shm-size 8g gluon-bot:ngc
 # cpu and gpu are the same Debian and the same script; gpu takes CUDA 11.7, cuDNN and NCCL from PyPI, and the driver from the machine.
 # ngc is installed beside the MXNet and Horovod of NVIDIA's container, NGC_IMAGE, which also run on Hopper.
-# Data and runs are mounted: docker run --gpus all --shm-size 8g -v "$PWD/data:/work/data" -v "$PWD/runs:/work/runs" gluon-bot:gpu \
-#   train resnet50d-cosine --data data/imagenet --out runs/cosine --workers 8
+# Data and runs are mounted, and there is time to write a checkpoint: docker run --gpus all --shm-size 8g --stop-timeout 300 \
+#   -v "$PWD/data:/work/data" -v "$PWD/runs:/work/runs" gluon-bot:gpu \
+#   train resnet50d-cosine --data data/imagenet --out runs/cosine --workers 8 --restarts 3 --resume
 ARG IMAGE=debian:bookworm-slim
 ARG NGC_IMAGE=nvcr.io/nvidia/mxnet:24.06-py3
 

@@ -65,6 +65,7 @@ GPU_ANY_SIZE = {'MXNET_CUDNN_AUTOTUNE_DEFAULT': '0', 'MXNET_GPU_MEM_POOL_TYPE': 
 MOST_THREADS = {'OMP_NUM_THREADS': 1 << 20, 'MXNET_CPU_WORKER_NTHREADS': 1 << 10, 'MXNET_CPU_PRIORITY_NTHREADS': 1 << 10}
 RANKS = ('HOROVOD_RANK', 'HOROVOD_SIZE', 'HOROVOD_LOCAL_RANK', 'HOROVOD_LOCAL_SIZE')
 ENGINES = ('ThreadedEnginePerDevice', 'ThreadedEngine', 'NaiveEngine')
+_workers_here = 1  # that `prepare` was told of: a dry run is one process of as many as there are to be
 LEAST_ADDRESS_SPACE_BYTES = 2 << 30  # MXNet and its modules take half of it before they have done anything
 
 
@@ -92,7 +93,8 @@ def _openmp_threads() -> str:
 def prepare(workers: int) -> None:
     """Before MXNet is imported: set what is not set yet, for one of `workers` on this machine. InputError as by `check`."""
     check()
-    threads = _openmp_threads()
+    global _workers_here
+    threads, _workers_here = _openmp_threads(), workers
     os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # which libraries may read when they are loaded
     os.environ['OMP_NUM_THREADS'] = threads or str(max(1, cores() // workers))
     _keep_memory()
@@ -197,9 +199,10 @@ def place_on_machine() -> Tuple[int, int]:
 
 def decoding_threads(device_type: str) -> int:
     """Threads of this worker that decode images: its cores; beside a 'gpu' one is left to the thread that trains."""
-    if device_type == 'gpu' and own_cores() < cores() // place_on_machine()[1]:
+    share = cores() // max(place_on_machine()[1], _workers_here)
+    if device_type == 'gpu' and own_cores() < share:
         say_once('OMP_NUM_THREADS=%d: so few threads decode images for each GPU, and there are %d cores for it; unset it '
-                 'unless that is meant' % (own_cores(), cores() // place_on_machine()[1]))
+                 'unless that is meant' % (own_cores(), share))
     return max(own_cores() - (device_type == 'gpu'), 1)
 
 

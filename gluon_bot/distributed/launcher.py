@@ -191,13 +191,16 @@ def _wait(processes: List[subprocess.Popen], asked: List[int], pulses: Dict[int,
                     _close(process)
                 elif process.poll() is None:
                     process.terminate()
+        if len(asked) > 2 and deadline is None:
+            say('the workers have %d seconds left to stop' % GRACE_SECONDS)
+            deadline = time.monotonic() + GRACE_SECONDS  # they may wait where no handler of a signal is run
         if worst < 0:  # the others end with LOST, a little later
             worst = next((rank for rank, code in enumerate(codes) if code not in (None, 0, 130, LOST)), -1)
         ended = [code for code in codes if code is not None]
         if any(code not in (0, 130) for code in ended) and deadline is None:
             deadline = time.monotonic() + GRACE_SECONDS
         if len(ended) == len(codes) or deadline is not None and time.monotonic() > deadline:
-            code = verdict(ended if len(ended) == len(codes) else [code for code in ended if code], bool(asked))
+            code = verdict(ended if len(ended) == len(codes) else [code for code in ended if code] or [1], bool(asked))
             if worst < 0 or code in FINAL:
                 return Outcome(code)
             if OUT_OF_MEMORY == codes[worst] or -signal.SIGKILL == codes[worst] and _kernel_kills() > kills:

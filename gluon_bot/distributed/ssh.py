@@ -100,8 +100,12 @@ def interface(address: str) -> str:
 
 
 def through(name: str) -> Dict[str, str]:
-    """The variables that have Gloo and NCCL talk through the interface of this name, but for those that are set already."""
-    return {variable: name for variable in ('HOROVOD_GLOO_IFACE', 'NCCL_SOCKET_IFNAME') if not os.environ.get(variable)}
+    """The variables that have Gloo and NCCL talk through the interface of this name, but for those that are set already.
+
+    NCCL takes a name for the beginning of others, eth0 for eth0.100 too, unless it stands behind an equals sign.
+    """
+    variables = {'HOROVOD_GLOO_IFACE': name, 'NCCL_SOCKET_IFNAME': '=' + name}
+    return {variable: value for variable, value in variables.items() if not os.environ.get(variable)}
 
 
 def use_interface_to(address: str) -> None:

@@ -38,6 +38,15 @@ def follow_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
         if os.getppid() != int(launcher):  # it died before we asked
             os.kill(os.getpid(), signal.SIGTERM)
+        threading.Thread(target=_follow_process, args=(int(launcher),), daemon=True).start()
+
+
+def _follow_process(launcher: int) -> None:
+    """End where the launcher is gone and the main thread has not ended: it may wait where no handler of a signal is run."""
+    while os.getppid() == launcher:
+        time.sleep(1)
+    time.sleep(CHECKPOINT_SECONDS)
+    os._exit(LOST)
 
 
 def _follow_input() -> None:

@@ -6,6 +6,7 @@ A part is a process of its own, so that one that dies or hangs is a line of the 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from gluon_bot.tools.benchmark import divisible, worker_counts
 # of one float32 update, the norm of its difference from the CPU's by the norm of the update; TF32 would exceed it
 UPDATE_TOLERANCE = 1e-4
 SIZES = (1, 1000, 5_000_000)  # of the arrays that are summed over ranks
-PART_SECONDS = 1800
+PART_SECONDS, STALL_MINUTES = 1800, 10  # a job that hangs is ended by its own launcher before its part is
+BELOW = re.compile('NCCL|CUDA|cuDNN|uncaught exception')  # in what Horovod and MXNet say
 MOST_POINTS = 5.0  # by which a checkpoint may score otherwise than at the end of its run: three of 64 images
 LEAST_TOP1 = 50.0  # of the digits after all their epochs; a guess is 10
 QUICK = ['--limit', '64', '--set', 'epochs=1', '--set', 'warmup_epochs=0', '--set', 'batch_size=16']
@@ -47,26 +49,41 @@ class Smoke(NamedTuple):
         return os.path.join(self.folder, *names)
 
     def run(self, *words: Any, module: str = 'gluon_bot', environment: Mapping[str, str] = {}) -> str:
-        """What a program of ours printed. Raises RunError, with the first line that says why, where it failed."""
+        """What a program of ours printed. Raises RunError, with the line that says why, where it failed.
+
+        What it said besides is added to messages.txt, which is to be sent with the results.
+        """
         command = [sys.executable, '-W', 'ignore', '-m', module, *map(str, words)]
-        try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace',
-                                  timeout=PART_SECONDS, env={**os.environ, gpus.DEVICE: self.device, **environment})
-        except subprocess.TimeoutExpired:
-            raise RunError('%s: no end after %d seconds' % (' '.join(command[3:]), PART_SECONDS)) from None
+        with open(self.path('messages.txt'), 'a+', errors='replace') as messages:
+            messages.write('%s\n' % ' '.join(command[4:]))
+            messages.flush()
+            began = messages.tell()
+            try:
+                done = subprocess.run(command, stdout=subprocess.PIPE, stderr=messages, text=True, errors='replace',
+                                      timeout=PART_SECONDS, env={**os.environ, gpus.DEVICE: self.device, **environment})
+            except subprocess.TimeoutExpired:
+                raise RunError('%s: no end after %d seconds' % (' '.join(command[4:]), PART_SECONDS)) from None
+            messages.seek(began)
+            said = messages.read()
         if done.returncode:
-            lines = [line for line in (done.stderr.strip() or done.stdout.strip()).splitlines() if line.strip()]
-            ours = [line for line in lines if line.startswith('gluon-bot: ')]
-            raise RunError('exit code %d: %s' % (done.returncode, [*ours, *lines[-1:], 'nothing was said'][0]))
+            raise RunError('exit code %d: %s' % (done.returncode, reason(said.strip() or done.stdout.strip())))
         return done.stdout
 
     def train(self, name: str, *words: Any, workers: int = 1,
               environment: Mapping[str, str] = {}) -> Dict[str, Any]:
         """Train the digits; returns the place and the last epoch of the record."""
         size = QUICK if self.quick else []
-        self.run('train', 'digits', '--data', self.path('digits'), '--out', self.path(name), '--workers', workers, *size,
-                 *words, environment=environment)
+        self.run('train', 'digits', '--data', self.path('digits'), '--out', self.path(name), '--workers', workers,
+                 '--stall-minutes', STALL_MINUTES, *size, *words, environment=environment)
         return outcome(self.path(name))
+
+
+def reason(said: str) -> str:
+    """The line that says most of why a program failed: of a library below, of which its ranks say that another was lost."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    ours = [line for line in lines if line.startswith('gluon-bot: ') and 'another worker was lost' not in line]
+    below = [line for line in lines if BELOW.search(line)]
+    return [*ours, *below, *lines[-1:], 'nothing was said'][0]
 
 
 def outcome(run: str) -> Dict[str, Any]:
@@ -159,8 +176,8 @@ def kill_and_resume(smoke: Smoke) -> Any:
     """A worker is killed after the first checkpoint; the launcher starts all again and the run ends."""
     run, batch_size = smoke.path('killed'), 16 * smoke.workers
     words = ['train', 'digits', '--data', smoke.path('digits'), '--out', run, '--workers', str(smoke.workers),
-             '--restarts', '1', *QUICK, '--limit', str(max(192, batch_size)), '--set', 'epochs=4',
-             '--set', 'batch_size=%d' % batch_size]
+             '--restarts', '1', '--stall-minutes', str(STALL_MINUTES), *QUICK, '--limit', str(max(192, batch_size)),
+             '--set', 'epochs=4', '--set', 'batch_size=%d' % batch_size]
     process = subprocess.Popen([sys.executable, '-W', 'ignore', '-m', 'gluon_bot', *words], stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE, text=True, env={**os.environ, gpus.DEVICE: smoke.device})
     deadline = time.monotonic() + PART_SECONDS
@@ -243,7 +260,8 @@ def fine_tune(smoke: Smoke, command: str, recipe: str, name: str, small: List[st
     """From random values, trained, evaluated, and evaluated once more from the checkpoint."""
     workers = max(n for n in range(1, smoke.workers + 1) if 8 % n == 0)
     words = [*(small if smoke.quick else ['--set', 'epochs=2']), '--set', 'pretrained=false']
-    smoke.run(command, recipe, '--data', smoke.path('scenes'), '--out', smoke.path(name), '--workers', workers, *words)
+    smoke.run(command, recipe, '--data', smoke.path('scenes'), '--out', smoke.path(name), '--workers', workers,
+              '--stall-minutes', STALL_MINUTES, *words)
     limit = ['--limit', '8'] if smoke.quick else []
     again = parse_json(smoke.run('evaluate', smoke.path(name), '--data', smoke.path('scenes'), '--json', *limit))
     trained = outcome(smoke.path(name))

@@ -60,6 +60,11 @@ def test_few_threads_beside_a_gpu_are_said(monkeypatch, capsys):
         environment.decoding_threads('cpu')
         assert environment.decoding_threads('gpu') == max(int(threads) - 1, 1)
         assert ('OMP_NUM_THREADS=1: so few threads decode images' in capsys.readouterr().err) is said
+    for name in ('HOROVOD_LOCAL_SIZE', 'OMP_NUM_THREADS'):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(environment, '_workers_here', 1)
+    environment.prepare(8)  # as a dry run of eight workers does, in one process
+    assert environment.decoding_threads('gpu') == 7 and not capsys.readouterr().err
 
 
 def test_the_layout_is_nchw_unless_a_gpu_shall_try_the_other(monkeypatch):

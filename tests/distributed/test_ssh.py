@@ -54,9 +54,9 @@ def test_workers_talk_through_the_interface_that_is_set_or_leads_to_the_others(m
     monkeypatch.setattr(os, 'environ', {})
     server, places = launcher._meeting(2, '', 60)
     rendezvous.stop(server)
-    assert [(machine, [told[name] for name in names]) for machine, told in places] == [('', ['lo', 'lo'])] * 2
+    assert [(machine, [told[name] for name in names]) for machine, told in places] == [('', ['lo', '=lo'])] * 2
     ssh.use_interface_to('127.0.0.1')
-    assert [os.environ[name] for name in names] == ['lo', 'lo']
+    assert [os.environ[name] for name in names] == ['lo', '=lo']
     monkeypatch.setattr(os, 'environ', {'NCCL_SOCKET_IFNAME': 'ib0'})
     server, places = launcher._meeting(2, '', 60)
     rendezvous.stop(server)
@@ -123,6 +123,39 @@ def test_a_worker_there_is_gone_before_others_are_started(ssh_script, tmp_path, 
         time.sleep(0.05)
     launcher._end([process])
     assert process.returncode is not None and not os.path.exists('/proc/' + open('started').read())
+
+
+def test_workers_that_hang_are_ended_at_the_third_request(monkeypatch):
+    """They wait where no handler of a signal is run, as in NCCL or for a disk."""
+    monkeypatch.setattr(launcher, 'GRACE_SECONDS', 0.3)
+    hangs = 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)'
+    process = subprocess.Popen([sys.executable, '-c', hangs], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    try:
+        assert launcher._wait([process], [15, 2, 2], {}, 60, ['']).code == 1 and process.poll() is None
+    finally:
+        launcher._end([process])
+    assert process.returncode == -9
+
+
+def test_a_worker_that_hangs_does_not_outlive_its_launcher_for_long(tmp_path, monkeypatch):
+    """As after a kill -9 of the launcher while the worker waits in C."""
+    monkeypatch.chdir(tmp_path)
+    worker = ('import ctypes, os, signal; from gluon_bot.distributed import worker; worker.CHECKPOINT_SECONDS = 0.5; '
+              'signal.signal(signal.SIGTERM, lambda *_: None); worker.follow_parent(); '
+              'open("begun", "w").write(str(os.getpid())); [ctypes.CDLL(None).sleep(60) for _ in range(9)]')
+    launch = ('import os, subprocess, sys, time; subprocess.Popen([sys.executable, "-c", sys.argv[1]], '
+              'env={**os.environ, "GLUON_BOT_LAUNCHER": str(os.getpid())}); time.sleep(60)')
+    launching = subprocess.Popen([sys.executable, '-c', launch, worker])
+    while not os.path.exists('begun') or not open('begun').read():
+        assert launching.poll() is None
+        time.sleep(0.05)
+    launching.kill()
+    launching.wait()
+    deadline = time.monotonic() + 20
+    while os.path.exists('/proc/%s/cwd' % open('begun').read()) and time.monotonic() < deadline:  # none is left of a zombie
+        time.sleep(0.05)
+    assert time.monotonic() < deadline
 
 
 def test_a_worker_there_has_its_time_to_stop_while_its_launcher_lives(ssh_script):

@@ -43,7 +43,18 @@ def test_a_failing_part_is_a_line_and_the_others_follow(here, monkeypatch, capsy
     rows = smoke.run(here)
     assert [row['part'] for row in rows] == ['first', 'second', 'third']
     assert rows[0]['result'].startswith('exit code 2: gluon-bot: ') and 'nothing' in rows[0]['result']
+    messages = open(here.path('messages.txt')).read().splitlines()
+    assert messages[0].startswith('gluon_bot evaluate ') and messages[1] in rows[0]['result']
     assert [row['result'] for row in rows[1:]] == ['ok', 'skipped: why'] and rows[1]['found'] == {'a': 1}
+
+
+@pytest.mark.parametrize('said, reason', [
+    ('x\ngluon-bot: data: no such folder\nNCCL y', 'gluon-bot: data: no such folder'),
+    ('[1,2]: Horovod background loop uncaught exception: ncclCommInitRank failed\ngluon-bot: another worker was lost\nz',
+     '[1,2]: Horovod background loop uncaught exception: ncclCommInitRank failed'),
+    ('gluon-bot: another worker was lost\n', 'gluon-bot: another worker was lost'), ('', 'nothing was said')])
+def test_the_line_that_says_why(said, reason):
+    assert smoke_parts.reason(said) == reason
 
 
 @pytest.mark.parametrize('workers', [2, 3, 6, 8, 16])
