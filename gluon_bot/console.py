@@ -133,10 +133,10 @@ def csv_text(lines: Sequence[Dict[str, Any]]) -> str:
     """Lines with the same keys as CSV under a line with these keys; nothing for no line."""
     text = io.StringIO()
     if lines:
-        writer = csv.DictWriter(text, list(lines[0]), lineterminator='\n')
+        writer = csv.DictWriter(text, list(lines[0]))  # either half of whose line end has a value quoted
         writer.writeheader()
         writer.writerows(lines)
-    return text.getvalue()
+    return text.getvalue().replace('\r\n', '\n')
 
 
 def json_text(value: Any, indent: Optional[int] = None) -> str:

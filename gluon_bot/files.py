@@ -85,7 +85,7 @@ def check_file(path: str, option: str, is_ours: Callable[[str], bool]) -> None:
     """InputError, before anything is computed, where the file that an option names could not be written, or would replace
     one that is not ours.
     """
-    if os.path.isdir(path) or not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
+    if os.path.isdir(path) or not os.path.basename(path) or not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
         raise InputError('%s: cannot be written; %s wants a file in a folder that is there' % (path, option))
     if os.path.lexists(path) and not is_ours(path):
         raise InputError('%s: exists, and is not known to be written by %s; choose another name, or move it away'

@@ -48,7 +48,7 @@ def load(path: Path, score_threshold: float = 0.5) -> Model:
     from gluon_bot.tricks import low_precision
     found, context = checkpoint.find(os.fspath(path)), horovod.device(horovod.Ranks())
     low_precision.check_process(found.meta['recipe'].get('precision', 'float32'))
-    task, predictor, network, recipe, preprocess = predict.opened(found.path, context, score_threshold)
+    task, predictor, network, recipe, preprocess = predict.opened(found.path, context, score_threshold)[:5]
     halves = low_precision.supported('float16', context, low_precision.cpu_flags())
     if (recipe.precision, halves) == ('float32', 'bfloat16'):  # compiled before another makes the process compute in it
         predictor(np.zeros((256, 256, 3), np.uint8), '')

@@ -1,5 +1,6 @@
 """What a person sees: it fits the terminal, is a line a minute elsewhere, and never ends what it speaks of."""
 
+import csv
 import fcntl
 import io
 import os
@@ -106,3 +107,8 @@ def test_a_word_in_another_case_is_recognised(word, known):
 def test_json_has_no_number_that_is_not_finite():
     value = {'val_map': float('nan'), 'of': [float('inf'), 1.5, {'a': -float('inf')}], 'name': 'NaN'}
     assert console.json_text(value) == '{"val_map": null, "of": [null, 1.5, {"a": null}], "name": "NaN"}'
+
+
+def test_csv_is_read_as_it_was_written():
+    rows = [{'a': 'one\rtwo', 'b': 'x, "y"\n'}, {'a': '', 'b': '1'}]
+    assert list(csv.DictReader(io.StringIO(console.csv_text(rows), newline=''))) == rows

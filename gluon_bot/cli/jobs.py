@@ -170,5 +170,6 @@ def launch(options: argparse.Namespace) -> int:
 
 def choose(options: argparse.Namespace) -> None:
     """RUN becomes RUN/best where the best checkpoint is asked for."""
-    if options.which == 'best' and os.path.basename(os.path.normpath(options.checkpoint)) != 'best':
+    path = os.path.normpath(options.checkpoint)
+    if options.which == 'best' and (os.path.basename(path) != 'best' or os.path.exists(path)):  # it may be a run's name
         options.checkpoint = os.path.join(options.checkpoint, 'best')

@@ -15,7 +15,8 @@ exit codes:
   0    done; a run that was finished before is left as it is
   1    the run failed, or the doctor found what stops one; it may be started again, mostly with --resume
   2    bad input or arguments: one line says what is wrong and what to do
-  130  interrupted by Ctrl-C or SIGTERM; a training run writes its checkpoint first and continues with --resume
+  130  interrupted by Ctrl-C or SIGTERM; a training run writes its checkpoint first and continues with --resume;
+       watch ends so with 0
 
 Results go to standard output; progress and messages to standard error. There is no colour, with NO_COLOR or without.
 '''

@@ -6,7 +6,8 @@
 
 Class indices are Idx - 1, so that -1, unlabelled, is left out of loss and score.
 What GluonCV's script prints after each epoch is of centre crops: the short side is resized to crop_size, masks too, and a
-third of a wide picture is never looked at. Its published numbers are of whole images at their own size; so are those here.
+third of a wide picture is never looked at. Scores here are of whole images at their own size. The paper does not say how
+Table 9 was scored; the test script of its time summed six scales and mirror images, in windows of crop_size.
 """
 
 from __future__ import annotations

@@ -119,9 +119,11 @@ class Study:
             for row in rows:
                 if seed in (row.seeds or seeds or self.seeds):
                     self._add(StudyRun(row, seed), found)
-        if not found:
-            raise InputError("study '%s' has no run with these seeds; its rows have the seeds %s of their own" % (
-                self.name, ' '.join(map(str, dict.fromkeys(seed for row in rows for seed in row.seeds)))))
+        without = [row for row in rows if not any(run.row is row for run in found.values())]
+        if without and (names or not found):
+            raise InputError("study '%s' has no run of %s with these seeds, but with those of their own: %s" % (
+                self.name, ', '.join(row.name for row in without),
+                ' '.join(map(str, dict.fromkeys(seed for row in without for seed in row.seeds)))))
         return list(found.values())
 
     def _add(self, run: StudyRun, found: Dict[str, StudyRun]) -> None:

@@ -65,10 +65,12 @@ def find_runs(folder: str) -> List[Status]:
         if RECORD in files:
             folders.clear()  # what is below a run is its own
             found.append(_with_best(path, status_of(path, os.path.relpath(path, folder) if path != folder else path)))
-        elif checkpoint.FOLDER in folders and checkpoint.paths_of(path):
-            folders.remove(checkpoint.FOLDER)
-            found += _imported(path, os.path.relpath(path, folder) if path != folder else path)
-    return found + [_unreadable(line.split(': ')[0], line) for line in refused]
+        elif checkpoint.FOLDER in folders:
+            with suppress(OSError):  # of a folder that cannot be listed; it is told of when the walk comes to it
+                if checkpoint.paths_of(path):
+                    folders.remove(checkpoint.FOLDER)
+                    found += _imported(path, os.path.relpath(path, folder) if path != folder else path)
+    return found + [_unreadable(line.partition(': cannot be read: ')[0], line) for line in refused]
 
 
 def _with_best(run: str, status: Status) -> Status:

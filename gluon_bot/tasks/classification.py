@@ -125,6 +125,8 @@ def describe(recipe: Recipe, options: RunOptions, workers: int) -> Job:
     train, val = verify.check(options.data, 'train'), verify.check(options.data, 'val')
     if train.classes != val.classes:
         raise InputError('%s: train and val records have different classes; pack them together' % options.data)
+    if len(train.classes) < 2:
+        raise InputError('%s: all images are of one class, and a classifier tells at least two apart' % options.data)
     images = min(train.images, options.limit or train.images)
     changed = {why: train.reencoded[why] + val.reencoded[why] for why in train.reencoded}
     packed = {'resize': train.resize if changed['resized'] else None, 'quality': train.quality}

@@ -29,7 +29,7 @@ from gluon_bot.training.state import State, Trained
 from gluon_bot.tricks.learning_rate import learning_rate
 
 IMAGES_A_MEAN = 4  # over whose labelled pixels a mean is taken: those of a GPU in the published command (batch 16, 4 GPUs)
-SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the long side to base_size, in multi-scale evaluation: GluonCV's
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the long side to base_size, in multi-scale evaluation: those of GluonCV
 
 
 def fit(recipe: Segmentation, options: RunOptions) -> Optional[Dict[str, Any]]:

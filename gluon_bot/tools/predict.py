@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 from contextlib import closing, contextmanager
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence
@@ -37,27 +38,29 @@ class Opened(NamedTuple):
     network: Any
     recipe: Any
     preprocess: Callable[[np.ndarray], mx.nd.NDArray]  # uint8 RGB (height, width, 3) to float32 (1, 3, H, W)
+    check: Callable[[np.ndarray], None] = lambda image: None  # InputError for an image of a size that it does not take
 
 
 def run(paths: Sequence[str], path: str, out: str, score_threshold: float = 0.5) -> List[Dict[str, Any]]:
     """Predict on image files, and all those in folders, with the checkpoint `path` of any task; pictures go to folder `out`.
 
     A result has 'image', 'picture', 'task' and, best first, one of 'classes', 'boxes' and 'areas': see `classifier`,
-    `detector` and `segmenter`. Raises InputError for the first file that is no image, before anything is written.
+    `detector` and `segmenter`. Raises InputError for the first file that is no image, or too narrow,
+    before anything is written.
     """
     if os.path.exists(out) and not os.path.isdir(out):
         raise InputError('%s: is a file; --out wants a folder for the pictures' % out)
-    paths = _files(paths)
+    paths, ready = _files(paths), opened(path, horovod.device(horovod.Ranks()), score_threshold)
     for name in paths:
         with naming(name):
-            read(name)
-    task, predictor = opened(path, horovod.device(horovod.Ranks()), score_threshold)[:2]
+            ready.check(read(name))
     os.makedirs(out, exist_ok=True)
     results = []
     with closing(Progress(len(paths), 'predict')) as progress:
         for name, picture in zip(paths, picture_paths(paths, out)):
             with naming(name):
-                results.append({'image': name, 'picture': picture, 'task': task, **predictor(read(name), picture)})
+                result = ready.predict(read(name), picture)
+                results.append({'image': name, 'picture': picture, 'task': ready.task, **result})
             progress.update(len(results))
     return results
 
@@ -117,10 +120,13 @@ def detector(path: str, context: mx.Context, score_threshold: float) -> Opened:
     trained = detection.load(path, context)
     recipe, names = trained.recipe, trained.meta['classes']
 
-    def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
+    def check(image: np.ndarray) -> None:
         narrow = recipe.too_narrow(image.shape[1], image.shape[0], training=False)
         if narrow:
             raise InputError(narrow)
+
+    def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
+        check(image)
         classes, scores, boxes = detection.detections(trained, image)
         kept = _finite(scores) >= score_threshold
         classes, scores, boxes = classes[kept], scores[kept], _finite(boxes[kept])
@@ -130,7 +136,7 @@ def detector(path: str, context: mx.Context, score_threshold: float) -> Opened:
         return {'boxes': [{'class': names[index], 'score': float(score), 'box': box.tolist()}
                           for index, score, box in zip(classes, scores, boxes)]}
 
-    return Opened('detect', predict, trained.network, recipe, lambda image: detection.pixels(recipe, image))
+    return Opened('detect', predict, trained.network, recipe, lambda image: detection.pixels(recipe, image), check)
 
 
 def segmenter(path: str, context: mx.Context) -> Opened:
@@ -142,11 +148,14 @@ def segmenter(path: str, context: mx.Context) -> Opened:
     recipe, names = trained.recipe, trained.meta['classes']
     most = round(recipe.base_size * recipe.scale_max)
 
-    def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
-        shown = _at_most(image, most)
-        if min(shown.shape[:2]) < recipe.least_side:
+    def check(image: np.ndarray) -> None:
+        if min(_at_most(image, most).shape[:2]) < recipe.least_side:
             raise InputError('%d x %d pixels are too narrow: this network needs %d a side, of at most %d' % (
                 image.shape[1], image.shape[0], recipe.least_side, most))
+
+    def predict(image: np.ndarray, picture: str) -> Dict[str, Any]:
+        check(image)
+        shown = _at_most(image, most)
         probabilities = segmentation.probabilities(trained, shown)
         _finite(probabilities.sum().asnumpy())
         mask = probabilities.argmax(axis=1).asnumpy()[0].astype(int)
@@ -157,7 +166,7 @@ def segmenter(path: str, context: mx.Context) -> Opened:
                           for place in np.argsort(-areas, kind='stable')]}
 
     return Opened('segment', predict, trained.network, recipe,
-                  lambda image: segmentation.pixels(_at_most(image, most)))
+                  lambda image: segmentation.pixels(_at_most(image, most)), check)
 
 
 def read(path: str) -> np.ndarray:
@@ -177,13 +186,18 @@ def picture_paths(paths: Sequence[str], out: str) -> List[str]:
     prediction's picture.
     """
     taken, chosen = {os.path.realpath(path) for path in paths}, []
+    folder = os.path.realpath(out)
+    numbers: Dict[str, int] = collections.Counter()  # the last one tried, by what a name begins with
     for path in paths:
-        stem, number = os.path.join(out, shortened(os.path.splitext(os.path.basename(path))[0])), 1
-        picture = stem + '.png'
-        while os.path.realpath(picture) in taken or os.path.lexists(picture) and not pictures.is_ours(picture):
-            number += 1
-            picture = '%s-%d.png' % (stem, number)
-        taken.add(os.path.realpath(picture))
+        stem = shortened(os.path.splitext(os.path.basename(path))[0])
+        while True:
+            numbers[stem] += 1
+            name = '%s-%d.png' % (stem, numbers[stem]) if numbers[stem] > 1 else stem + '.png'
+            picture, real = os.path.join(out, name), os.path.join(folder, name)
+            real = os.path.realpath(real) if os.path.islink(real) else real
+            if real not in taken and (not os.path.lexists(picture) or pictures.is_ours(picture)):
+                break
+        taken.add(real)
         chosen.append(picture)
     return chosen
 

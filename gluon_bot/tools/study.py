@@ -65,7 +65,10 @@ def chosen(study: Study, names: Sequence[str], seeds: Tuple[int, ...], place: Pl
             raise InputError("row '%s' wants --transfer-data, a tree of %s"
                              % (transfers[0].row.name, {'detect': 'VOC', 'segment': 'ADE20K'}[transfers[0].row.command]))
         say('without --transfer-data, the rows that detect or segment are left out')
-        runs = study.runs([name for name, row in study.rows.items() if row.command == 'train'], seeds)
+        trained = [name for name, row in study.rows.items() if row.command == 'train']
+        if not trained:
+            raise InputError("study '%s' detects and segments alone, and wants --transfer-data" % study.name)
+        runs = study.runs(trained, seeds)
     for run in runs:
         needed, folder = study.needed(run), place.folder(run)
         if os.path.lexists(_log(folder)) and (os.path.islink(_log(folder)) or not os.path.isfile(_log(folder))):

@@ -31,7 +31,7 @@ def nesterov(recipe: Recipe) -> mx.optimizer.Optimizer:
 
 
 def momentum_sgd(recipe: FineTuning) -> mx.optimizer.Optimizer:
-    """v = momentum * v + clip(g) + wd * w; w = w - lr * v: what the published fine-tuning runs use. Rate as above."""
+    """v = momentum * v + clip(g) + wd * w; w = w - lr * v: the published fine-tuning's, but where the rate changes."""
     return mx.optimizer.SGD(learning_rate=recipe.peak_lr, momentum=recipe.momentum, wd=recipe.weight_decay,
                             clip_gradient=recipe.clip_gradient or None)
 
@@ -103,7 +103,7 @@ def set_learning_rate(trainer: mx.gluon.Trainer, rate: float, previous: float) -
     """Set the rate of the next update, where the last one had `previous`.
 
     MXNet 1.9's kernel keeps the momentum multiplied by the rate, so that a change of rate reaches it late. The paper's
-    update (and MXNet's at its time) keeps it plain; scaling what is kept by rate / previous gives the same.
+    update (and the NAG of its time) keeps it plain; scaling what is kept by rate / previous gives the same.
     """
     trainer.set_learning_rate(rate)
     if rate != previous:

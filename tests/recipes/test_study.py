@@ -88,8 +88,9 @@ def test_runs_follow_seeds_and_what_they_need(tmp_path):
     assert [run.name for run in study.runs(['learner'], (7,))] == ['plain-seed7', 'learner-seed7']
     assert [run.name for run in study.runs(['once', 'learner'], (0, 1))] == [
         'plain-seed0', 'learner-seed0', 'plain-seed1', 'learner-seed1', 'once-seed1']
-    with pytest.raises(InputError, match='no run with these seeds; its rows have the seeds 1 of their own'):
-        study.runs(['once'], (0,))
+    for names in (['once'], ['plain', 'once']):  # and the one that is named is not left out in silence
+        with pytest.raises(InputError, match='no run of once with these seeds, but with those of their own: 1'):
+            study.runs(names, (0,))
     values['rows']['once']['seeds'] = [4, 5]  # which the study has not
     study = read_study(written(tmp_path, values))
     assert [run.name for run in study.runs(['once'])] == ['once-seed4', 'once-seed5']

@@ -244,3 +244,20 @@ def test_millions_of_lines_cost_seconds_and_bounded_memory(record, tmp_path):
     assert 'zeros/record.jsonl: is not a run record: it begins with zeros' in done.stderr
     assert 'is not a text file: it begins with zeros' in read([str(zeros)]).notes[1]
     assert int(kilobytes) < 200_000 and float(seconds) < 10
+
+
+def test_a_folder_that_cannot_be_listed_hides_no_run(record, tmp_path, monkeypatch):
+    """As another user's."""
+    record('good', [START, epoch(1)])
+    (tmp_path / 'a: b' / 'checkpoints').mkdir(parents=True)
+    listing = os.scandir
+
+    def refuse(path):
+        if str(path).endswith('a: b/checkpoints'):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return listing(path)
+    monkeypatch.setattr(os, 'scandir', refuse)
+    monkeypatch.setattr(checkpoint, 'paths_of', lambda run: list(refuse(os.path.join(run, 'checkpoints'))))
+    found = find_runs(str(tmp_path))
+    assert [run.name for run in found][:1] == ['good'] and found[1].name.endswith('a: b/checkpoints')
+    assert 'Permission denied' in found[1].reason

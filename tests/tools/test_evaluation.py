@@ -138,6 +138,7 @@ def test_some_of_the_classes_and_every_file(run, tmp_path, capsys):
         (out / name).write_bytes(own)
     (tmp_path / 'notes.txt').write_text('\nnotes of the user\n')
     assert main([*words[:4], '--predictions', str(tmp_path / 'notes.txt')]) == 2
+    assert main([*words[:4], '--predictions', str(tmp_path / 'p.csv') + '/']) == 2
     assert main([*words[:4], '--predictions', str(tmp_path / 'p.csv')]) == 0
     capsys.readouterr()
     assert main([*words[:4], '--predictions', str(tmp_path / 'p.csv'), '--limit', '2', '--json']) == 0  # in its place
@@ -195,6 +196,10 @@ def test_the_best_checkpoint(run, tmp_path, capsys):
                         ([run + '/best', '--checkpoint', 'best'], 1)):
         assert main(['evaluate', *words, '--data', tree, '--json']) == 0
         assert json.loads(capsys.readouterr().out)['step'] == step
+    os.symlink(run, str(tmp_path / 'best'))  # a run that is called so
+    assert main(['evaluate', str(tmp_path / 'best'), '--checkpoint', 'best', '--data', tree, '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['step'] == 1
+    os.unlink(str(tmp_path / 'best'))
     assert main(['export', run, '--checkpoint', 'best', '--format', 'symbol', '--out', str(tmp_path / 'out')]) == 0
     assert json.loads((tmp_path / 'out/metadata.json').read_text())['step'] == 1
     with pytest.raises(InputError, match='no checkpoint with a score here'):

@@ -115,6 +115,7 @@ def test_preprocessing_is_what_predictions_are_of(task, checkpoints, monkeypatch
         return given[-1]
     monkeypatch.setattr(module, 'pixels', note)
     model, image = gluon_bot.load(checkpoints[task]), noise(5, 480, 640)
+    given.clear()  # what it was compiled with
     model.predict(image)
     seen = model.preprocess(image)
     assert len(given) == 2 and seen.shape == given[0].shape and max(seen.shape[2:]) <= 240
@@ -182,6 +183,8 @@ def test_pictures_overwrite_neither_each_other_nor_the_images(tmp_path, monkeypa
     assert predict.picture_paths(['a/cat.jpg', 'b/cat.jpg', 'b/cat-2.png', 'cat.JPG', 'dog'], 'out') == [
         os.path.join('out', name) for name in ('cat.png', 'cat-2.png', 'cat-2-2.png', 'cat-3.png', 'dog.png')]
     assert predict.picture_paths(['cat.png', './cat.jpg'], '.') == ['./cat-2.png', './cat-3.png']
+    many = predict.picture_paths(['%d/0.jpg' % folder for folder in range(20000)], 'out')  # of class folders; soon
+    assert many[:2] + many[-1:] == ['out/0.png', 'out/0-2.png', 'out/0-20000.png'] and len(set(many)) == 20000
     Image.new('RGB', (8, 8)).save('dog.png')  # a photograph beside the image
     pictures.save_mask('own.png', np.zeros((8, 8, 3), np.uint8), ['sky'], np.zeros((8, 8), int))
     (tmp_path / 'text.png').write_text('no picture')
@@ -214,12 +217,16 @@ def test_places_that_can_not_be_used(samples, checkpoints, tmp_path, capsys):
 
 
 def test_a_line_too_thin_for_the_network(checkpoints, tmp_path, capsys):
-    thin = str(tmp_path / 'thin.png')
+    """Said before the image that stands before it is predicted, whose results would be lost."""
+    thin, before = str(tmp_path / 'thin.png'), str(tmp_path / 'before.png')
     Image.new('RGB', (300, 4), 'red').save(thin)
+    Image.new('RGB', (64, 64), 'red').save(before)
     for task, code in (('classify', 0), ('detect', 2), ('segment', 2)):
-        assert main(['predict', thin, '--checkpoint', checkpoints[task], '--out', str(tmp_path / 'out')]) == code
+        out = str(tmp_path / task)
+        assert main(['predict', before, thin, '--checkpoint', checkpoints[task], '--out', out]) == code
         if code:
             assert capsys.readouterr().err.startswith('gluon-bot: %s: 300 x 4 pixels are too narrow' % thin)
+            assert not os.path.exists(out)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (90, 16), (2000, 700)])

@@ -164,6 +164,13 @@ def test_another_recipe_is_not_resumed_where_nothing_was_planned_before(data, bu
         classification.fit(other, RunOptions(data=data.folder, out=run.folder, resume=True))
 
 
+def test_records_of_one_class_are_refused(monkeypatch):
+    """Which `pack` makes none of; label smoothing would divide by no other class."""
+    monkeypatch.setattr(classification.verify, 'check', lambda folder, split: SimpleNamespace(classes=['cat'], images=64))
+    with pytest.raises(InputError, match='mine: all images are of one class'):
+        classification.fit(RECIPES['digits'], RunOptions(data='mine', out='runs/mine'))
+
+
 def test_other_data_are_not_resumed(data, built, tmp_path, capsys):
     run = train(data, tmp_path / 'run', epochs=1)
     images = [encoded(noise(number, 16, 16)) for number in range(20)]
