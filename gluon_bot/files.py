@@ -21,7 +21,9 @@ MOST_NAME_BYTES = 200  # of a file's name, to which something may be added: file
 # errors of a path that the user gave, as opposed to a full disk
 BAD_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
              errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
-DISK_AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # for a while, as one on the network: worth a restart
+# for a while, as one on the network: worth a restart
+DISK_AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO)
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of this process or machine
 
 
 def shortened(name: str) -> str:
@@ -144,8 +146,10 @@ def open_regular(path: str, most_bytes: int) -> Iterator[BinaryIO]:
 
 
 def raise_if_away(error: Exception, path: str) -> None:
-    """Raise the error, with the path, where the disk does not answer: that is no bad input, nor a broken image."""
-    if isinstance(error, OSError) and error.errno in DISK_AWAY:
+    """Raise the error, with the path, where the disk does not answer or the process has no more files or memory: that is no
+    bad input, nor a broken image.
+    """
+    if isinstance(error, OSError) and error.errno in DISK_AWAY + EXHAUSTED:
         error.filename = path
         raise error
 

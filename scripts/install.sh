@@ -11,7 +11,7 @@ case ${1:-} in -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 cd "$(dirname "$(readlink -f "$0")")/.."
 case "$*" in ''|cpu|gpu|existing) ;; *) echo "install.sh: choose cpu, gpu or existing, not '$*'" >&2; exit 2 ;; esac
 stamp() {
-  set -- "$1" setup.cfg scripts/constraints.txt scripts/install.sh scripts/jpeg_crop.c $([ "$1" = cpu ] || echo scripts/gpu/*)
+  set -- "$1" setup.cfg scripts/constraints.txt scripts/install.sh scripts/jpeg_crop.c $([ "$1" = cpu ] || echo scripts/gpu/*.*)
   echo ".venv/installed-$1-$(cat "${@:2}" | cksum | tr ' ' -)"
 }
 decoder() {  # optional: of parts of JPEGs, for gluon_bot/data/jpeg.py
@@ -21,6 +21,7 @@ decoder() {  # optional: of parts of JPEGs, for gluon_bot/data/jpeg.py
 }
 for kind in ${1:-cpu gpu existing}; do
   [ -e "$(stamp "$kind")" ] || continue
+  [ ! -L .venv/bin/python ] || [ -e .venv/bin/python ] || continue  # its Python is gone
   for site in .venv/lib/python*/site-packages; do  # which may have lacked libjpeg-turbo's header the last time
     [ ! -d "$site" ] || decoder "$site" 2>/dev/null || true
   done
@@ -60,7 +61,7 @@ run() {  # a step: quiet unless it fails, then the lines that name the cause
   local step="$*"
   "$@" >"$log" 2>&1 && return
   { grep -aE 'Could NOT find|fatal error|OSError|CMake Error|ImportError|RuntimeError|[^a-z]error:|ERROR:|No space left' "$log" || tail -n 20 "$log"; } \
-    | awk '!seen[$0]++' | head -n 20 >&2
+    | awk '!seen[$0]++ && shown++ < 20' >&2
   echo "install.sh: failed: $step; the whole log is in $log" >&2
   exit 1
 }

@@ -19,11 +19,12 @@ for recipe in "${recipes[@]}"; do  # before the first is trained, for days
 done
 for recipe in "${recipes[@]}"; do
   "$here/train_imagenet.sh" "$recipe" "$@" & training=$!
-  trap 'signalled=yes; kill -TERM "$training" 2>/dev/null || true' INT TERM HUP  # while it starts it hears no Ctrl-C
+  trap 'signalled=yes stopped=yes; kill -TERM "$training" 2>/dev/null || true' INT TERM HUP  # while it starts it hears no Ctrl-C
   signalled=yes
   while [ -n "$signalled" ]; do  # a signal ends a wait
     signalled= code=0
     wait "$training" || code=$?
   done
   [ "$code" = 0 ] || exit "$code"
+  [ -z "${stopped:-}" ] || exit 130  # it may have been in its last evaluation, and is done
 done

@@ -71,9 +71,13 @@ def lose_no_interrupt() -> None:
     def after(unraisable: Any) -> None:
         if unraisable.exc_type is not KeyboardInterrupt:
             before(unraisable)
-        elif not sys.is_finalizing():
-            number = signal.SIGINT if callable(signal.getsignal(signal.SIGINT)) else signal.SIGTERM  # as under nohup
-            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+        while unraisable.exc_type is KeyboardInterrupt and not sys.is_finalizing():
+            try:
+                number = signal.SIGINT if callable(signal.getsignal(signal.SIGINT)) else signal.SIGTERM  # as under nohup
+                threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+                return
+            except KeyboardInterrupt:  # the timer of a busy machine went off before this thread saw it start
+                continue
 
     sys.unraisablehook = after
 

@@ -22,6 +22,7 @@ from gluon_bot.runs.arrays import LIMIT_BYTES, check_beginning
 
 PARAMETERS = {'gamma': 'weight', 'beta': 'bias'}  # of a normalisation; the others have the same name on both sides
 COUNTER = 'num_batches_tracked'  # of updates of the running statistics; without effect at their constant momentum
+COUNTERS = (COUNTER, 'n_averaged')  # and of averaged weights
 PREFIXES = ('state_dict_ema.', 'model_ema.', 'ema.', 'state_dict.', 'model_state.', 'model.', 'module.', '_orig_mod.')
 TYPES = {'F64': '<f8', 'F32': '<f4', 'F16': '<f2', 'BF16': '<u2'}
 PICKLES = ('.pth', '.pt', '.bin', '.pkl', '.tar')  # what torch.save writes
@@ -84,23 +85,31 @@ def table() -> str:
 def check_config(path: str, model: str) -> None:
     """InputError where what lies beside a state dict, timm's config.json, says that it computes something else than `model`.
 
-    Without one, a MobileNet is refused: its file does not say whether it was trained with ReLU or, as timm's were, ReLU6.
+    Without one, a MobileNet is refused: its file does not say whether it was trained with ReLU or, as timm's were, ReLU6. An
+    Inception-V3, too: torchvision's published one wants pixels of another normalisation, by its transform_input.
     """
     beside = os.path.join(os.path.dirname(path), 'config.json')
-    wanted = dict(twin(model).arguments)
+    wanted, wanted_name = dict(twin(model).arguments), twin(model).timm
     if not os.path.exists(beside):
         if model == 'mobilenet':
             raise InputError("%s: does not say whether it is for ReLU, as our mobilenet, or for ReLU6, as timm's weights; "
                              'if for ReLU, write {"model_args": {"act_layer": "relu"}} into %s' % (path, beside))
+        if model == 'inception-v3':
+            raise InputError('%s: does not say for which normalisation of pixels it is; that of torchvision, with its '
+                             'transform_input, is for another than images have here; where it is for this one, write '
+                             '{"pretrained_cfg": {"mean": %s}} into %s' % (path, list(IMAGENET_MEAN), beside))
         return
     with reading(beside):
         data = read_bounded(beside, CONFIG_LIMIT_BYTES)
     try:
         config = parse_json(data.decode('utf-8'))
         arguments, described = config.get('model_args') or {}, config.get('pretrained_cfg') or {}
+        architecture = str(config.get('architecture', wanted_name)).split('.')[0]
         mean = [float(value) for value in described.get('mean', IMAGENET_MEAN)]
     except (ValueError, AttributeError, TypeError):
         raise InputError('%s: not a config.json of timm; remove it, or download it again' % beside) from None
+    if not architecture.endswith(wanted_name) and not architecture.startswith('gluon_'):  # tv_ and gluon_ begin older names
+        raise InputError('%s: is of a %.60s, and %s is a %s' % (beside, architecture, model, wanted_name))
     if arguments != wanted:
         raise InputError('%s: the network has model_args %.200s where %s has %s'
                          % (beside, arguments, model, wanted or 'none'))
@@ -230,7 +239,7 @@ def read_state_dict(path: str) -> Dict[str, np.ndarray]:
         try:
             check_beginning(path)
             entries = safetensors.deserialize(read_bounded(path, LIMIT_BYTES))
-            return {name: _array(name, entry) for name, entry in entries if not name.endswith(COUNTER)}
+            return {name: _array(name, entry) for name, entry in entries if not name.endswith(COUNTERS)}
         except (ValueError, safetensors.SafetensorError) as error:
             raise InputError('%s: not a whole safetensors file of a network (%.200s); is it cut off, or of another program?'
                              % (path, error)) from None

@@ -85,8 +85,11 @@ def _files(paths: Sequence[str]) -> List[str]:
         if not os.path.isdir(path):
             found.append(path)
             continue
-        every = [file for folder, _, names in walk(path, say) for name in names if not name.startswith('.')
-                 for file in [os.path.join(folder, name)] if not pictures.is_ours(file)]
+        every = []
+        for folder, folders, names in walk(path, say):
+            folders[:] = sorted(name for name in folders if not name.startswith(('.', '@')))  # hidden, or a NAS's own
+            files = [os.path.join(folder, name) for name in names if not name.startswith('.')]
+            every += [file for file in files if not pictures.is_ours(file)]
         below = [file for file in every if file.lower().endswith(EXTENSIONS)]
         if not below:
             raise InputError('%s: no image in this folder; their names end with %s' % (path, ', '.join(EXTENSIONS)))

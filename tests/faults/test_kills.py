@@ -105,7 +105,9 @@ def disturbed(words, variables, kills):
         done += process.poll() is None and kill(target, process.pid, run)
         if target == 'launcher':
             process.wait()
-    while process.wait() in (1, -signal.SIGKILL):
+    for _ in range(10):
+        if process.wait() not in (1, -signal.SIGKILL):
+            break
         process = job(words, variables)
     assert process.returncode == 0, Path(run + '.said').read_text()[-3000:]
     return done

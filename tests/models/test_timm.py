@@ -1,5 +1,6 @@
 """PyTorch's state dicts: names as timm has them, files read without trust, whatever wrapper and precision wrote them."""
 
+import contextlib
 import json
 import random
 import struct
@@ -165,6 +166,19 @@ def test_the_config_beside_a_file_is_heeded(tmp_path, capsys):
     config.write_text('{"model_args": {"act_layer": "relu"}, "pretrained_cfg": {"mean": [0.485, 0.456, 0.406]}}')
     assert main(words) == 0
     assert classification.load(str(tmp_path / 'run'), mx.cpu())[1].model == 'mobilenet'
+
+
+@pytest.mark.parametrize('model, said, message', [
+    ('inception-v3', None, 'does not say for which normalisation of pixels it is'),
+    ('inception-v3', {'pretrained_cfg': {'mean': [0.485, 0.456, 0.406]}}, ''),
+    ('resnet50d', {'architecture': 'resnetaa50d'}, 'is of a resnetaa50d, and resnet50d is a resnet50d'),
+    ('resnet50d', {'architecture': 'resnet50d.ra2_in1k'}, ''), ('resnet50d', {}, ''), ('resnet50d', None, ''),
+    ('resnet50b', {'architecture': 'tv_resnet50'}, ''), ('resnet50d', {'architecture': 'gluon_resnet50_v1d'}, '')])
+def test_files_whose_names_fit_and_whose_network_does_not(model, said, message, tmp_path):
+    if said is not None:
+        (tmp_path / 'config.json').write_text(json.dumps(said))
+    with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
+        timm.check_config(str(tmp_path / 'model.safetensors'), model)
 
 
 def test_hostile_files_are_one_line(arrays, tmp_path, capsys):

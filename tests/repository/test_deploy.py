@@ -141,8 +141,8 @@ def slurm(tmp_path):
     (tmp_path / 'scripts').mkdir()
     files = {
         'scontrol': '#!/bin/sh\nif [ "$1" = show ]; then printf "node1\\nnode2\\n"; else echo "$@" >> noted; fi\n',
-        'scripts/train_imagenet.sh': '#!/bin/bash\necho "$GLUON_BOT_DEVICE" "$HOSTS" "$@" > noted\n'
-                                     'trap "sleep ${SLOW:-0}; exit ${STOPPED:-130}" TERM\n'
+        'scripts/train_imagenet.sh': '#!/bin/bash\ntrap "sleep ${SLOW:-0}; exit ${STOPPED:-130}" TERM\n'
+                                     'echo "$GLUON_BOT_DEVICE" "$HOSTS" "$@" > noted\n'
                                      'for i in $(seq "${TENTHS:-0}"); do sleep 0.1; done; exit "${CODE:-0}"\n'}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -174,6 +174,7 @@ def test_slurm_trains_on_all_nodes(slurm):
 def test_slurm_queues_a_stopped_job_again_and_no_cancelled_one(slurm, number, stopped, requeued):
     job = slurm('resnet50d-mixup', TENTHS='100', STOPPED=stopped)
     while not slurm.noted.exists():
+        assert job.poll() is None
         time.sleep(0.05)
     time.sleep(0.3)
     job.send_signal(number)
@@ -185,6 +186,7 @@ def test_slurm_queues_a_job_again_that_is_told_twice(slurm):
     """By its time and then by the limit, while its evaluation ends."""
     job = slurm('resnet50d-mixup', TENTHS='100', SLOW='1')
     while not slurm.noted.exists():
+        assert job.poll() is None
         time.sleep(0.05)
     time.sleep(0.3)
     job.send_signal(signal.SIGUSR1)
@@ -201,8 +203,8 @@ def table(tmp_path):
     (tmp_path / 'gluon-bot').write_text('#!/bin/sh\n[ "$2" != odd ] || { echo "unknown recipe" >&2; exit 2; }\n'
                                         '[ "$2" = voc-a ] || echo label_smoothing\n')
     (tmp_path / 'gluon-bot').chmod(0o755)
-    (tmp_path / 'train_imagenet.sh').write_text('#!/bin/bash\necho "$@" ${OUT-}${TEACHER-} >> %s/noted\n'
-                                                'trap "exit 130" TERM\n'
+    (tmp_path / 'train_imagenet.sh').write_text('#!/bin/bash\ntrap "exit ${STOPPED:-130}" TERM\n'
+                                                'echo "$@" ${OUT-}${TEACHER-} >> %s/noted\n'
                                                 'for i in $(seq "${TENTHS:-0}"); do sleep 0.1; done\n' % tmp_path)
     (tmp_path / 'train_imagenet.sh').chmod(0o755)
     return lambda *words, **variables: subprocess.Popen(
@@ -225,9 +227,11 @@ def test_a_table_gives_each_recipe_the_options(table, tmp_path):
     assert not (tmp_path / 'noted').exists()
 
 
-def test_a_table_that_is_stopped_stops_its_training_and_begins_no_other(table, tmp_path):
-    job = table('a', 'b', TENTHS='100')
+@pytest.mark.parametrize('stopped', ['130', '0'])  # 0: it was in its last evaluation
+def test_a_table_that_is_stopped_stops_its_training_and_begins_no_other(table, tmp_path, stopped):
+    job = table('a', 'b', TENTHS='100', STOPPED=stopped)
     while not (tmp_path / 'noted').exists():
+        assert job.poll() is None
         time.sleep(0.05)
     time.sleep(0.3)
     job.send_signal(signal.SIGTERM)

@@ -192,7 +192,7 @@ def test_what_measures_ends_with_its_command(number, code):
     process.send_signal(number)
     try:
         assert process.wait(60) == code
-        until(lambda: not os.path.exists('/proc/%d' % child))
+        until(lambda: not os.path.exists('/proc/%d/cwd' % child))  # a zombie has none, where no process 1 waits for it
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)

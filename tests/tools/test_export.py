@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import mxnet as mx
@@ -376,6 +377,7 @@ def test_an_interrupted_export_leaves_nothing_behind(number, tmp_path):
     process = subprocess.Popen([sys.executable, '-c', WAITING, *words], stderr=subprocess.PIPE, text=True)
     while not list(out.glob('.partial-*')):
         assert process.poll() is None
+        time.sleep(0.01)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     if number != signal.SIGKILL:

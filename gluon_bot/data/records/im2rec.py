@@ -22,6 +22,7 @@ from gluon_bot.files import read_bounded
 MOST_LIST_BYTES = 256 << 20
 WNID = re.compile(r'n\d{8}\b')
 CHUNK = re.compile(r'_(\d{1,9})(?=[_.])')  # of train_0.rec and data_0_train.rec
+LABELLED = ('.jpeg', '.jpg', '.png')  # names of images that make a folder a class to im2rec
 UNKNOWN = -1  # label and id of a record that is too short for them
 
 
@@ -56,8 +57,8 @@ def _check_beside(source: str) -> None:
                          % (source, os.path.basename(files[0]), beside))
 
 
-def _has_images(folder: str) -> bool:
-    return any(name.lower().endswith(layout.EXTENSIONS) for _, _, names in os.walk(folder) for name in names)
+def _has_images(folder: str, extensions: Tuple[str, ...] = layout.EXTENSIONS) -> bool:
+    return any(name.lower().endswith(extensions) for _, _, names in os.walk(folder) for name in names)
 
 
 def list_im2rec(source: str, class_names: Optional[str], validation_share: float, seed: int) -> Listing:
@@ -79,6 +80,7 @@ def list_im2rec(source: str, class_names: Optional[str], validation_share: float
         raise InputError('%s: all records have the label %d; classification needs two classes. im2rec --list gives each '
                          'folder a label of its own with --recursive' % (source, min(labels)))
     lists = {path: _list_of(path, found[split]) for split, paths in files.items() for path in paths}
+    _check_lists(lists)
     names, first = _class_names(class_names, lists, labels)
     listed = {split: [([names[max(record.label, min(labels)) - first]], _item(record, lists, first)) for record in records]
               for split, records in found.items()}
@@ -149,10 +151,13 @@ def _split(path: str) -> str:
 
 
 def _are_chunks(names: Sequence[str]) -> bool:
-    """Whether names differ only in a number, which counts from 0."""
-    places = [CHUNK.search(name) for name in names]
-    return len({CHUNK.sub('', name, 1) for name in names}) == 1 and \
-        sorted(int(place.group(1)) for place in places if place) == list(range(len(names)))
+    """Whether names differ only in one of their numbers, which counts from 0."""
+    numbers = [list(CHUNK.finditer(name)) for name in names]
+    for place in range(min(map(len, numbers))):
+        rest = {name[:found[place].start()] + name[found[place].end():] for name, found in zip(names, numbers)}
+        if len(rest) == 1 and sorted(int(found[place].group(1)) for found in numbers) == list(range(len(names))):
+            return True
+    return False
 
 
 def _records(path: str) -> Iterator[Record]:
@@ -227,6 +232,25 @@ def _list_of(path: str, records: Sequence[Record]) -> Dict[int, Tuple[int, str]]
     return {}
 
 
+def _folder(name: str) -> str:
+    return os.path.basename(os.path.dirname(name.replace('\\', '/')))
+
+
+def _check_lists(lists: Dict[str, Dict[int, Tuple[int, str]]]) -> None:
+    """InputError where two lists give a folder different labels, as where im2rec has made one for each split by itself."""
+    known: Dict[str, Tuple[int, str]] = {}
+    for path, listed in lists.items():
+        pairs = {(_folder(name), label) for label, name in listed.values() if label != UNKNOWN}
+        if len(pairs) > min(len({folder for folder, _ in pairs}), len({label for _, label in pairs})):
+            continue  # its folders are no classes
+        for folder, label in pairs:
+            first, where = known.setdefault(folder, (label, path))
+            if first != label:
+                raise InputError("%s: its list has the folder '%s' as class %d, and that of %s as %d: one of them lacks a "
+                                 'class, or has one more; make both again from one list'
+                                 % (path, folder, label, where, first))
+
+
 def _class_names(given: Optional[str], lists: Dict[str, Dict[int, Tuple[int, str]]],
                  labels: 'set[int]') -> Tuple[List[str], int]:
     """The names of the classes in the order of their labels, and the label of the first, 0 or 1.
@@ -238,7 +262,7 @@ def _class_names(given: Optional[str], lists: Dict[str, Dict[int, Tuple[int, str
         folders: Dict[int, set] = {}
         for listed in lists.values():
             for label, name in listed.values():
-                folders.setdefault(label, set()).add(os.path.basename(os.path.dirname(name.replace('\\', '/'))))
+                folders.setdefault(label, set()).add(_folder(name))
         single = {label: min(folders.get(label, ('',))) for label in labels if len(folders.get(label, ())) < 2}
         names = [single.get(label, '') if label in labels else str(label) for label in range(most)]
         if '' in names or len(set(names)) < most or not all(map(is_plain_text, names)):
@@ -247,7 +271,8 @@ def _class_names(given: Optional[str], lists: Dict[str, Dict[int, Tuple[int, str
             names = [str(label) for label in range(most)]
         return names, 0
     if os.path.isdir(given):
-        names = sorted(name for name in os.listdir(given) if os.path.isdir(os.path.join(given, name)) and name[0] != '.')
+        names = [layout.composed(name) for name in sorted(os.listdir(given))
+                 if name[0] != '.' and _has_images(os.path.join(given, name), LABELLED)]
     else:
         try:
             text = read_bounded(given, MOST_LIST_BYTES).decode('utf-8-sig')

@@ -211,7 +211,7 @@ def _check_folders(splits: Dict[str, List[Placed]], known: bool, one_class: bool
 
 def _labelled(splits: Dict[str, List[Placed]]) -> Listing:
     """Images with the numbers of their classes. ValueError for a class that cannot be named or has no training images."""
-    named = {split: [(unicodedata.normalize('NFC', _text(parts[0])), item) for parts, item in placed]
+    named = {split: [(composed(parts[0]), item) for parts, item in placed]
              for split, placed in splits.items()}
     classes = sorted({name for name, _ in named['train'] or named['val']})
     odd = next((name for name in classes if not is_plain_text(name)), None)
@@ -270,11 +270,16 @@ def shown(names: Sequence[str]) -> str:
     return ', '.join(names[:MOST_SHOWN]) + (', ...' if len(names) > MOST_SHOWN else '')
 
 
+def composed(name: str) -> str:
+    """A name as text in one form of Unicode, whatever file system or archive it comes from."""
+    return unicodedata.normalize('NFC', _text(name))
+
+
 def shared_out(images: List[Placed], share: float, seed: int) -> Dict[str, List[Placed]]:
     """A seeded random `share` of each class as validation images, rounded, the rest for training."""
     classes: Dict[str, List[Placed]] = {}
-    for image in sorted(images, key=lambda image: image[1].name):
-        classes.setdefault(image[0][0], []).append(image)
+    for image in sorted(images, key=lambda image: composed(image[1].name)):
+        classes.setdefault(composed(image[0][0]), []).append(image)
     splits: Dict[str, List[Placed]] = {'train': [], 'val': []}
     chance = random.Random(seed)
     for name in sorted(classes):

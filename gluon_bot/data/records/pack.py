@@ -71,10 +71,13 @@ def pack(source: str, out: str, *, name: Optional[str] = None, resize: Optional[
         naming, kept = _names(source, listing), os.path.join(out, names.FILE)
         if naming and os.path.lexists(kept) and not _holds(kept, naming):
             raise InputError("%s: would be replaced by the source's; move it away" % kept)
+        if not naming and os.path.lexists(kept):
+            say('%s: is there already, and names the classes; remove it where it is of other images' % kept)
         finished = []
         for split in sorted(listing.splits, key=SPLITS.index, reverse=True):  # the small one first: it fails sooner
             writer = SplitWriter(out, split, listing.classes)
             _pack_split(writer, source, listing.splits[split], packing)
+            _check_classes(writer, source, listing)
             finished.append(writer.finish(name or listing.name, os.path.basename(os.path.abspath(source)), resize, quality,
                                           seed))
         if naming:
@@ -111,7 +114,7 @@ def _names(source: str, listing: Listing) -> bytes:
 
 
 def _pack_split(writer: SplitWriter, source: str, items: Sequence[Item], packing: Packing) -> None:
-    items = sorted(items, key=lambda item: (item.name, item.offset))
+    items = sorted(items, key=lambda item: (layout.composed(item.name), item.offset))
     random.Random('%d %s' % (packing.seed, writer.split)).shuffle(items)
     progress = Progress(len(items), 'pack ' + writer.split, plain_seconds=30)
     done = 0
@@ -133,6 +136,18 @@ def _pack_split(writer: SplitWriter, source: str, items: Sequence[Item], packing
                 progress.update(done, '%d left out' % len(writer.left_out) if writer.left_out else '')
     finally:
         progress.close()
+
+
+def _check_classes(writer: SplitWriter, source: str, listing: Listing) -> None:
+    """Say which classes have lost all their images, as broken ones; InputError where that leaves none to train on."""
+    listed = {item.label for item in listing.splits[writer.split]}
+    lost = [name for label, name in enumerate(listing.classes) if label in listed and not writer.images_per_class[label]]
+    if lost:
+        told = '%s: all %s images of %s are broken: %s' % (source, writer.split, counted(len(lost), 'class'),
+                                                          layout.shown(lost))
+        if writer.split == 'train':
+            raise InputError(told + '; repair or remove them')
+        say(told)
 
 
 def _pack_items(resize: Optional[int], quality: int, items: Sequence[Item]) -> List[Union[images.Packed, str]]:

@@ -1,6 +1,6 @@
 """Where the images of a data set lie: on disk, or inside a tar that is not unpacked.
 
-A source is listed first (name, file, offset, size of every file: 250 bytes of memory each), so that its images can be
+A source is listed first (name, file, offset, size of every file: a kilobyte of memory each), so that its images can be
 read in any order. What their folders mean, layout.py decides.
 """
 

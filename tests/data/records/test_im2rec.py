@@ -90,7 +90,7 @@ def test_classes_are_named_by_a_list(tmp_path, text, expected):
 
 def test_classes_are_named_by_a_folder_or_by_their_numbers(tmp_path, capsys):
     write(tmp_path / 'train', images(4), [0, 1] * 2, lst=False)
-    write_tree(tmp_path / 'tree', {'dog/x.jpg': b'', 'cat/x.jpg': b''})
+    write_tree(tmp_path / 'tree', {'dog/x.jpg': b'', 'cat/x.jpg': b'', 'cow/x.gif': b''})  # of which im2rec sees two
     found = pack.pack(str(tmp_path / 'train.rec'), str(tmp_path / 'a'), workers=1, class_names=str(tmp_path / 'tree'))
     assert found[0].classes == ['cat', 'dog']
     assert main(['pack', str(tmp_path / 'train.rec'), str(tmp_path / 'b'), '--workers', '1']) == 0
@@ -153,6 +153,31 @@ def test_the_parts_of_a_split_are_packed_together(tmp_path, capsys):
     assert 'packed together' in capsys.readouterr().err
     os.rename(str(tmp_path / 'pets_0_train.rec'), str(tmp_path / 'pets_10_train.rec'))
     refused(tmp_path / 'out', 'several record files of one split', source='..')
+
+
+@pytest.mark.parametrize('parts, are', [
+    (('ilsvrc_2012_train_0', 'ilsvrc_2012_train_1'), True), (('tiny_200_0_train', 'tiny_200_1_train'), True),
+    (('a_1_train', 'a_2_train'), False), (('a_0_0_train', 'a_1_1_train'), False)])
+def test_parts_have_one_number_that_counts(tmp_path, parts, are):
+    for part, name in enumerate(parts):
+        write(tmp_path / name, images(4, 4 * part), [0, 1] * 2)
+    if are:
+        assert pack.pack(str(tmp_path), str(tmp_path / 'out'), workers=1)[0].images == 8
+    else:
+        with pytest.raises(InputError, match='several record files of one split'):
+            pack.pack(str(tmp_path), str(tmp_path / 'out'), workers=1)
+
+
+@pytest.mark.parametrize('given', [None, 'names.txt'])
+def test_lists_that_number_the_classes_differently_are_refused(tmp_path, given):
+    """As where im2rec was run for each split, and one of them lacks a class: then its labels count past it."""
+    for split, folders in (('train', ('ant', 'bee', 'cow')), ('val', ('ant', 'cow'))):
+        write(tmp_path / split, images(len(folders)), range(len(folders)), lst=False)
+        rows = ['%d\t%d\t%s/%d.jpg\n' % (label, label, folder, label) for label, folder in enumerate(folders)]
+        (tmp_path / (split + '.lst')).write_text(''.join(rows))
+    (tmp_path / 'names.txt').write_text('ant\nbee\ncow\n')
+    with pytest.raises(InputError, match=r"(train|val).rec: its list has the folder 'cow' as class \d, and that of .*"):
+        pack.pack(str(tmp_path), str(tmp_path / 'out'), workers=1, class_names=given and str(tmp_path / given))
 
 
 def test_labels_keep_their_numbers_and_the_list_its_names(tmp_path, capsys):

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import threading
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,11 @@ def test_a_flat_tree_is_shared_out_class_by_class(tmp_path):
     both = sorted(records(tmp_path / 'out', 'train') + records(tmp_path / 'out', 'val'))
     assert both == sorted((name.split('/')[0], data) for name, data in files.items())
     assert [found.split for found in packed(source, tmp_path / 'train only', validation_share=0)] == ['train']
+    for form in ('NFC', 'NFD'):  # the same share whatever file system wrote the names; in NFC é is behind f
+        named = {unicodedata.normalize(form, '%s/%s%d.jpg' % (name.split('/')[0], 'éf'[number % 2], number)): data
+                 for number, (name, data) in enumerate(files.items())}
+        packed(write_tree(tmp_path / form, named), tmp_path / ('of ' + form), validation_share=0.25)
+    assert records(tmp_path / 'of NFC', 'val') == records(tmp_path / 'of NFD', 'val')
     with pytest.raises(InputError, match='leaves no image'):
         packed(source, tmp_path / 'none', validation_share=0.01)
 
@@ -190,14 +196,28 @@ def test_unreadable_images_can_be_left_out_and_are_listed(tmp_path):
     assert manifest.load(str(tmp_path / 'out'), 'train') == train
 
 
-def test_a_disk_that_is_away_leaves_no_image_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize('number', [errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENOMEM])
+def test_a_disk_that_is_away_leaves_no_image_out(number, tmp_path, monkeypatch):
+    """Nor does a process that has no more files or memory."""
     def fail(*_):
-        raise OSError(errno.ESTALE, 'Stale file handle')
+        raise OSError(number, os.strerror(number))
     source = write_tree(tmp_path / 'pets', dataset())
     monkeypatch.setattr(os, 'pread', fail)
-    with pytest.raises(RunError, match=source + '/val/.*: Stale file handle'):
+    with pytest.raises(RunError, match=source + '/val/.*: ' + os.strerror(number)):
         packed(source, tmp_path / 'out', skip_broken=True)
     assert left_in(tmp_path / 'out') == []
+
+
+def test_a_class_that_loses_all_its_images_is_said(tmp_path, capsys):
+    """In training it is refused: a network would have a class that it has never seen."""
+    files = dataset()
+    broken = {name: b'' if name.startswith('val/dog') else data for name, data in files.items()}
+    packed(write_tree(tmp_path / 'a', broken), tmp_path / 'out a', skip_broken=True)
+    assert 'all val images of 1 class are broken: dog' in capsys.readouterr().err
+    broken = {name: b'' if name.startswith('train/dog') else data for name, data in files.items()}
+    with pytest.raises(InputError, match='all train images of 1 class are broken: dog; repair or remove them'):
+        packed(write_tree(tmp_path / 'b', broken), tmp_path / 'out b', skip_broken=True)
+    assert left_in(tmp_path / 'out b') == []
 
 
 @pytest.mark.parametrize('workers', [1, 2])
@@ -307,6 +327,14 @@ def test_names_of_a_user_are_not_replaced_by_the_sources(tmp_path):
     assert (tmp_path / 'out' / 'names.txt').read_text() == 'mine'
     (tmp_path / 'out' / 'names.txt').write_text('cat\tHouse cat\n')  # of an earlier pack
     packed(source, tmp_path / 'out')
+
+
+def test_names_that_are_left_of_other_records_are_said(tmp_path, capsys):
+    source = write_tree(tmp_path / 'pets', dataset())
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'names.txt').write_text('cat\tHouse cat\n')
+    packed(source, tmp_path / 'out')
+    assert 'out/names.txt: is there already, and names the classes; remove it where' in capsys.readouterr().err
 
 
 def test_only_one_process_writes_into_a_folder(tmp_path):
