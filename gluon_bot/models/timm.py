@@ -251,7 +251,8 @@ def is_state_dict(path: str) -> bool:
         raise InputError('%s: is a pickle of PyTorch, which is not read, for it can run code; convert it where PyTorch is: '
                          'python -c "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], '
                          "map_location='cpu', weights_only=True); s.save_file({k: v.contiguous() for k, v in "
-                         "d.get('state_dict', d).items()}, sys.argv[2])\" %s NAME.safetensors" % (path, shlex.quote(path)))
+                         "d.get('state_dict', d.get('model', d)).items()}, sys.argv[2])\" %s NAME.safetensors"
+                         % (path, shlex.quote(path)))
     return path.endswith('.safetensors')
 
 

@@ -1,7 +1,7 @@
 """The order of an epoch with and without a window, and what is read ahead of it."""
 
 import os
-from concurrent.futures import Future
+import threading
 
 import numpy as np
 import pytest
@@ -64,15 +64,27 @@ def test_windows_are_read_before_they_are_used_and_once(tmp_path, monkeypatch, s
     assert sum(last - first for first, last in seen) == items and max(last - first for first, last in seen) <= BLOCK
 
 
-def test_a_run_that_goes_on_reads_what_is_left_and_stops_at_once(tmp_path, monkeypatch):
-    drawn, started = epoch_order(4096, 0, 0, 1024), Future()
-    monkeypatch.setattr(order.os, 'pread', lambda file, count, place: started.done() or started.set_result(place))
+def test_a_run_that_goes_on_reads_what_is_left_and_stops_within_a_block(tmp_path, monkeypatch):
+    drawn, read, reading, go_on = epoch_order(4096, 0, 0, 1024), [], threading.Event(), threading.Event()
+    blocks = len(order.consecutive(drawn[1024:2048]))
+
+    def pread(file, count, place):
+        read.append(place)
+        if len(read) > blocks:  # of the window behind the one that is waited for
+            reading.set()
+            assert go_on.wait(30)
+    monkeypatch.setattr(order.os, 'pread', pread)
     with open(os.devnull, 'rb') as file:
         ahead = ReadAhead(file, np.arange(4097) * 12, 1024, (0, 1))
-        ahead.wait(drawn, 3000, 3050)
-        assert sorted(ahead.reads) == [2, 3]
-        ahead.close()
-        assert all(read.done() for read in ahead.reads.values())
+        ahead.wait(drawn, 1500, 1550)
+        assert sorted(ahead.reads) == [1, 2] and reading.wait(30)
+        closing = threading.Thread(target=ahead.close)
+        closing.start()
+        while not ahead.closed:
+            assert closing.is_alive()
+        go_on.set()
+        closing.join(30)
+        assert not closing.is_alive() and len(read) == blocks + 1
 
 
 def test_a_disk_that_fails_is_left_to_who_decodes(tmp_path, monkeypatch):

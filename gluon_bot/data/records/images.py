@@ -66,6 +66,7 @@ def packed(data: bytes, resize: Optional[int] = None, quality: int = 95) -> Pack
             image, reason = image.resize((width, height), Image.Resampling.BICUBIC), reason or 'resized'
         if reason:
             buffer = io.BytesIO()
+            image.info.pop('comment', None)  # of a GIF, which may be longer than a JPEG's
             image.save(buffer, 'JPEG', quality=quality)
             data = buffer.getvalue()
     except MemoryError:

@@ -206,6 +206,13 @@ def test_resize_brings_the_short_side_to_its_size(height, width, resize, expecte
     assert opened(result.data).size == (result.width, result.height) == expected and result.reencoded == 'resized'
 
 
+def test_a_long_comment_of_a_gif_hinders_no_jpeg():
+    """Which Pillow would write into the JPEG, where it has no room."""
+    buffer = io.BytesIO()
+    Image.new('RGB', (8, 8), 'red').save(buffer, 'GIF', comment=b'x' * 70000)
+    assert opened(images.packed(buffer.getvalue()).data).size == (8, 8)
+
+
 def test_resize_never_enlarges():
     data = encoded(noise(1))
     assert packed(data, resize=100).data == data
