@@ -11,7 +11,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from gluon_bot import InputError
 from gluon_bot.console import csv_text, json_text, one_line, say, tell
-from gluon_bot.files import atomic_write, not_written, read_bounded, reading
+from gluon_bot.files import atomic_write, check_file, not_written, read_bounded, reading
 from gluon_bot.recipes.study import Study, read_study, shipped
 from gluon_bot.report import gains, html, markdown, study_wording
 from gluon_bot.report.compare import Comparison, as_json, compare, lines
@@ -24,6 +24,8 @@ STUDY_BEGIN, STUDY_END = '<!-- study:begin -->', '<!-- study:end -->'
 STUDY_BEGIN_EVERY = '<!-- study:begin every row -->'
 PICTURE = 'docs/gains-%s%s.png'  # of a study, beside the file that `update` writes to; of its second data set '-2'
 MOST_PAGE_BYTES = 64 << 20
+FILES = ('report.html', 'report.md', 'report.json')  # in a report's folder
+TITLE = b'Bag of Tricks: runs beside the paper</title>'  # of its page
 LOGS = 'logs'  # the folder beside the file that `update` writes to, or beside its folder
 
 
@@ -38,6 +40,8 @@ def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False
     """
     if not logs and (update is None or out is not None or as_machine or as_csv):
         raise InputError("no logs: name at least one file or folder, for example 'gluon-bot report logs --out report'")
+    if out is not None:
+        _check_out(out)
     if update is not None:
         wrote = update_file(update, logs, described)
         say('%s: %s' % (update, 'updated' if wrote else 'was up to date'))
@@ -47,9 +51,8 @@ def run(logs: Sequence[str], out: Optional[str] = None, as_machine: bool = False
     for note in comparison.notes:
         say(note)
     if out is not None:
-        _write(out, {'report.md': markdown.markdown(comparison, full=True), 'report.html': html.page(comparison, drawing()),
-                     'report.json': _json(comparison)})
-        say('wrote %s' % ', '.join(os.path.join(out, name) for name in ('report.html', 'report.md', 'report.json')))
+        _write(out, html.page(comparison, drawing()), markdown.markdown(comparison, full=True), _json(comparison))
+        say('wrote %s' % ', '.join(os.path.join(out, name) for name in FILES))
     text = csv_text(lines(comparison)) if as_csv else _json(comparison) if as_machine else markdown.markdown(comparison)
     tell(text, end='')
 
@@ -161,9 +164,17 @@ def _json(comparison: Comparison) -> str:
     return json_text(as_json(comparison), indent=1) + '\n'
 
 
-def _write(folder: str, files: dict) -> None:
+def _check_out(folder: str) -> None:
+    """InputError where the report would replace files that are not of an earlier one, which has a page of this title."""
+    page = os.path.join(folder, FILES[0])
+    for name in FILES if os.path.isdir(folder) else ():
+        check_file(os.path.join(folder, name), '--out', lambda _: os.path.isfile(page) and TITLE in read_bounded(
+            page, MOST_PAGE_BYTES)[:1 << 16])
+
+
+def _write(folder: str, *texts: str) -> None:
     _make_folder(folder)
-    for name, text in files.items():
+    for name, text in zip(FILES, texts):
         _write_file(os.path.join(folder, name), text)
 
 

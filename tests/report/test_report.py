@@ -332,6 +332,17 @@ def test_a_run_from_another_network_than_the_papers_fills_nothing(name, before, 
     assert (placed.kind, placed.reasons) == ((place.DIFFERS, (why,)) if why else (place.FILLS, ()))
 
 
+@pytest.mark.parametrize('name', ['report.md', 'report.html', 'report.json'])
+def test_a_report_replaces_an_earlier_one_and_no_file_of_a_user(name, tmp_path, capsys):
+    words = ['report', str(REPOSITORY / 'logs/digits-seed0.jsonl'), '--out', str(tmp_path / 'out')]
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / name).write_text('mine')
+    assert main(words) == 2 and 'out/%s: exists, and is not known to be written by --out' % name in capsys.readouterr().err
+    assert os.listdir(tmp_path / 'out') == [name] and (tmp_path / 'out' / name).read_text() == 'mine'
+    (tmp_path / 'out' / name).unlink()
+    assert main(words) == main(words) == 0
+
+
 def test_a_run_that_was_resumed_otherwise_fills_nothing(tmp_path):
     path = classified(tmp_path / 'a', 'resnet50d-cosine', 77.9) / 'record.jsonl'
     lines = path.read_text().splitlines()
